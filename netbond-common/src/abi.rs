@@ -1,0 +1,210 @@
+//! The layout of the pinned maps: the contract between the programs in the kernel, the controller
+//! and the CLI, each of which may be of another build.
+//!
+//! Integers are in the host's byte order unless a field says otherwise. No struct has padding
+//! (`bytemuck::Pod` refuses it), and each size is asserted: a change of layout that forgets
+//! [`ABI_VERSION`] does not go unnoticed.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::fate::Fate;
+
+/// The version of every layout in this module; [`Meta`] carries it.
+pub const ABI_VERSION: u32 = 1;
+
+/// How many bonds the maps hold.
+pub const MAX_BONDS: u32 = 1024;
+/// How many paths a bond has at the most.
+pub const MAX_BOND_PATHS: u32 = 16;
+/// How many paths the maps hold: bond `b` owns the path ids from `b * MAX_BOND_PATHS`.
+pub const MAX_PATHS: u32 = MAX_BONDS * MAX_BOND_PATHS;
+/// The index in `BOND_STATS` for packets whose bond is not known.
+pub const NO_BOND: u32 = MAX_BONDS;
+/// Slots of a wheel.
+pub const WHEEL_SLOTS: usize = 256;
+
+/// What the whole instance is: the one entry of `META`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Meta {
+    /// [`ABI_VERSION`] of whoever made the maps.
+    pub abi: u32,
+    /// The controller's process id; stays when it dies.
+    pub pid: u32,
+    /// When the controller last wrote its heartbeat, CLOCK_BOOTTIME, ns.
+    pub heartbeat_ns: u64,
+}
+const _: () = assert!(size_of::<Meta>() == 16);
+
+/// How a bond sends: an entry of `BONDS`, by bond id. Written by the controller.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Bond {
+    /// Path slots in use: paths have the ids `id * MAX_BOND_PATHS ..+ paths`. 0: no such bond.
+    pub paths: u32,
+    /// Slots of the wheel in use; 0: no path is in the rotation.
+    pub wheel_len: u32,
+    /// ifindex of the bond device, to which decapsulated packets go.
+    pub ifindex: u32,
+    /// Outer TTL; 0: copied from the inner packet.
+    pub ttl: u8,
+    /// Hardware address of the bond device.
+    pub mac: [u8; 6],
+    pub reserved: u8,
+    /// slot -> path, counted from 0 within the bond.
+    pub wheel: [u8; WHEEL_SLOTS],
+}
+const _: () = assert!(size_of::<Bond>() == 276);
+
+/// The path may be chosen for any packet.
+pub const PATH_USABLE: u32 = 1 << 0;
+/// The path may be chosen where no path of the bond is usable.
+pub const PATH_LAST_RESORT: u32 = 1 << 1;
+/// Packets carry [`Path::key`] (RFC 2890).
+pub const PATH_KEY: u32 = 1 << 2;
+/// The device is Ethernet: the kernel resolves the next hop (`bpf_redirect_neigh`).
+pub const PATH_NEIGHBOUR: u32 = 1 << 3;
+
+/// Where a path leads: an entry of `PATHS`, by path id. Written by the controller.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Path {
+    /// `PATH_*`; 0: no such path, or out of use.
+    pub flags: u32,
+    /// ifindex of the device that packets leave by.
+    pub ifindex: u32,
+    /// Sum of the 16-bit words of the outer IPv4 header that never change, see
+    /// [`crate::ipv4::constant_sum`].
+    pub sum: u32,
+    /// GRE key, big-endian.
+    pub key: [u8; 4],
+    /// Outer source, big-endian; IPv4 as an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2).
+    pub local: [u8; 16],
+    /// Outer destination, likewise.
+    pub remote: [u8; 16],
+}
+const _: () = assert!(size_of::<Path>() == 48);
+
+/// What names the path of a received packet: a key of `TUNNELS`, whose values are path ids.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct TunnelKey {
+    /// Outer source as received (the path's remote address), as in [`Path::local`].
+    pub source: [u8; 16],
+    /// Outer destination as received (the path's local address).
+    pub destination: [u8; 16],
+    /// GRE key, big-endian; 0 where there is none.
+    pub key: [u8; 4],
+    /// 1 where the packet has a key: no key and key 0 are different tunnels.
+    pub has_key: u32,
+}
+const _: () = assert!(size_of::<TunnelKey>() == 40);
+
+/// A CPU's place on the wheel of a bond: an entry of `TICKETS`, by bond id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ticket {
+    /// The next slot of the wheel.
+    pub slot: u32,
+    /// The path from which the search for a stand-in begins.
+    pub stand_in: u32,
+}
+const _: () = assert!(size_of::<Ticket>() == 8);
+
+/// What one CPU sent and received on a path: an entry of `PATH_STATS`, by path id.
+///
+/// Packets are those on the wire (a GSO super-packet counts its segments); bytes are those of the
+/// inner packets, without any encapsulation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PathStats {
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    /// Of `tx_packets`: sent here because the wheel's choice was not usable.
+    pub tx_stand_in: u64,
+    /// Of `tx_packets`: sent here though the path was not usable, as no path was.
+    pub tx_last_resort: u64,
+}
+const _: () = assert!(size_of::<PathStats>() == 48);
+
+/// What became of the packets that took no path: an entry of `BOND_STATS`, by bond id or
+/// [`NO_BOND`]. One counter for each [`Fate`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BondStats {
+    pub fates: [u64; Fate::COUNT],
+}
+const _: () = assert!(size_of::<BondStats>() == 8 * Fate::COUNT);
+
+/// Bytes of a name in [`BondInfo`] and [`PathInfo`], filled up with zeros.
+pub const NAME_LEN: usize = 32;
+
+/// What the controller knows of a bond, for people: an entry of `BOND_INFO`, by bond id. The data
+/// plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct BondInfo {
+    /// Name of the bond device; empty: no such bond.
+    pub name: [u8; NAME_LEN],
+    pub ifindex: u32,
+    /// ifindex of the other end of the veth pair.
+    pub peer_ifindex: u32,
+    /// MTU of the bond device, bytes.
+    pub mtu: u32,
+    /// 1 where the bond has a key.
+    pub has_key: u32,
+    /// GRE key, host order.
+    pub key: u32,
+    /// 1 where the peer's own prefix is tracked.
+    pub has_peer: u32,
+    /// Its address, IPv4-mapped where IPv4.
+    pub peer: [u8; 16],
+    /// Its length in bits, of 32 or 128.
+    pub peer_length: u32,
+    /// 1 where a route to it exists.
+    pub peer_reachable: u32,
+}
+const _: () = assert!(size_of::<BondInfo>() == 80);
+
+/// What the controller knows of a path, for people: an entry of `PATH_INFO`, by path id. The data
+/// plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct PathInfo {
+    /// Name of the path; empty: no such path.
+    pub name: [u8; NAME_LEN],
+    /// Name of the device that packets leave by; empty where none is known.
+    pub device: [u8; NAME_LEN],
+    /// When the state or its reason last changed, CLOCK_REALTIME, ns since 1970.
+    pub changed_ns: u64,
+    /// [`crate::names::PathState`].
+    pub state: u32,
+    /// [`crate::names::StateReason`].
+    pub reason: u32,
+    pub weight: u32,
+    /// rtm_protocol of the route to the remote address; 0 where there is none.
+    pub route_protocol: u32,
+    /// Metric of that route.
+    pub route_metric: u32,
+    /// ifindex of that route's next hop: the path's own device where that is among them.
+    pub route_ifindex: u32,
+    /// Its gateway, IPv4-mapped where IPv4; zero where directly connected.
+    pub route_gateway: [u8; 16],
+    /// OSPF cost of the path's device; 0 where not known.
+    pub ospf_cost: u32,
+    /// Router id of the OSPF neighbour on the path's device, big-endian; 0 where not known.
+    pub neighbour: [u8; 4],
+    /// That neighbour's state as the daemon names it.
+    pub neighbour_state: [u8; 16],
+    /// Prefix of the route, IPv4-mapped where IPv4.
+    pub route_prefix: [u8; 16],
+    /// Its length, of 32 or 128.
+    pub route_length: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<PathInfo>() == 160);
+
+/// The value of `ADMIN_DOWN`, by path id, that takes a path out; 0 leaves it in. Written by the CLI.
+pub const ADMIN_DOWN: u32 = 1;

@@ -1,0 +1,88 @@
+//! What becomes of a packet that takes no path: one list for verdict, counter and label.
+
+/// What the kernel is told to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Left to the kernel, untouched (TC_ACT_OK).
+    Pass,
+    /// Ended here (TC_ACT_SHOT).
+    Drop,
+}
+
+macro_rules! fates {
+    ($($(#[$doc:meta])* $variant:ident = $label:literal, $verdict:ident, $text:literal;)*) => {
+        /// Why a packet was not carried. Every packet is counted once: by its path where it was
+        /// carried, else under one of these.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Fate { $($(#[$doc])* $variant),* }
+
+        impl Fate {
+            /// Every fate, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// What becomes of the packet.
+            #[inline(always)]
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict),* }
+            }
+
+            /// Its name in tables, JSON and metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),* }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+fates! {
+    /// Neither IPv4 nor IPv6: `gre` carries nothing else.
+    TxNotIp = "tx_not_ip", Drop, "sent into the bond, but neither IPv4 nor IPv6";
+    /// Shorter than its IP header, or of another version than its EtherType says.
+    TxMalformed = "tx_malformed", Drop, "sent into the bond, but not a well-formed IP packet";
+    /// No path has a route and is not taken out.
+    TxNoPath = "tx_no_path", Drop, "sent into the bond while no path was up";
+    /// The kernel refused to make room for the outer headers.
+    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large to encapsulate";
+    /// The device runs the program and is no bond.
+    TxNoBond = "tx_no_bond", Drop, "sent into a device that is a bond no longer";
+    /// Not GRE over IPv4, or not between the addresses of a path, or with another key.
+    RxForeign = "rx_foreign", Pass, "received on a path's device, but on no path: left to the kernel";
+    /// A fragment of a GRE packet: only the kernel can put it together.
+    RxFragment = "rx_fragment", Pass, "fragments of GRE packets: left to the kernel";
+    /// GRE with a checksum, routing, or a version other than 0.
+    RxGreFlags = "rx_gre_flags", Pass, "GRE with flags that netbond does not speak: left to the kernel";
+    /// On a path, but GRE carries neither IPv4 nor IPv6.
+    RxProtocol = "rx_protocol", Pass, "on a path, but neither IPv4 nor IPv6 inside: left to the kernel";
+    /// On a path, but the inner packet is cut short or not what the GRE header says.
+    RxMalformed = "rx_malformed", Drop, "on a path, but the inner IP packet is malformed";
+    /// Congestion marked on a packet whose transport does not understand it (RFC 6040, 4.2).
+    RxEcn = "rx_ecn", Drop, "on a path, marked CE outside and not ECN-capable inside (RFC 6040)";
+    /// The kernel refused to remove the outer headers.
+    RxNoDecap = "rx_no_decap", Drop, "on a path, but the kernel refused to decapsulate it";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_counters_in_order() {
+        for (i, a) in Fate::ALL.iter().enumerate() {
+            assert_eq!(*a as usize, i);
+            for b in &Fate::ALL[i + 1..] {
+                assert_ne!(a.label(), b.label());
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the outer header takes over from the packet inside.
+
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::gre;
+
+/// What an inner packet says of its treatment on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// GRE payload type, big-endian.
+    pub protocol: [u8; 2],
+    /// DSCP and ECN.
+    pub tos: u8,
+    pub ttl: u8,
+    /// Whether it may not be fragmented; always so for IPv6.
+    pub dont_fragment: bool,
+}
+
+impl Inner {
+    /// Reads an IPv4 header; `None` where it is of another version or its length field is short.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_ipv4(header: &Ipv4Hdr) -> Option<Self> {
+        if header.version() != 4 || header.ihl() < Ipv4Hdr::LEN as u8 {
+            return None;
+        }
+        Some(Self {
+            protocol: gre::IPV4,
+            tos: header.tos,
+            ttl: header.ttl,
+            dont_fragment: header.frags[0] & 0x40 != 0,
+        })
+    }
+
+    /// Reads the first bytes of an IPv6 header; `None` where it is of another version.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_ipv6(header: &[u8; Ipv6Hdr::LEN]) -> Option<Self> {
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        Some(Self {
+            protocol: gre::IPV6,
+            tos: header[0] << 4 | header[1] >> 4,
+            ttl: header[7],
+            dont_fragment: true,
+        })
+    }
+}
+
+/// Packets on the wire that a socket buffer stands for.
+///
+/// `gso_segs` is 0 where the kernel has not counted (packets from a tap or forwarded after
+/// generic receive offload); `len` is the whole packet in bytes and `gso_size` its payload per
+/// segment: headers make the quotient at most one too large.
+#[inline(always)]
+#[must_use]
+pub const fn wire_packets(gso_segs: u32, gso_size: u32, len: u32) -> u32 {
+    if gso_segs != 0 {
+        gso_segs
+    } else if gso_size != 0 {
+        let packets = len / gso_size;
+        if packets == 0 { 1 } else { packets }
+    } else {
+        1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    fn ipv4(tos: u8, ttl: u8, dont_fragment: bool) -> Ipv4Hdr {
+        let mut header = etherparse::Ipv4Header::new(8, ttl, etherparse::IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2])
+            .unwrap();
+        header.dscp = (tos >> 2).try_into().unwrap();
+        header.ecn = (tos & 3).try_into().unwrap();
+        header.dont_fragment = dont_fragment;
+        let b = header.to_bytes();
+        Ipv4Hdr {
+            vihl: b[0],
+            tos: b[1],
+            tot_len: [b[2], b[3]],
+            id: [b[4], b[5]],
+            frags: [b[6], b[7]],
+            ttl: b[8],
+            proto: b[9],
+            check: [b[10], b[11]],
+            src_addr: [b[12], b[13], b[14], b[15]],
+            dst_addr: [b[16], b[17], b[18], b[19]],
+        }
+    }
+
+    #[test]
+    fn ipv4_fields() {
+        for dont_fragment in [false, true] {
+            let inner = Inner::from_ipv4(&ipv4(0xb9, 17, dont_fragment)).unwrap();
+            assert_eq!(inner, Inner { protocol: gre::IPV4, tos: 0xb9, ttl: 17, dont_fragment });
+        }
+        let mut short = ipv4(0, 64, false);
+        short.vihl = 0x44;
+        assert_eq!(Inner::from_ipv4(&short), None);
+        short.vihl = 0x65;
+        assert_eq!(Inner::from_ipv4(&short), None);
+    }
+
+    #[test]
+    fn ipv6_fields() {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ip(etherparse::IpHeaders::Ipv6(
+            etherparse::Ipv6Header {
+                traffic_class: 0xb9,
+                flow_label: 0xabcde.try_into().unwrap(),
+                hop_limit: 17,
+                ..Default::default()
+            },
+            Default::default(),
+        ));
+        builder.udp(1, 2).write(&mut bytes, &[]).unwrap();
+        let header: [u8; 40] = bytes[..40].try_into().unwrap();
+        let want = Inner { protocol: gre::IPV6, tos: 0xb9, ttl: 17, dont_fragment: true };
+        assert_eq!(Inner::from_ipv6(&header), Some(want));
+        let mut four = header;
+        four[0] = 0x45;
+        assert_eq!(Inner::from_ipv6(&four), None);
+    }
+
+    #[test]
+    fn wire_packets_of_gso() {
+        assert_eq!(wire_packets(0, 0, 1500), 1);
+        assert_eq!(wire_packets(3, 1400, 4000), 3);
+        assert_eq!(wire_packets(0, 1400, 4240), 3);
+        assert_eq!(wire_packets(0, 1400, 900), 1);
+    }
+}

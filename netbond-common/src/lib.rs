@@ -1,0 +1,16 @@
+//! What netbond's programs in the kernel and its controller share.
+//!
+//! Everything here is pure and `no_std`: the eBPF programs compile the same functions that the tests
+//! run on the host.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod ecn;
+pub mod fate;
+pub mod gre;
+pub mod inner;
+pub mod ipv4;
+pub mod names;
+pub mod select;
+pub mod wheel;

@@ -1,0 +1,99 @@
+//! Names: of maps, programs and pins, and of what the controller tells in the maps.
+
+/// Where everything is pinned, unless the user says otherwise.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/netbond";
+
+/// The maps, by their names in the object and below `PIN_ROOT/maps`. The kernel cuts names at 15
+/// characters.
+pub mod map {
+    pub const META: &str = "META";
+    pub const BOND_BY_IFINDEX: &str = "BOND_BY_IFINDEX";
+    pub const BONDS: &str = "BONDS";
+    pub const PATHS: &str = "PATHS";
+    pub const TUNNELS: &str = "TUNNELS";
+    pub const ADMIN: &str = "ADMIN";
+    pub const TICKETS: &str = "TICKETS";
+    pub const PATH_STATS: &str = "PATH_STATS";
+    pub const BOND_STATS: &str = "BOND_STATS";
+    pub const BOND_INFO: &str = "BOND_INFO";
+    pub const PATH_INFO: &str = "PATH_INFO";
+}
+
+/// The programs, by their names in the object and below `PIN_ROOT/programs`.
+pub mod program {
+    /// Egress of a bond device.
+    pub const EGRESS: &str = "netbond_egress";
+    /// Ingress of a path's device whose frames start with IP, such as WireGuard.
+    pub const INGRESS_L3: &str = "netbond_in_l3";
+    /// Ingress of a path's device whose frames start with Ethernet.
+    pub const INGRESS_L2: &str = "netbond_in_l2";
+}
+
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $label:literal;)* }) => {
+        $(#[$doc])*
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant = $number),* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The value behind a number in a map, `None` where this build does not know it.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+
+            /// Its name in tables and JSON.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),* }
+            }
+        }
+    };
+}
+
+named! {
+    /// How a path stands.
+    PathState {
+        /// Out of use.
+        Down = 0, "down";
+        /// In the rotation.
+        Up = 1, "up";
+        /// OSPF leads to its remote address over another device: used as the policy says.
+        Detour = 2, "detour";
+        /// It has a route, but the peer's own prefix is no longer reached over it: used only where no
+        /// path is up.
+        Suspect = 3, "suspect";
+    }
+}
+
+named! {
+    /// Why a path stands as it does.
+    StateReason {
+        /// The controller has not seen enough of the system yet.
+        Starting = 0, "starting";
+        /// An OSPF route leads to the remote address over the path's own device.
+        Route = 1, "ospf route";
+        /// No route leads to the remote address.
+        NoRoute = 2, "no route";
+        /// A route leads there, but OSPF did not make it.
+        NotOspf = 3, "route is not from OSPF";
+        /// The route is a blackhole, unreachable or prohibit one.
+        Unreachable = 4, "unreachable route";
+        /// The route leads over another device.
+        Elsewhere = 5, "route leads over another device";
+        /// The peer's prefix was reached over the path's device, and is no longer.
+        PeerElsewhere = 6, "peer no longer reached over this device";
+        /// The path's device does not exist.
+        NoDevice = 7, "device does not exist";
+        /// The path's device is down.
+        DeviceDown = 8, "device is down";
+        /// The user took the path out.
+        Admin = 9, "taken out by the user";
+        /// The local address is on no device.
+        NoAddress = 10, "local address is on no device";
+    }
+}

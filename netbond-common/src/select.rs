@@ -1,0 +1,120 @@
+//! Which path a packet takes.
+
+use crate::abi::{Bond, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_USABLE, Ticket, WHEEL_SLOTS};
+
+/// How a path came to be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The wheel's own.
+    Wheel,
+    /// Another one, as the wheel's was not usable.
+    StandIn,
+    /// One that is not usable but has a route, as none was usable.
+    LastResort,
+}
+
+/// Turns the wheel and returns the path (counted from 0 within the bond) that the packet takes,
+/// `None` where no path can take it.
+///
+/// `flags` gives a path's `PATH_*` flags, 0 for one taken out. The wheel holds usable paths only, but
+/// a path may have become unusable since it was built; then its packets are spread over the other
+/// usable paths in turn, so that no single one gets a double share.
+#[inline(always)]
+pub fn select(
+    bond: &Bond,
+    ticket: &mut Ticket,
+    mut flags: impl FnMut(u32) -> u32,
+) -> Option<(u32, Choice)> {
+    if bond.wheel_len != 0 {
+        let slot = if ticket.slot < bond.wheel_len { ticket.slot } else { 0 };
+        ticket.slot = slot + 1;
+        let path = u32::from(bond.wheel[slot as usize & (WHEEL_SLOTS - 1)]);
+        if path < MAX_BOND_PATHS && flags(path) & PATH_USABLE != 0 {
+            return Some((path, Choice::Wheel));
+        }
+    }
+    let mut last_resort = None;
+    let first = ticket.stand_in;
+    let mut path = first;
+    for _ in 0..MAX_BOND_PATHS {
+        if path >= bond.paths || path >= MAX_BOND_PATHS {
+            path = 0;
+        }
+        let found = flags(path);
+        if found & PATH_USABLE != 0 {
+            ticket.stand_in = path + 1;
+            return Some((path, Choice::StandIn));
+        }
+        if found & PATH_LAST_RESORT != 0 && last_resort.is_none() {
+            last_resort = Some(path);
+        }
+        path += 1;
+    }
+    let path = last_resort?;
+    ticket.stand_in = path + 1;
+    Some((path, Choice::LastResort))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable;
+
+    use super::*;
+    use crate::wheel;
+
+    fn bond(weights: &[u32]) -> Bond {
+        let mut all = [0; MAX_BOND_PATHS as usize];
+        all[..weights.len()].copy_from_slice(weights);
+        let mut bond = Bond { paths: weights.len() as u32, ..Bond::zeroed() };
+        bond.wheel_len = wheel::build(&all, &mut bond.wheel) as u32;
+        bond
+    }
+
+    /// The paths of the next `n` packets.
+    fn run(bond: &Bond, ticket: &mut Ticket, flags: &[u32], n: usize) -> Vec<Option<(u32, Choice)>> {
+        let flags = |path: u32| flags.get(path as usize).copied().unwrap_or(0);
+        (0..n).map(|_| select(bond, ticket, flags)).collect()
+    }
+
+    const USABLE: u32 = PATH_USABLE | PATH_LAST_RESORT;
+
+    #[test]
+    fn round_robin() {
+        let paths = run(&bond(&[1, 1]), &mut Ticket::default(), &[USABLE; 2], 4);
+        let want = [0, 1, 0, 1].map(|path| Some((path, Choice::Wheel)));
+        assert_eq!(paths, want);
+    }
+
+    #[test]
+    fn share_of_an_unusable_path_is_spread_evenly() {
+        let flags = [USABLE, 0, USABLE, USABLE];
+        let paths = run(&bond(&[1; 4]), &mut Ticket::default(), &flags, 12_000);
+        for path in 0..4 {
+            let count = paths.iter().flatten().filter(|(p, _)| *p == path).count();
+            assert_eq!(count, if path == 1 { 0 } else { 4_000 }, "path {path}");
+        }
+    }
+
+    #[test]
+    fn last_resort_only_when_nothing_is_usable() {
+        let bond = bond(&[1, 1, 1]);
+        let mut ticket = Ticket::default();
+        let some = run(&bond, &mut ticket, &[PATH_LAST_RESORT, 0, USABLE], 6);
+        assert!(some.iter().all(|choice| matches!(choice, Some((2, _)))), "{some:?}");
+        let none = run(&bond, &mut ticket, &[PATH_LAST_RESORT, 0, PATH_LAST_RESORT], 4);
+        let mut paths: Vec<_> = none.iter().flatten().collect();
+        assert!(paths.iter().all(|(_, choice)| *choice == Choice::LastResort));
+        paths.sort_by_key(|(path, _)| *path);
+        assert_eq!(paths.iter().map(|(path, _)| *path).collect::<Vec<_>>(), [0, 0, 2, 2]);
+        assert_eq!(run(&bond, &mut ticket, &[0; 3], 2), [None, None]);
+    }
+
+    #[test]
+    fn a_shrunk_wheel_is_not_overrun() {
+        let mut ticket = Ticket { slot: 200, stand_in: 99 };
+        let got = run(&bond(&[1, 1]), &mut ticket, &[USABLE; 2], 2);
+        assert_eq!(got, [Some((0, Choice::Wheel)), Some((1, Choice::Wheel))]);
+        let mut ticket = Ticket { slot: 0, stand_in: 99 };
+        assert_eq!(run(&bond(&[0, 0]), &mut ticket, &[0, USABLE], 1), [Some((1, Choice::StandIn))]);
+    }
+}

@@ -1,0 +1,165 @@
+//! A packet comes in on a device of a path: if it is the bond's, decapsulate it and hand it to the
+//! bond device.
+
+use netbond_common::{
+    abi::TunnelKey,
+    ecn::{self, Decapsulated},
+    fate::Fate,
+    gre,
+    ipv4::{self, checksum_after_tos, is_fragment},
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::{
+    end::End,
+    maps,
+    packet::{Packet, Refused, redirect_inward},
+};
+
+/// Source address of the frames that a bond device receives: locally administered, so that it is
+/// nobody's.
+const FROM: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+
+/// Receives a packet whose IP header starts at `L3` bytes; returns the kernel's action.
+#[inline(always)]
+pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
+    let outer = outer::<L3>(packet).map_err(End::outside)?;
+    let path_id = maps::path_id(&outer.key).ok_or(End::outside(Fate::RxForeign))?;
+    let id = maps::bond_of(path_id);
+    let end = |fate| End::new(id, fate);
+    let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
+    let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
+    let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
+
+    let packets = packet.wire_packets();
+    packet.decapsulate(outer.len).map_err(|_| end(Fate::RxNoDecap))?;
+    if L3 == 0 {
+        packet.prepend_ethernet().map_err(|_| end(Fate::RxNoDecap))?;
+    }
+    let ethernet = frame_header(bond.mac, outer.protocol);
+    packet.write(0, &ethernet).and_then(|()| mark.apply(packet)).map_err(|_| end(Fate::RxNoDecap))?;
+
+    stats.rx_packets += u64::from(packets);
+    stats.rx_bytes += u64::from(packet.len() - EthHdr::LEN as u32);
+    Ok(redirect_inward(bond.ifindex))
+}
+
+/// What the outer headers say.
+struct Outer {
+    key: TunnelKey,
+    /// Bytes of all outer headers.
+    len: usize,
+    /// GRE payload type, big-endian.
+    protocol: [u8; 2],
+    tos: u8,
+}
+
+#[inline(always)]
+fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
+    if packet.protocol() != gre::IPV4 || (L3 != 0 && !packet.is_for_us()) {
+        return Err(Fate::RxForeign);
+    }
+    let ip: Ipv4Hdr = packet.read(L3).ok_or(Fate::RxForeign)?;
+    let ip_len = usize::from(ip.ihl());
+    if ip.version() != 4 || ip_len < Ipv4Hdr::LEN || ip.proto != gre::IP_PROTOCOL {
+        return Err(Fate::RxForeign);
+    }
+    if is_fragment(ip.frags) {
+        return Err(Fate::RxFragment);
+    }
+    let base: gre::Base = packet.read(L3 + ip_len).ok_or(Fate::RxForeign)?;
+    let layout = base.layout().ok_or(Fate::RxGreFlags)?;
+    let key = if layout.key {
+        packet.read(L3 + ip_len + gre::BASE_LEN).ok_or(Fate::RxForeign)?
+    } else {
+        [0; gre::FIELD_LEN]
+    };
+    Ok(Outer {
+        key: TunnelKey {
+            source: ipv4::mapped(ip.src_addr),
+            destination: ipv4::mapped(ip.dst_addr),
+            key,
+            has_key: u32::from(layout.key),
+        },
+        len: ip_len + layout.header_len(),
+        protocol: base.protocol,
+        tos: ip.tos,
+    })
+}
+
+/// How a congestion mark on the outer header changes the inner one.
+enum Mark {
+    None,
+    Ipv4 { tos: u8, check: [u8; 2] },
+    Ipv6 { first: [u8; 2] },
+}
+
+impl Mark {
+    /// Writes the change behind the Ethernet header.
+    #[inline(always)]
+    fn apply(self, packet: &Packet) -> Result<(), Refused> {
+        match self {
+            Self::None => Ok(()),
+            Self::Ipv4 { tos, check } => {
+                packet.write(EthHdr::LEN + 1, &tos)?;
+                packet.write(EthHdr::LEN + 10, &check)
+            }
+            Self::Ipv6 { first } => packet.rewrite(EthHdr::LEN, &first),
+        }
+    }
+}
+
+/// Reads the inner header at `offset` and decides what becomes of its ECN field (RFC 6040).
+#[inline(always)]
+fn congestion(
+    packet: &Packet,
+    offset: usize,
+    protocol: [u8; 2],
+    outer_tos: u8,
+) -> Result<Mark, Fate> {
+    match protocol {
+        gre::IPV4 => {
+            let inner: Ipv4Hdr = packet.read(offset).ok_or(Fate::RxMalformed)?;
+            if inner.version() != 4 || usize::from(inner.ihl()) < Ipv4Hdr::LEN {
+                return Err(Fate::RxMalformed);
+            }
+            match ecn::decapsulate(inner.tos, outer_tos) {
+                Decapsulated::Keep => Ok(Mark::None),
+                Decapsulated::Drop => Err(Fate::RxEcn),
+                Decapsulated::Set(codepoint) => {
+                    let tos = inner.tos & !ecn::MASK | codepoint;
+                    let check = checksum_after_tos(inner.check, inner.tos, tos);
+                    Ok(Mark::Ipv4 { tos, check })
+                }
+            }
+        }
+        gre::IPV6 => {
+            let inner: [u8; Ipv6Hdr::LEN] = packet.read(offset).ok_or(Fate::RxMalformed)?;
+            if inner[0] >> 4 != 6 {
+                return Err(Fate::RxMalformed);
+            }
+            let tos = inner[0] << 4 | inner[1] >> 4;
+            match ecn::decapsulate(tos, outer_tos) {
+                Decapsulated::Keep => Ok(Mark::None),
+                Decapsulated::Drop => Err(Fate::RxEcn),
+                // The low ECN bits of the traffic class are bits 4 and 5 of the second byte.
+                Decapsulated::Set(codepoint) => Ok(Mark::Ipv6 {
+                    first: [inner[0], inner[1] & !(ecn::MASK << 4) | codepoint << 4],
+                }),
+            }
+        }
+        _ => Err(Fate::RxProtocol),
+    }
+}
+
+#[inline(always)]
+const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> [u8; EthHdr::LEN] {
+    [
+        to[0], to[1], to[2], to[3], to[4], to[5], //
+        FROM[0], FROM[1], FROM[2], FROM[3], FROM[4], FROM[5], //
+        protocol[0], protocol[1],
+    ]
+}

@@ -1,0 +1,54 @@
+//! netbond's data plane: the hooks.
+//!
+//! Each program is one line of work and one exhaustive answer. The crate compiles on the host too, so
+//! that the usual lints see it; it runs only in the kernel.
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+
+mod egress;
+mod end;
+mod ingress;
+mod maps;
+mod packet;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use network_types::eth::EthHdr;
+
+use crate::packet::Packet;
+
+/// Egress of a bond device: a packet enters the bond.
+#[classifier]
+fn netbond_egress(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    egress::send(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// Ingress of a path's device whose frames start with IP: a packet may leave the bond.
+#[classifier]
+fn netbond_in_l3(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    ingress::receive::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// Ingress of a path's device whose frames start with Ethernet: a packet may leave the bond.
+#[classifier]
+fn netbond_in_l2(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing here panics; the verifier refuses the program where this is reachable.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The helpers used are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

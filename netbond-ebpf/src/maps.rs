@@ -1,0 +1,121 @@
+//! The maps, behind functions: nothing else in the crate names one.
+//!
+//! The controller writes while packets pass. Array entries are overwritten in place, so a packet may
+//! see a mix of an old and a new entry of its own bond or path for a moment; any mix steers it over a
+//! path of that bond. Counters and tickets are per CPU and programs do not migrate: no atomics.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use netbond_common::{
+    abi::{
+        ADMIN_DOWN, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, MAX_PATHS, Meta, NO_BOND,
+        Path, PathInfo, PathStats, Ticket, TunnelKey,
+    },
+    fate::Fate,
+};
+
+// Without preallocation an element is freed, not handed out again, while a program still reads it.
+#[map]
+static BOND_BY_IFINDEX: HashMap<u32, u32> =
+    HashMap::with_max_entries(MAX_BONDS, BPF_F_NO_PREALLOC);
+#[map]
+static TUNNELS: HashMap<TunnelKey, u32> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
+#[map]
+static BONDS: Array<Bond> = Array::with_max_entries(MAX_BONDS, 0);
+#[map]
+static PATHS: Array<Path> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static ADMIN: Array<u32> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
+#[map]
+static PATH_STATS: PerCpuArray<PathStats> = PerCpuArray::with_max_entries(MAX_PATHS, 0);
+#[map]
+static BOND_STATS: PerCpuArray<BondStats> = PerCpuArray::with_max_entries(NO_BOND + 1, 0);
+
+// Of the controller and the CLI alone; defined here so that the object holds the whole layout.
+#[map]
+static META: Array<Meta> = Array::with_max_entries(1, 0);
+#[map]
+static BOND_INFO: Array<BondInfo> = Array::with_max_entries(MAX_BONDS, 0);
+#[map]
+static PATH_INFO: Array<PathInfo> = Array::with_max_entries(MAX_PATHS, 0);
+
+/// The id of the bond whose device has this ifindex.
+#[inline(always)]
+pub(crate) fn bond_id(ifindex: u32) -> Option<u32> {
+    let id = BOND_BY_IFINDEX.get_ptr(ifindex)?;
+    // SAFETY: the map hands out live elements, kept until this program ends (no preallocation).
+    Some(unsafe { *id })
+}
+
+/// The id of the path on which such a packet comes.
+#[inline(always)]
+pub(crate) fn path_id(key: &TunnelKey) -> Option<u32> {
+    let id = TUNNELS.get_ptr(key)?;
+    // SAFETY: as in `bond_id`.
+    Some(unsafe { *id })
+}
+
+/// A bond by id.
+#[inline(always)]
+pub(crate) fn bond(id: u32) -> Option<&'static Bond> {
+    BONDS.get(id)
+}
+
+/// The id of a bond's path.
+#[inline(always)]
+pub(crate) const fn path_of(bond: u32, path: u32) -> u32 {
+    bond * MAX_BOND_PATHS + path
+}
+
+/// The id of a path's bond.
+#[inline(always)]
+pub(crate) const fn bond_of(path: u32) -> u32 {
+    path / MAX_BOND_PATHS
+}
+
+/// A path by id.
+#[inline(always)]
+pub(crate) fn path(id: u32) -> Option<&'static Path> {
+    PATHS.get(id)
+}
+
+/// A path's `PATH_*` flags; 0 where the user took it out.
+#[inline(always)]
+pub(crate) fn path_flags(id: u32) -> u32 {
+    match (ADMIN.get(id), PATHS.get(id)) {
+        (Some(&admin), Some(path)) if admin != ADMIN_DOWN => path.flags,
+        (Some(_) | None, Some(_) | None) => 0,
+    }
+}
+
+/// This CPU's place on a bond's wheel.
+#[inline(always)]
+pub(crate) fn ticket(bond: u32) -> Option<&'static mut Ticket> {
+    let ticket = TICKETS.get_ptr_mut(bond)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some(unsafe { &mut *ticket })
+}
+
+/// This CPU's counters of a path.
+#[inline(always)]
+pub(crate) fn path_stats(path: u32) -> Option<&'static mut PathStats> {
+    let stats = PATH_STATS.get_ptr_mut(path)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some(unsafe { &mut *stats })
+}
+
+/// Counts packets that took no path.
+#[inline(always)]
+pub(crate) fn count_fate(bond: u32, fate: Fate, packets: u32) {
+    let Some(stats) = BOND_STATS.get_ptr_mut(bond) else { return };
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    let stats = unsafe { &mut *stats };
+    if let Some(counter) = stats.fates.get_mut(fate as usize) {
+        *counter += u64::from(packets);
+    }
+}

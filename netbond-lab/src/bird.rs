@@ -1,0 +1,180 @@
+//! BIRD in every router: OSPF version 2 over the WireGuard links.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::process::Process;
+use crate::router::Router;
+use crate::topology::Topology;
+use crate::wait::wait_for;
+
+/// How long BIRD may take to answer after its start.
+const START: Duration = Duration::from_secs(10);
+
+/// How many equal routes are used side by side.
+const ECMP_LIMIT: u8 = 8;
+
+impl Router {
+    /// Starts BIRD with the topology's OSPF settings and waits until it answers.
+    pub fn bird_start(&self) -> Result<()> {
+        {
+            let mut processes = self.processes();
+            if processes.bird.as_mut().is_some_and(Process::is_running) {
+                bail!("BIRD runs already in router {}", self.name());
+            }
+            let config = self.state_file("bird.conf");
+            let text = config_text(self)?;
+            fs::write(&config, text)
+                .with_context(|| format!("cannot write {}", config.display()))?;
+            let mut command = self.daemon_command("bird");
+            // In the foreground: then the process started is the process to end.
+            command
+                .args(["-f", "-s", "/run/bird/bird.ctl", "-c"])
+                .arg(&config);
+            processes.bird = Some(Process::start(
+                &mut command,
+                self.netns(),
+                &self.state_file("bird.log"),
+                &self.state_file("bird.pid"),
+            )?);
+        }
+        wait_for(
+            &format!("answer from BIRD in router {}", self.name()),
+            START,
+            || {
+                if !self
+                    .processes()
+                    .bird
+                    .as_mut()
+                    .is_some_and(Process::is_running)
+                {
+                    bail!("it ended; its log says: {}", self.bird_log());
+                }
+                self.birdc("show status").map(Some)
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Ends BIRD in good order: it takes its routes away and tells its neighbours.
+    pub fn bird_stop(&self) -> Result<()> {
+        self.bird_end(Signal::SIGTERM)
+    }
+
+    /// Kills BIRD: its routes stay, its neighbours learn nothing.
+    pub fn bird_kill(&self) -> Result<()> {
+        self.bird_end(Signal::SIGKILL)
+    }
+
+    fn bird_end(&self, signal: Signal) -> Result<()> {
+        match self.processes().bird.take() {
+            Some(process) => process
+                .end(signal)
+                .with_context(|| format!("cannot end BIRD in router {}", self.name())),
+            None => bail!("BIRD does not run in router {}", self.name()),
+        }
+    }
+
+    /// Gives BIRD a command, such as `show ospf neighbors`, and returns its answer.
+    pub fn birdc(&self, command: &str) -> Result<String> {
+        let words: Vec<_> = ["birdc"]
+            .into_iter()
+            .chain(command.split_whitespace())
+            .collect();
+        self.run(&words)
+    }
+
+    /// What BIRD has logged so far.
+    pub fn bird_log(&self) -> String {
+        fs::read_to_string(self.state_file("bird.log")).unwrap_or_default()
+    }
+}
+
+/// BIRD's configuration of one router.
+fn config_text(router: &Router) -> Result<String> {
+    let topology = router.topology();
+    let spec = topology
+        .routers
+        .iter()
+        .find(|spec| spec.name == router.name());
+    let id = spec
+        .context("the router is not in its own topology")?
+        .router_id;
+    Ok(render(topology, router.name(), &id.to_string()))
+}
+
+fn render(topology: &Topology, router: &str, id: &str) -> String {
+    let ospf = &topology.ospf;
+    let ecmp = if ospf.ecmp {
+        format!("yes limit {ECMP_LIMIT}")
+    } else {
+        "no".to_owned()
+    };
+    let mut interfaces = String::new();
+    for end in topology.ends_of(router) {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            interfaces,
+            "    interface \"{}\" {{\n\
+             \x20     type ptp;\n\
+             \x20     cost {};\n\
+             \x20     hello {};\n\
+             \x20     dead {};\n\
+             \x20     check link yes;\n\
+             \x20   }};\n",
+            end.device, end.cost, ospf.hello, ospf.dead
+        );
+    }
+    format!(
+        "log stderr all;\n\
+         router id {id};\n\
+         timeformat log iso long ms;\n\
+         protocol device {{ }}\n\
+         protocol kernel {{\n\
+         \x20 ipv4 {{ import none; export all; }};\n\
+         \x20 merge paths {ecmp};\n\
+         \x20 metric 32;\n\
+         }}\n\
+         protocol ospf v2 lab {{\n\
+         \x20 tick 1;\n\
+         \x20 ecmp {ecmp};\n\
+         \x20 ipv4 {{ import all; export none; }};\n\
+         \x20 area 0 {{\n\
+         \x20   interface \"lo\" {{ stub yes; }};\n\
+         {interfaces}\
+         \x20 }};\n\
+         }}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Ospf;
+
+    #[test]
+    fn timers_and_devices_come_from_the_topology() {
+        let text = render(
+            &Topology::reference().with_ospf(Ospf {
+                ecmp: false,
+                ..Ospf::field()
+            }),
+            "M2",
+            "10.65.1.2",
+        );
+        for part in [
+            "router id 10.65.1.2;",
+            "interface \"wg-m2-a\" {",
+            "interface \"wg-m2-b\" {",
+            "hello 10;",
+            "dead 40;",
+            "ecmp no;",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Making links and routers fail, and mending them.
+
+use anyhow::{Context as _, Result};
+
+use crate::lab::Lab;
+use crate::namespace::iproute2;
+use crate::topology::underlay_device;
+
+impl Lab {
+    /// Silently drops everything that router `from` sends to its neighbour `to`; what `to` sends
+    /// still arrives. No device changes its state.
+    pub fn blackhole(&self, from: &str, to: &str) -> Result<()> {
+        cut(self.router(from).netns(), &self.underlay(from, to)?)
+    }
+
+    /// Ends [`Lab::blackhole`] from `from` to `to`. Nothing to end is no error.
+    pub fn heal(&self, from: &str, to: &str) -> Result<()> {
+        mend(self.router(from).netns(), &self.underlay(from, to)?)
+    }
+
+    /// Black-holes every link of a router in both directions, as if it had silently died.
+    pub fn fail_router(&self, name: &str) -> Result<()> {
+        for peer in self.neighbours(name) {
+            self.blackhole(name, &peer)?;
+            self.blackhole(&peer, name)?;
+        }
+        Ok(())
+    }
+
+    /// Ends [`Lab::fail_router`].
+    pub fn restore_router(&self, name: &str) -> Result<()> {
+        for peer in self.neighbours(name) {
+            self.heal(name, &peer)?;
+            self.heal(&peer, name)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes every WireGuard device of a router, as if its WireGuard had crashed.
+    pub fn kill_wireguard(&self, name: &str) -> Result<()> {
+        let router = self.router(name);
+        self.topology()
+            .ends_of(name)
+            .try_for_each(|end| router.delete_device(&end.device))
+    }
+
+    /// Ends [`Lab::kill_wireguard`]: every device is there again.
+    pub fn restore_wireguard(&self, name: &str) -> Result<()> {
+        let router = self.router(name);
+        self.topology()
+            .ends_of(name)
+            .try_for_each(|end| router.create_device(&end.device))
+    }
+
+    fn neighbours(&self, name: &str) -> Vec<String> {
+        self.topology().ends_of(name).map(|end| end.peer).collect()
+    }
+
+    fn underlay(&self, from: &str, to: &str) -> Result<String> {
+        let device = underlay_device(from, to);
+        self.topology()
+            .ends_of(from)
+            .any(|end| end.underlay_device == device)
+            .then_some(device)
+            .with_context(|| format!("there is no link from {from} to {to}"))
+    }
+}
+
+/// Drops everything sent by `device`. Replaces its root queueing discipline.
+pub(crate) fn cut(netns: &str, device: &str) -> Result<()> {
+    iproute2(
+        "tc",
+        &[
+            "-n",
+            netns,
+            "qdisc",
+            "replace",
+            "dev",
+            device,
+            "root",
+            "blackhole",
+        ],
+    )?;
+    Ok(())
+}
+
+/// Gives `device` its default queueing discipline back, if it was [`cut`].
+pub(crate) fn mend(netns: &str, device: &str) -> Result<()> {
+    let root = iproute2("tc", &["-n", netns, "qdisc", "show", "dev", device, "root"])?;
+    if root.starts_with("qdisc blackhole ") {
+        iproute2("tc", &["-n", netns, "qdisc", "del", "dev", device, "root"])?;
+    }
+    Ok(())
+}

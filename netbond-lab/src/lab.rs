@@ -1,0 +1,533 @@
+//! Building a lab, and taking it down whatever happened to it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::daemon::last_lines;
+use crate::router::Router;
+use crate::state::{self, Claim, Record};
+use crate::topology::{Topology, underlay_device};
+use crate::wait::wait_for;
+use crate::wireguard::{self, WireGuard};
+use crate::{anchor, binary, namespace};
+
+/// What is left to choose when a lab is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Who encrypts; `None`: what `NETBOND_LAB_WIREGUARD` says, else the kernel if it can.
+    pub wireguard: Option<WireGuard>,
+    /// Start BIRD in every router and wait until OSPF has converged.
+    pub bird: bool,
+    /// Start netbond in every router that has a bond and wait until all its paths are up. Needs
+    /// `bird`.
+    pub netbond: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            wireguard: None,
+            bird: true,
+            netbond: true,
+        }
+    }
+}
+
+/// A running lab. Dropping it takes everything down, unless it was [detached](Lab::detach).
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    state: PathBuf,
+    topology: Arc<Topology>,
+    routers: BTreeMap<String, Router>,
+    wireguard: WireGuard,
+    /// Held while this process owns the lab; `None` for a detached one.
+    claim: Option<Claim>,
+}
+
+impl Lab {
+    /// Builds a lab and waits until it is usable: OSPF has converged and every path of every bond
+    /// is up.
+    ///
+    /// What is left of a dead lab of the same name is removed first. Needs root.
+    pub fn up(name: &str, topology: &Topology) -> Result<Self> {
+        Self::up_with(name, topology, Options::default())
+    }
+
+    /// Like [`Lab::up`], with a choice of what is started.
+    pub fn up_with(name: &str, topology: &Topology, options: Options) -> Result<Self> {
+        topology
+            .validate()
+            .context("this topology cannot be built")?;
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "a lab needs root (network namespaces, mounts)"
+        );
+        // Before anything is built: a missing program is the commonest mistake.
+        binary::lab()?;
+        if options.netbond && !topology.bonds.is_empty() {
+            binary::netbond()?;
+        }
+        let claim = Claim::take(name)?;
+        if Record::load(name).is_ok_and(|record| record.is_some_and(|record| record.detached)) {
+            bail!("lab {name} is up already: end it with `netbond-lab down --name {name}`");
+        }
+        remove_leftovers(name, &claim)?;
+        let state = claim.create_dir()?;
+        // From here on, dropping `lab` removes whatever exists.
+        let mut lab = Self {
+            name: name.to_owned(),
+            state,
+            topology: Arc::new(topology.clone()),
+            routers: BTreeMap::new(),
+            wireguard: WireGuard::Embedded,
+            claim: Some(claim),
+        };
+        lab.build(options)
+            .with_context(|| format!("lab {name} did not come up"))?;
+        Ok(lab)
+    }
+
+    /// Takes hold of a lab that was built by another process and [detached](Lab::detach). Dropping
+    /// the result leaves the lab as it is.
+    pub fn attach(name: &str) -> Result<Self> {
+        let record = Record::load(name)?
+            .with_context(|| format!("there is no lab {name}: `netbond-lab up --name {name}`"))?;
+        let state = state::state_dir(name);
+        let topology = Arc::new(record.topology);
+        let mut routers = BTreeMap::new();
+        for (router, anchor) in record.anchors {
+            let netns = namespace::netns_name(name, &router);
+            ensure!(
+                namespace::contains(&netns, nix::unistd::Pid::from_raw(anchor)),
+                "router {router} of lab {name} is dead: `netbond-lab down --name {name}`"
+            );
+            let held = Router::new(
+                &router,
+                netns,
+                &state,
+                (anchor, None),
+                record.wireguard,
+                Arc::clone(&topology),
+            )?;
+            routers.insert(router, held);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            state,
+            topology,
+            routers,
+            wireguard: record.wireguard,
+            claim: None,
+        })
+    }
+
+    /// Lets the lab outlive this process. `netbond-lab down` ends it.
+    pub fn detach(mut self) -> Result<()> {
+        for router in self.routers.values() {
+            anchor::request(router.socket(), "detach")?;
+        }
+        self.store_record(true)?;
+        self.claim = None;
+        Ok(())
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the lab was built from.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Who encrypts the links.
+    pub fn wireguard(&self) -> WireGuard {
+        self.wireguard
+    }
+
+    /// A router of the lab.
+    ///
+    /// # Panics
+    ///
+    /// If there is none of this name: a mistake in the test. [`Lab::routers`] lists them.
+    pub fn router(&self, name: &str) -> &Router {
+        match self.routers.get(name) {
+            Some(router) => router,
+            None => panic!(
+                "no router {name} in lab {}: it has {}",
+                self.name,
+                self.routers
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        }
+    }
+
+    /// Every router, by name.
+    pub fn routers(&self) -> impl Iterator<Item = &Router> {
+        self.routers.values()
+    }
+
+    /// Waits until OSPF has converged: every router has a route to every other router's loopback,
+    /// and to the far end of each of its bonds' paths by that path's own device.
+    pub fn wait_converged(&self, deadline: Duration) -> Result<()> {
+        for router in self.routers.values() {
+            let others = self
+                .topology
+                .routers
+                .iter()
+                .filter(|spec| spec.name != router.name());
+            let bonds = self
+                .topology
+                .bonds
+                .iter()
+                .filter(|bond| bond.router == router.name());
+            let wanted = others.map(|spec| (spec.router_id, None)).chain(
+                bonds
+                    .flat_map(|bond| &bond.paths)
+                    .map(|path| (path.remote, Some(path.device.as_str()))),
+            );
+            for (address, device) in wanted {
+                router.wait_route(&address.to_string(), device, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until netbond is ready in every router that has a bond.
+    pub fn wait_netbond(&self, deadline: Duration) -> Result<()> {
+        self.bonded()
+            .try_for_each(|router| router.wait_netbond(deadline))
+    }
+
+    /// Takes the lab down and says what went wrong with that. Dropping does the same, silently.
+    pub fn down(mut self) -> Result<()> {
+        self.remove()
+    }
+
+    fn bonded(&self) -> impl Iterator<Item = &Router> {
+        self.routers
+            .values()
+            .filter(|router| router.default_config().is_some())
+    }
+
+    fn build(&mut self, options: Options) -> Result<()> {
+        self.start_routers(options)?;
+        self.lay_underlay()?;
+        wireguard::write_configs(&self.state, &self.topology)?;
+        for router in self.routers.values() {
+            for end in self.topology.ends_of(router.name()) {
+                router.create_device(&end.device)?;
+            }
+        }
+        for router in self.bonded() {
+            if let Some(config) = router.default_config() {
+                router.write_config(&config)?;
+            }
+        }
+        if options.bird {
+            for router in self.routers.values() {
+                router.bird_start()?;
+            }
+            self.wait_converged(self.convergence_time())?;
+        }
+        if options.bird && options.netbond {
+            for router in self.bonded() {
+                router.start_netbond()?;
+            }
+            self.wait_netbond(Duration::from_secs(30))?;
+        }
+        Ok(())
+    }
+
+    /// How long OSPF may take from its start: hellos both ways, database exchange and a lost packet
+    /// or two.
+    fn convergence_time(&self) -> Duration {
+        Duration::from_secs(30 + 2 * u64::from(self.topology.ospf.dead))
+    }
+
+    /// Creates the namespaces and starts the process that holds each.
+    fn start_routers(&mut self, options: Options) -> Result<()> {
+        let topology = Arc::clone(&self.topology);
+        let mut started = Vec::new();
+        for spec in &topology.routers {
+            let netns = namespace::netns_name(&self.name, &spec.name);
+            namespace::create(&netns)?;
+            started.push((spec, self.start_anchor(&spec.name, &netns)?, netns));
+        }
+        let wanted = match options.wireguard {
+            Some(wireguard) => Some(wireguard),
+            None => WireGuard::from_environment()?,
+        };
+        if let Some((_, _, netns)) = started.first() {
+            self.wireguard = wanted.unwrap_or_else(|| WireGuard::detect(netns));
+        }
+        // All have been started: now each is waited for.
+        for (spec, mut child, netns) in started {
+            let result = wait_ready(&mut child);
+            let pid = i32::try_from(child.id())?;
+            let router = Router::new(
+                &spec.name,
+                netns.clone(),
+                &self.state,
+                (pid, Some(child)),
+                self.wireguard,
+                Arc::clone(&topology),
+            )?;
+            let log = router.state_file("router.log");
+            self.routers.insert(spec.name.clone(), router);
+            result.with_context(|| {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                format!(
+                    "router {} did not start: {}",
+                    spec.name,
+                    last_lines(&text, 5)
+                )
+            })?;
+            namespace::ip_batch(
+                &netns,
+                &format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id),
+            )?;
+        }
+        self.store_record(false)
+    }
+
+    fn start_anchor(&self, router: &str, netns: &str) -> Result<Child> {
+        let log = self.state.join(format!("{router}.router.log"));
+        let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        Command::new(binary::lab()?)
+            .args(["router", netns, router])
+            .arg(&self.state)
+            // Its lifeline: closes when this process ends, however it does.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // The terminal's signals are for the owner, who then takes the lab down.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start the process of router {router}"))
+    }
+
+    /// Connects the routers by veth pairs, made inside the namespaces: the host never sees them.
+    fn lay_underlay(&self) -> Result<()> {
+        for link in &self.topology.links {
+            let [a, b] = &link.ends;
+            let (in_a, in_b) = (
+                underlay_device(&a.router, &b.router),
+                underlay_device(&b.router, &a.router),
+            );
+            let (netns_a, netns_b) = (
+                self.router(&a.router).netns(),
+                self.router(&b.router).netns(),
+            );
+            let mtu = link.underlay_mtu;
+            namespace::ip_batch(
+                netns_a,
+                &format!(
+                    "link add {in_a} mtu {mtu} type veth peer name {in_b} mtu {mtu} netns {netns_b}\n\
+                     addr add {}/30 dev {in_a}\n\
+                     link set {in_a} up\n",
+                    a.underlay
+                ),
+            )?;
+            namespace::ip_batch(
+                netns_b,
+                &format!(
+                    "addr add {}/30 dev {in_b}\nlink set {in_b} up\n",
+                    b.underlay
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn store_record(&self, detached: bool) -> Result<()> {
+        Record {
+            detached,
+            wireguard: self.wireguard,
+            topology: (*self.topology).clone(),
+            anchors: self
+                .routers
+                .iter()
+                .map(|(name, router)| (name.clone(), router.anchor_pid()))
+                .collect(),
+        }
+        .store(&self.state)
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        let Some(claim) = self.claim.take() else {
+            return Ok(());
+        };
+        let result = remove_leftovers(&self.name, &claim);
+        for router in self.routers.values() {
+            router.reap();
+        }
+        result?;
+        claim.remove()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.claim.is_some() && std::thread::panicking() {
+            // The logs go with the lab, and somebody will want to know why.
+            for router in self.bonded() {
+                let log = router.netbond_log();
+                if !log.is_empty() {
+                    eprintln!(
+                        "netbond in router {}:\n{}",
+                        router.name(),
+                        last_lines(&log, 20)
+                    );
+                }
+            }
+        }
+        if let Err(error) = self.remove() {
+            eprintln!("cannot take lab {} down: {error:#}", self.name);
+        }
+    }
+}
+
+impl Router {
+    /// Waits until the router's route to `address` leaves by `device` (`None`: by any device).
+    pub fn wait_route(
+        &self,
+        address: &str,
+        device: Option<&str>,
+        deadline: Duration,
+    ) -> Result<()> {
+        let what = match device {
+            Some(device) => format!("route to {address} by {device} in router {}", self.name()),
+            None => format!("route to {address} in router {}", self.name()),
+        };
+        wait_for(&what, deadline, || {
+            let route = self.run(&["ip", "route", "get", address])?;
+            let words: Vec<_> = route.split_whitespace().collect();
+            let by = words
+                .iter()
+                .position(|word| *word == "dev")
+                .and_then(|i| words.get(i + 1));
+            if device.is_none() || by.copied() == device {
+                return Ok(Some(()));
+            }
+            bail!("the kernel says: {}", route.trim())
+        })
+        .with_context(|| {
+            let neighbours = self.birdc("show ospf neighbors");
+            format!(
+                "OSPF has not converged; BIRD in router {} says: {}",
+                self.name(),
+                neighbours
+                    .unwrap_or_else(|error| format!("{error:#}"))
+                    .trim()
+            )
+        })
+    }
+}
+
+/// Waits for the line by which an anchor says that it can be talked to.
+fn wait_ready(child: &mut Child) -> Result<()> {
+    let stdout = child.stdout.take().context("its output is not captured")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    ensure!(line.trim() == anchor::READY, "it ended");
+    Ok(())
+}
+
+/// What a lab of some name is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabInfo {
+    /// The lab's name.
+    pub name: String,
+    /// Its routers.
+    pub routers: Vec<String>,
+    /// Whether it lives, and for whom.
+    pub life: Life,
+}
+
+/// Why a lab exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Left running; until `netbond-lab down`.
+    Detached,
+    /// A process owns it and will take it down.
+    Owned,
+    /// Its owner died without taking it down.
+    Dead,
+}
+
+/// Every lab on this machine, dead ones included.
+pub fn list() -> Result<Vec<LabInfo>> {
+    let mut labs: BTreeMap<String, Vec<String>> = state::names()?
+        .into_iter()
+        .map(|name| (name, Vec::new()))
+        .collect();
+    for (lab, router) in namespace::all()? {
+        labs.entry(lab).or_default().push(router);
+    }
+    let mut infos = Vec::new();
+    for (name, mut routers) in labs {
+        routers.sort();
+        // A lab that nobody holds is either detached or dead.
+        let life = match Claim::try_take(&name)? {
+            None => Life::Owned,
+            Some(claim) => {
+                let record = Record::load(&name).ok().flatten();
+                let exists = claim.dir().exists();
+                let life = match record {
+                    Some(record) if record.detached => Life::Detached,
+                    Some(_) | None => Life::Dead,
+                };
+                if !exists {
+                    claim.remove()?;
+                }
+                life
+            }
+        };
+        infos.push(LabInfo {
+            name,
+            routers,
+            life,
+        });
+    }
+    Ok(infos)
+}
+
+/// Takes a detached or dead lab down. Fails if a living process owns it. Whether there was one.
+pub fn down(name: &str) -> Result<bool> {
+    let claim = Claim::take(name)?;
+    let existed = remove_leftovers(name, &claim)?;
+    claim.remove()?;
+    Ok(existed)
+}
+
+/// Ends every process of the lab and removes its namespaces and files; whether there was anything.
+fn remove_leftovers(name: &str, claim: &Claim) -> Result<bool> {
+    let mut existed = false;
+    for (lab, router) in namespace::all()? {
+        if lab == name {
+            existed = true;
+            namespace::remove(&namespace::netns_name(&lab, &router))
+                .with_context(|| format!("cannot remove router {router} of lab {name}"))?;
+        }
+    }
+    let dir: &Path = &claim.dir();
+    if dir.exists() {
+        existed = true;
+        std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(existed)
+}

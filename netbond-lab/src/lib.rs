@@ -1,0 +1,44 @@
+//! A laboratory for netbond: routers in network namespaces, joined by WireGuard, with OSPF on top.
+//!
+//! ```no_run
+//! use netbond_lab::{Lab, Topology};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::up("example", &Topology::reference())?;
+//! lab.router("A").run(&["ping", "-c", "3", "10.67.0.2"])?;
+//! lab.blackhole("A", "M1")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything happens inside the namespaces; the host's own network is not touched. A lab ends with
+//! its [`Lab`] value, also after a panic. If its process is killed, what remains is removed by the
+//! next lab of the same name or by `netbond-lab down`.
+
+mod anchor;
+pub mod binary;
+mod bird;
+pub mod daemon;
+mod embedded;
+pub mod enter;
+mod failure;
+mod lab;
+mod namespace;
+mod process;
+mod router;
+pub mod run;
+mod state;
+pub mod stream;
+pub mod topology;
+pub mod traffic;
+mod wait;
+mod wireguard;
+
+pub use anchor::serve as serve_router;
+pub use lab::{Lab, LabInfo, Life, Options, down, list};
+pub use namespace::netns_name;
+pub use nix::sys::signal::Signal;
+pub use router::Router;
+pub use topology::{Ospf, Topology};
+pub use wait::{catch_interrupts, check_interrupt, wait_for};
+pub use wireguard::WireGuard;

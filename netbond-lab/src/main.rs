@@ -1,0 +1,221 @@
+//! The `netbond-lab` program. What it does is in the library; here is only what the user types.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use netbond_lab::{Lab, Life, Options, Topology, WireGuard, enter, run};
+
+/// A laboratory for netbond: the reference topology in network namespaces.
+///
+/// Two routers, A and B, are joined through two middle routers, M1 and M2, by WireGuard links with
+/// OSPF (BIRD). Nothing of it is visible in the host's own network. Needs root.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build a lab and leave it running
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// Do not start netbond (its configuration is written all the same)
+        #[arg(long)]
+        no_netbond: bool,
+        /// Number of middle routers, and so of paths
+        #[arg(long, value_name = "N", default_value_t = 2,
+              value_parser = clap::value_parser!(u8).range(1..=31))]
+        paths: u8,
+        /// OSPF timers of the field (hello 10 s, dead 40 s) instead of 1 s and 4 s
+        #[arg(long)]
+        field_timers: bool,
+        /// Who encrypts the links [default: the kernel if it can]
+        #[arg(long, value_name = "WHO", value_parser = ["kernel", "embedded"])]
+        wireguard: Option<String>,
+    },
+    /// Take a lab down, also one whose owner died
+    Down {
+        #[command(flatten)]
+        name: Name,
+        /// Every lab that no living process owns
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Run a command inside a router
+    #[command(
+        after_help = "Examples:\n  netbond-lab exec A -- birdc show ospf neighbors\n  \
+                            netbond-lab exec A -- wg show\n  netbond-lab exec A -- netbond status"
+    )]
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// The router, such as A or M1
+        router: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Show the labs of this machine
+    List,
+    /// Build a lab, drive traffic, fail a path and restore it, report, take the lab down
+    Run {
+        /// The lab's name
+        #[arg(long, default_value = "run")]
+        name: String,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hold a router (started by the lab itself)
+    #[command(hide = true)]
+    Router {
+        netns: String,
+        router: String,
+        state: PathBuf,
+    },
+    /// Send numbered echo requests (started by the lab itself)
+    #[command(hide = true)]
+    Stream { address: IpAddr, interval_us: u64 },
+    /// Enter a router (started by the lab itself)
+    #[command(hide = true)]
+    Enter {
+        pid: i32,
+        #[arg(long)]
+        session: bool,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Name {
+    /// The lab's name
+    #[arg(long, default_value = "lab")]
+    name: String,
+}
+
+fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netbond-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up {
+            name: Name { name },
+            no_netbond,
+            paths,
+            field_timers,
+            wireguard,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let mut topology = Topology::parallel(paths);
+            if field_timers {
+                topology = topology.with_ospf(netbond_lab::Ospf::field());
+            }
+            let options = Options {
+                wireguard: wireguard.map(|who| match who.as_str() {
+                    "kernel" => WireGuard::Kernel,
+                    _ => WireGuard::Embedded,
+                }),
+                netbond: !no_netbond,
+                ..Options::default()
+            };
+            Lab::up_with(&name, &topology, options)?.detach()?;
+            eprintln!("lab {name} is up; try `netbond-lab exec --name {name} A -- ip route`");
+        }
+        Command::Down { all: true, .. } => {
+            for lab in netbond_lab::list()? {
+                if lab.life == Life::Owned {
+                    eprintln!("lab {} is left alone: a living process owns it", lab.name);
+                } else {
+                    netbond_lab::down(&lab.name)?;
+                    eprintln!("lab {} is down", lab.name);
+                }
+            }
+        }
+        Command::Down {
+            name: Name { name },
+            all: false,
+        } => {
+            if !netbond_lab::down(&name)? {
+                bail!("there is no lab {name}");
+            }
+            eprintln!("lab {name} is down");
+        }
+        Command::Exec {
+            name: Name { name },
+            router,
+            command,
+        } => {
+            let lab = Lab::attach(&name)?;
+            let Some(router) = lab.routers().find(|candidate| candidate.name() == router) else {
+                let known: Vec<_> = lab.routers().map(netbond_lab::Router::name).collect();
+                bail!(
+                    "lab {name} has no router {router}; it has {}",
+                    known.join(", ")
+                );
+            };
+            let [program, arguments @ ..] = command.as_slice() else {
+                bail!("no command given");
+            };
+            let mut command = router.command(program);
+            // Becomes the command: its exit code and signals are the user's.
+            return Err(command.args(arguments).exec().into());
+        }
+        Command::List => {
+            for lab in netbond_lab::list()? {
+                let life = match lab.life {
+                    Life::Detached => "up",
+                    Life::Owned => "in use",
+                    Life::Dead => "dead (netbond-lab down --all)",
+                };
+                println!("{:<16} {:<8} {}", lab.name, life, lab.routers.join(" "));
+            }
+        }
+        Command::Run { name, json } => {
+            netbond_lab::catch_interrupts()?;
+            let report = run::run(&name)?;
+            if json {
+                println!("{}", serde_json::to_string(&report)?);
+            } else {
+                print!("{report}");
+            }
+        }
+        Command::Router {
+            netns,
+            router,
+            state,
+        } => {
+            netbond_lab::serve_router(&netns, &router, &state)?;
+        }
+        Command::Stream {
+            address,
+            interval_us,
+        } => {
+            netbond_lab::stream::send(address, Duration::from_micros(interval_us))?;
+        }
+        Command::Enter {
+            pid,
+            session,
+            command,
+        } => {
+            return Ok(ExitCode::from(enter::exec(pid, session, &command)?));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,220 @@
+//! One router of a running lab.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::process::Process;
+use crate::topology::Topology;
+use crate::wireguard::WireGuard;
+use crate::{anchor, binary};
+
+/// A router: a network namespace and a private mount namespace, held by a process of their own.
+///
+/// Inside, default paths belong to the router alone: `/run/bird/bird.ctl`, `/var/run/wireguard`,
+/// `/sys/fs/bpf`, `/run/netbond`, `/sys/class/net`.
+#[derive(Debug)]
+pub struct Router {
+    name: String,
+    netns: String,
+    state: PathBuf,
+    socket: PathBuf,
+    program: PathBuf,
+    anchor: i32,
+    wireguard: WireGuard,
+    topology: Arc<Topology>,
+    processes: Mutex<Processes>,
+}
+
+/// What runs in a router on the lab's behalf.
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    pub(crate) anchor: Option<Child>,
+    pub(crate) bird: Option<Process>,
+    pub(crate) netbond: Option<Process>,
+}
+
+impl Router {
+    /// Takes hold of a router whose anchor runs. `child` is that anchor if this process started it.
+    pub(crate) fn new(
+        name: &str,
+        netns: String,
+        state: &Path,
+        anchor: (i32, Option<Child>),
+        wireguard: WireGuard,
+        topology: Arc<Topology>,
+    ) -> Result<Self> {
+        let (anchor, child) = anchor;
+        let mut router = Self {
+            name: name.to_owned(),
+            socket: anchor::socket_path(state, name),
+            netns,
+            state: state.to_owned(),
+            program: binary::lab()?,
+            anchor,
+            wireguard,
+            topology,
+            processes: Mutex::default(),
+        };
+        let processes = Processes {
+            anchor: child,
+            bird: Process::find(&router.netns, &router.state_file("bird.pid")),
+            netbond: Process::find(&router.netns, &router.state_file("netbond.pid")),
+        };
+        router.processes = Mutex::new(processes);
+        Ok(router)
+    }
+
+    /// The router's name, such as `A`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name of its network namespace, as `ip -n` takes it.
+    pub fn netns(&self) -> &str {
+        &self.netns
+    }
+
+    /// Who encrypts its WireGuard links.
+    pub fn wireguard(&self) -> WireGuard {
+        self.wireguard
+    }
+
+    /// The topology of the lab it belongs to.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// A command that runs `program` inside the router, in the caller's working directory and with
+    /// the project's programs first in its search path. Its process id is that of `program`.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.enter(&[], program.as_ref())
+    }
+
+    /// Like [`Router::command`], but in a session of its own: the terminal's signals do not reach it.
+    pub(crate) fn daemon_command(&self, program: &str) -> Command {
+        self.enter(&["--session"], program.as_ref())
+    }
+
+    fn enter(&self, options: &[&str], program: &OsStr) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("enter")
+            .arg(self.anchor.to_string())
+            .args(options)
+            .arg("--")
+            .arg(program);
+        command
+    }
+
+    /// Runs a program inside the router to its end and returns its standard output. If it fails,
+    /// the error holds what it printed.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let (program, arguments) = words.split_first().context("no command given")?;
+        let output = self
+            .command(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "`{}` in router {} ended with {}: {}{}",
+            words.join(" "),
+            self.name,
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim(),
+            if text.trim().is_empty() {
+                String::new()
+            } else {
+                format!("\n{}", text.trim())
+            },
+        );
+        Ok(text)
+    }
+
+    /// The path under which the host sees the router's file `path`, such as `/run/netbond/x`.
+    pub fn host_path(&self, path: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.anchor.to_string())
+            .join("root")
+            .join(path.trim_start_matches('/'))
+    }
+
+    /// Stops every process in the router where it stands, as if the machine hung: nothing is sent
+    /// or received any more, no device changes its state.
+    ///
+    /// Kernel WireGuard runs without processes: then the router's links are cut on its side, too.
+    pub fn freeze(&self) -> Result<()> {
+        if self.wireguard == WireGuard::Kernel {
+            for end in self.topology.ends_of(&self.name) {
+                crate::failure::cut(&self.netns, &end.underlay_device)?;
+            }
+        }
+        self.signal_all(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen router go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all(Signal::SIGCONT)?;
+        if self.wireguard == WireGuard::Kernel {
+            for end in self.topology.ends_of(&self.name) {
+                crate::failure::mend(&self.netns, &end.underlay_device)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        for pid in crate::namespace::processes(&self.netns)? {
+            // It may have ended since.
+            let _ = nix::sys::signal::kill(pid, signal);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// A file of this router in the lab's state directory.
+    pub(crate) fn state_file(&self, what: &str) -> PathBuf {
+        self.state.join(format!("{}.{what}", self.name))
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn anchor_pid(&self) -> i32 {
+        self.anchor
+    }
+
+    pub(crate) fn processes(&self) -> MutexGuard<'_, Processes> {
+        // A panic elsewhere does not make the list of processes wrong.
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Collects the exit status of everything this process started in the router.
+    pub(crate) fn reap(&self) {
+        let mut processes = self.processes();
+        if let Some(mut anchor) = processes.anchor.take() {
+            // No effect if the namespace's removal already ended it.
+            let _ = anchor.kill();
+            let _ = anchor.wait();
+        }
+        for process in [processes.bird.take(), processes.netbond.take()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = process.end(Signal::SIGKILL);
+        }
+    }
+}

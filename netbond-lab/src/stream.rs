@@ -1,0 +1,138 @@
+//! A stream of numbered echo requests on an exact schedule: the hidden command `netbond-lab stream`.
+//!
+//! `ping` sends more slowly while nothing returns, which makes an outage look smaller than it is.
+//! This sender keeps its pace. It prints `sent NUMBER MICROSECONDS` (since the epoch) for each
+//! request and `back NUMBER` for each answer, until it is killed.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::id;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+const REQUEST_V4: u8 = 8;
+const ANSWER_V4: u8 = 0;
+const REQUEST_V6: u8 = 128;
+const ANSWER_V6: u8 = 129;
+
+/// Length of an ICMP echo header, in bytes.
+const HEADER: usize = 8;
+
+/// Length of a request: header, process id (4 bytes), number (8 bytes), and padding to the 64 bytes
+/// of a common ping.
+const LENGTH: usize = 64;
+
+/// Sends echo requests to `address`, one every `interval`, for ever.
+pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
+    let (family, protocol) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+    };
+    let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+        .context("cannot open an ICMP socket")?;
+    // Only its send and receive are used, which are the same for every connected socket.
+    let socket = UdpSocket::from(raw);
+    socket
+        .connect(SocketAddr::new(address, 0))
+        .with_context(|| format!("cannot reach {address}"))?;
+    let receiver = socket.try_clone()?;
+    thread::Builder::new()
+        .name("answers".to_owned())
+        .spawn(move || {
+            let mut buffer = [0; 2048];
+            loop {
+                // An error (port or host unreachable) is not an answer.
+                let Ok(length) = receiver.recv(&mut buffer) else {
+                    continue;
+                };
+                if let Some(number) = answered(&buffer[..length], address.is_ipv4()) {
+                    say(format_args!("back {number}"));
+                }
+            }
+        })?;
+    let start = Instant::now();
+    for number in 1_u64.. {
+        let due = start + interval.mul_f64(number as f64);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+        say(format_args!("sent {number} {now}"));
+        // Without a route it counts as lost.
+        let _ = socket.send(&request(number, address.is_ipv4()));
+    }
+    Ok(())
+}
+
+/// Prints a line at once: the reader may end this process at any moment.
+fn say(line: std::fmt::Arguments<'_>) {
+    let mut output = std::io::stdout().lock();
+    if writeln!(output, "{line}")
+        .and_then(|()| output.flush())
+        .is_err()
+    {
+        std::process::exit(0);
+    }
+}
+
+fn request(number: u64, v4: bool) -> [u8; LENGTH] {
+    let mut packet = [0; LENGTH];
+    packet[0] = if v4 { REQUEST_V4 } else { REQUEST_V6 };
+    packet[HEADER..HEADER + 4].copy_from_slice(&id().to_be_bytes());
+    packet[HEADER + 4..HEADER + 12].copy_from_slice(&number.to_be_bytes());
+    // The kernel fills in the checksum for IPv6 only.
+    if v4 {
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+/// The number of the request that a received packet answers, if it is one of this process.
+fn answered(packet: &[u8], v4: bool) -> Option<u64> {
+    // Raw IPv4 sockets hand over the IP header as well.
+    let (start, kind) = if v4 {
+        (usize::from(packet.first()? & 15) * 4, ANSWER_V4)
+    } else {
+        (0, ANSWER_V6)
+    };
+    let packet = packet.get(start..)?;
+    let payload = packet.get(HEADER..HEADER + 12)?;
+    let (process, number) = payload.split_at(4);
+    (packet[0] == kind && process == id().to_be_bytes())
+        .then(|| number.try_into().ok().map(u64::from_be_bytes))?
+}
+
+/// The Internet checksum of an even number of bytes.
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes
+        .chunks_exact(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !(((folded & 0xffff) + (folded >> 16)) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_tells_its_number() {
+        let mut packet = vec![0x45];
+        packet.resize(20, 0);
+        packet.extend(request(77, true));
+        assert_eq!(answered(&packet, true), None, "a request is no answer");
+        packet[20] = ANSWER_V4;
+        assert_eq!(answered(&packet, true), Some(77));
+        packet[20 + HEADER] ^= 1;
+        assert_eq!(answered(&packet, true), None, "of another process");
+        assert_eq!(answered(&packet[..25], true), None, "cut short");
+    }
+
+    #[test]
+    fn a_request_sums_up_to_nothing() {
+        assert_eq!(checksum(&request(123_456, true)), 0);
+    }
+}

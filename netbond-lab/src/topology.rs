@@ -1,0 +1,460 @@
+//! What a lab consists of: routers, the WireGuard links between them, and the bonds on top.
+//!
+//! A [`Topology`] is a plain value. Every test and benchmark builds one, usually from
+//! [`Topology::reference`], and changes what it wants to be different.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// The longest interface name the kernel takes, in bytes.
+const MAX_DEVICE_NAME: usize = 15;
+
+/// First UDP port of the WireGuard devices; link number `i` uses `FIRST_PORT + i` at both ends.
+const FIRST_PORT: u16 = 51820;
+
+/// A whole lab: which routers exist, how they are linked and which bonds run over the links.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The routers; each becomes a network namespace.
+    pub routers: Vec<RouterSpec>,
+    /// The links; each becomes a veth underlay with one WireGuard device per end.
+    pub links: Vec<LinkSpec>,
+    /// The bonds; a router with at least one runs netbond.
+    pub bonds: Vec<BondSpec>,
+    /// OSPF timers and options, the same in every router.
+    pub ospf: Ospf,
+}
+
+/// One router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterSpec {
+    /// Letters and digits, such as `A` or `M1`. Device names are made of it.
+    pub name: String,
+    /// OSPF router id; also the /32 on the router's loopback.
+    pub router_id: Ipv4Addr,
+}
+
+/// A WireGuard link between two routers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpec {
+    /// The two ends, in no particular order.
+    pub ends: [LinkEnd; 2],
+    /// OSPF cost, the same in both directions.
+    pub cost: u16,
+    /// MTU of the two WireGuard devices, in bytes.
+    pub mtu: u16,
+    /// MTU of the veth underlay, in bytes.
+    pub underlay_mtu: u16,
+}
+
+/// One end of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkEnd {
+    /// The router's name.
+    pub router: String,
+    /// Address on the WireGuard device, in a /30 shared with the other end.
+    pub overlay: Ipv4Addr,
+    /// Address on the veth underlay, in a /30 shared with the other end.
+    pub underlay: Ipv4Addr,
+}
+
+/// One end of a bond: what one router's netbond is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BondSpec {
+    /// The router this end belongs to.
+    pub router: String,
+    /// Name of the bond device.
+    pub name: String,
+    /// Addresses of the bond device with prefix length, IPv4 or IPv6.
+    pub addresses: Vec<String>,
+    /// `gre` or `gretap`.
+    pub encap: String,
+    /// How a packet's path is chosen, such as `round-robin`.
+    pub mode: String,
+    /// The peer's own prefix, whose route netbond tracks.
+    pub peer: String,
+    /// The paths of the bond.
+    pub paths: Vec<PathSpec>,
+}
+
+/// One path of a bond.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathSpec {
+    /// Name as `netbond status` shows it.
+    pub name: String,
+    /// Own outer address.
+    pub local: Ipv4Addr,
+    /// The peer's outer address.
+    pub remote: Ipv4Addr,
+    /// The device the path leaves by.
+    pub device: String,
+}
+
+/// OSPF settings, the same on every link.
+///
+/// The lab's default is hello 1 s and dead 4 s, so that a lab is up within seconds. Routers in the
+/// field use 10 s and 40 s: choose [`Ospf::field`] to see what an operator sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ospf {
+    /// Hello interval in seconds.
+    pub hello: u32,
+    /// Dead interval in seconds.
+    pub dead: u32,
+    /// Whether equal routes are used side by side.
+    pub ecmp: bool,
+}
+
+impl Default for Ospf {
+    fn default() -> Self {
+        Self {
+            hello: 1,
+            dead: 4,
+            ecmp: true,
+        }
+    }
+}
+
+impl Ospf {
+    /// The timers routers have unless told otherwise: hello 10 s, dead 40 s.
+    pub fn field() -> Self {
+        Self {
+            hello: 10,
+            dead: 40,
+            ..Self::default()
+        }
+    }
+}
+
+impl Topology {
+    /// Two routers, A and B, joined through two middle routers, M1 and M2.
+    pub fn reference() -> Self {
+        Self::parallel(2)
+    }
+
+    /// A and B joined through `paths` middle routers M1, M2, ... with one bond over all of them.
+    ///
+    /// Link addresses go round the ring: A-M1, M1-B, B-M2, M2-A, and so on in blocks of eight, so
+    /// that two paths give exactly the reference topology.
+    ///
+    /// # Panics
+    ///
+    /// If `paths` is 0 or above 31: the address blocks hold no more.
+    pub fn parallel(paths: u8) -> Self {
+        assert!((1..=31).contains(&paths), "1 to 31 paths, not {paths}");
+        let mut routers = vec![
+            RouterSpec::new("A", Ipv4Addr::new(10, 65, 2, 2)),
+            RouterSpec::new("B", Ipv4Addr::new(10, 65, 2, 1)),
+        ];
+        let mut links = Vec::new();
+        let (mut a_paths, mut b_paths) = (Vec::new(), Vec::new());
+        for i in 1..=paths {
+            let middle = format!("M{i}");
+            routers.push(RouterSpec::new(&middle, Ipv4Addr::new(10, 65, 1, i)));
+            // Odd middle routers meet A first, even ones B first.
+            let (near, far) = if i % 2 == 1 { ("A", "B") } else { ("B", "A") };
+            let block = 8 * (i - 1);
+            let end = |router: &str, overlay: u8, underlay: u8| LinkEnd {
+                router: router.to_owned(),
+                overlay: Ipv4Addr::new(10, 65, 0, block + overlay),
+                underlay: Ipv4Addr::new(192, 0, 2, block + underlay),
+            };
+            links.push(LinkSpec::new(end(near, 2, 1), end(&middle, 1, 2)));
+            links.push(LinkSpec::new(end(&middle, 5, 5), end(far, 6, 6)));
+            let (near_address, far_address) = (
+                Ipv4Addr::new(10, 65, 0, block + 2),
+                Ipv4Addr::new(10, 65, 0, block + 6),
+            );
+            let (a, b) = if near == "A" {
+                (near_address, far_address)
+            } else {
+                (far_address, near_address)
+            };
+            let name = format!("via-{}", middle.to_lowercase());
+            a_paths.push(PathSpec {
+                name: name.clone(),
+                local: a,
+                remote: b,
+                device: wireguard_device("A", &middle),
+            });
+            b_paths.push(PathSpec {
+                name,
+                local: b,
+                remote: a,
+                device: wireguard_device("B", &middle),
+            });
+        }
+        let bond = |router: &str, host: u8, peer: &str, paths| BondSpec {
+            router: router.to_owned(),
+            name: "nb0".to_owned(),
+            addresses: vec![format!("10.67.0.{host}/24"), format!("fd67::{host}/64")],
+            encap: "gre".to_owned(),
+            mode: "round-robin".to_owned(),
+            peer: peer.to_owned(),
+            paths,
+        };
+        let bonds = vec![
+            bond("A", 1, "10.65.2.1/32", a_paths),
+            bond("B", 2, "10.65.2.2/32", b_paths),
+        ];
+        Self {
+            routers,
+            links,
+            bonds,
+            ospf: Ospf::default(),
+        }
+    }
+
+    /// The same topology with other OSPF settings.
+    #[must_use]
+    pub fn with_ospf(mut self, ospf: Ospf) -> Self {
+        self.ospf = ospf;
+        self
+    }
+
+    /// The same topology without bonds: no netbond is started.
+    #[must_use]
+    pub fn without_bonds(mut self) -> Self {
+        self.bonds.clear();
+        self
+    }
+
+    /// Checks that names are usable and that everything referred to exists.
+    pub fn validate(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for router in &self.routers {
+            let name = &router.name;
+            ensure!(
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric()),
+                "router name {name:?}: use ASCII letters and digits only"
+            );
+            ensure!(
+                names.insert(name.to_lowercase()),
+                "router {name} exists twice (names differ in more than case)"
+            );
+        }
+        let known = |name: &str| self.routers.iter().any(|r| r.name == name);
+        let mut pairs = BTreeSet::new();
+        for link in &self.links {
+            let [a, b] = &link.ends;
+            for end in [a, b] {
+                ensure!(
+                    known(&end.router),
+                    "a link ends at router {}, which is none",
+                    end.router
+                );
+            }
+            ensure!(a.router != b.router, "a link from {} to itself", a.router);
+            let mut pair = [&a.router, &b.router];
+            pair.sort();
+            ensure!(
+                pairs.insert(pair),
+                "{} and {} are linked twice: their device names would clash",
+                a.router,
+                b.router
+            );
+            for device in [
+                wireguard_device(&a.router, &b.router),
+                wireguard_device(&b.router, &a.router),
+            ] {
+                ensure!(
+                    device.len() <= MAX_DEVICE_NAME,
+                    "device {device} is longer than {MAX_DEVICE_NAME} bytes: shorten the router names"
+                );
+            }
+            for (x, y) in [(a.overlay, b.overlay), (a.underlay, b.underlay)] {
+                ensure!(
+                    x != y && u32::from(x) >> 2 == u32::from(y) >> 2,
+                    "{x} ({}) and {y} ({}) must be two addresses of one /30",
+                    a.router,
+                    b.router
+                );
+            }
+        }
+        for bond in &self.bonds {
+            ensure!(
+                known(&bond.router),
+                "bond {} belongs to router {}, which is none",
+                bond.name,
+                bond.router
+            );
+            for path in &bond.paths {
+                if !self.ends_of(&bond.router).any(|e| e.device == path.device) {
+                    bail!(
+                        "path {} of bond {} in {} uses device {}, which that router has not",
+                        path.name,
+                        bond.name,
+                        bond.router,
+                        path.device
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of `router`'s first bond in the family of `like`, without prefix length.
+    pub fn bond_address(&self, router: &str, v6: bool) -> Option<IpAddr> {
+        self.bonds
+            .iter()
+            .filter(|bond| bond.router == router)
+            .flat_map(|bond| &bond.addresses)
+            .filter_map(|address| address.split('/').next()?.parse::<IpAddr>().ok())
+            .find(|address| address.is_ipv6() == v6)
+    }
+
+    /// Every link end that `router` has, seen from that router.
+    pub fn ends_of<'a>(&'a self, router: &'a str) -> impl Iterator<Item = LocalEnd> + 'a {
+        self.links
+            .iter()
+            .enumerate()
+            .flat_map(move |(index, link)| {
+                let [a, b] = &link.ends;
+                [(a, b), (b, a)]
+                    .into_iter()
+                    .filter(move |(own, _)| own.router == router)
+                    .map(move |(own, peer)| LocalEnd::new(index, link, own, peer))
+            })
+    }
+}
+
+impl RouterSpec {
+    /// A router called `name` with OSPF router id `router_id`.
+    pub fn new(name: &str, router_id: Ipv4Addr) -> Self {
+        Self {
+            name: name.to_owned(),
+            router_id,
+        }
+    }
+}
+
+impl LinkSpec {
+    /// A link with OSPF cost 10, WireGuard MTU 1420 and underlay MTU 1500.
+    pub fn new(one: LinkEnd, other: LinkEnd) -> Self {
+        Self {
+            ends: [one, other],
+            cost: 10,
+            mtu: 1420,
+            underlay_mtu: 1500,
+        }
+    }
+}
+
+/// A link as one of its routers sees it, with the names of that router's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEnd {
+    /// The router at the other end.
+    pub peer: String,
+    /// The WireGuard device, such as `wg-a-m1`.
+    pub device: String,
+    /// The veth device below it, such as `u-a-m1`.
+    pub underlay_device: String,
+    /// Own overlay address (a /30).
+    pub overlay: Ipv4Addr,
+    /// Own underlay address (a /30).
+    pub underlay: Ipv4Addr,
+    /// The other end's underlay address.
+    pub peer_underlay: Ipv4Addr,
+    /// UDP port of both WireGuard devices.
+    pub port: u16,
+    /// OSPF cost.
+    pub cost: u16,
+    /// MTU of the WireGuard device, in bytes.
+    pub mtu: u16,
+    /// MTU of the veth device, in bytes.
+    pub underlay_mtu: u16,
+}
+
+impl LocalEnd {
+    fn new(index: usize, link: &LinkSpec, own: &LinkEnd, peer: &LinkEnd) -> Self {
+        Self {
+            peer: peer.router.clone(),
+            device: wireguard_device(&own.router, &peer.router),
+            underlay_device: underlay_device(&own.router, &peer.router),
+            overlay: own.overlay,
+            underlay: own.underlay,
+            peer_underlay: peer.underlay,
+            port: FIRST_PORT.saturating_add(u16::try_from(index).unwrap_or(u16::MAX)),
+            cost: link.cost,
+            mtu: link.mtu,
+            underlay_mtu: link.underlay_mtu,
+        }
+    }
+}
+
+/// Name of the WireGuard device in `router` that leads to `peer`.
+pub fn wireguard_device(router: &str, peer: &str) -> String {
+    format!("wg-{}-{}", router.to_lowercase(), peer.to_lowercase())
+}
+
+/// Name of the veth device in `router` that leads to `peer`.
+pub fn underlay_device(router: &str, peer: &str) -> String {
+    format!("u-{}-{}", router.to_lowercase(), peer.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_topology_has_the_documented_addresses() {
+        let topology = Topology::reference();
+        topology.validate().unwrap();
+        let a: Vec<_> = topology
+            .ends_of("A")
+            .map(|e| (e.device, e.overlay.to_string(), e.port))
+            .collect();
+        assert_eq!(
+            a,
+            [
+                ("wg-a-m1".to_owned(), "10.65.0.2".to_owned(), 51820),
+                ("wg-a-m2".to_owned(), "10.65.0.14".to_owned(), 51823),
+            ]
+        );
+        let paths: Vec<_> = topology.bonds[1]
+            .paths
+            .iter()
+            .map(|p| (p.name.as_str(), p.local.to_string(), p.remote.to_string()))
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                ("via-m1", "10.65.0.6".to_owned(), "10.65.0.2".to_owned()),
+                ("via-m2", "10.65.0.10".to_owned(), "10.65.0.14".to_owned()),
+            ]
+        );
+        assert_eq!(
+            topology.bond_address("B", true).unwrap().to_string(),
+            "fd67::2"
+        );
+    }
+
+    #[test]
+    fn every_number_of_parallel_paths_is_valid() {
+        for paths in 1..=31 {
+            Topology::parallel(paths).validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn validation_names_the_culprit() {
+        let mut topology = Topology::reference();
+        topology.links[0].ends[0].overlay = Ipv4Addr::new(10, 65, 0, 9);
+        let error = topology.validate().unwrap_err().to_string();
+        assert!(
+            error.contains("10.65.0.9") && error.contains("/30"),
+            "{error}"
+        );
+
+        let mut topology = Topology::reference();
+        topology.bonds[0].paths[0].device = "wg-a-m7".to_owned();
+        let error = topology.validate().unwrap_err().to_string();
+        assert!(error.contains("wg-a-m7"), "{error}");
+
+        let mut topology = Topology::reference();
+        topology.routers[2].name = "Switzerland".to_owned();
+        assert!(topology.validate().is_err());
+    }
+}

@@ -1,0 +1,317 @@
+//! Driving traffic through a lab and telling what became of it.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::binary;
+use crate::router::Router;
+use crate::wait::wait_for;
+
+/// Longest time a program may take beyond what it was asked to.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Replies that take longer count as lost.
+const LATE: Duration = Duration::from_millis(500);
+
+/// How many packets were sent and how many never answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets without an answer.
+    pub lost: u64,
+}
+
+/// A stream of echo requests that runs until it is stopped.
+#[derive(Debug)]
+pub struct Ping {
+    running: Running,
+}
+
+impl Ping {
+    /// Starts sending requests from `router` to `address`, one every `interval`, whether or not
+    /// answers return.
+    pub fn start(router: &Router, address: &str, interval: Duration) -> Result<Self> {
+        let mut command = router.command(binary::lab()?);
+        command.args(["stream", address, &interval.as_micros().to_string()]);
+        Ok(Self {
+            running: Running::start(&mut command)?,
+        })
+    }
+
+    /// Stops sending and returns what happened to every request. Those sent in the last 0.5 s are
+    /// left out: they may still have been under way.
+    pub fn stop(self) -> Result<PingLog> {
+        let end = SystemTime::now() - LATE;
+        self.running.signal(Signal::SIGKILL)?;
+        let text = self.running.finish(GRACE)?.1;
+        let log = PingLog::parse(&text, end);
+        ensure!(
+            !log.requests.is_empty(),
+            "no echo request was sent within 0.5 s"
+        );
+        Ok(log)
+    }
+}
+
+/// What became of each echo request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PingLog {
+    /// One entry per request in the order of sending.
+    requests: Vec<Request>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Request {
+    sent: SystemTime,
+    answered: bool,
+}
+
+impl PingLog {
+    /// Reads what the sender printed, up to requests sent at `end`.
+    fn parse(text: &str, end: SystemTime) -> Self {
+        let mut requests = Vec::new();
+        let mut answers = BTreeSet::new();
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words.as_slice() {
+                ["sent", number, time] => {
+                    // The last line may be cut short.
+                    let (Ok(number), Ok(time)) = (number.parse::<u64>(), time.parse()) else {
+                        continue;
+                    };
+                    requests.push((number, UNIX_EPOCH + Duration::from_micros(time)));
+                }
+                ["back", number] => answers.extend(number.parse::<u64>()),
+                _ => {}
+            }
+        }
+        let requests = requests
+            .into_iter()
+            .filter(|(_, sent)| *sent <= end)
+            .map(|(number, sent)| Request {
+                sent,
+                answered: answers.contains(&number),
+            })
+            .collect();
+        Self { requests }
+    }
+
+    /// All requests.
+    pub fn counts(&self) -> Counts {
+        Self::count(&self.requests)
+    }
+
+    /// The requests sent at or after `time`.
+    pub fn counts_since(&self, time: SystemTime) -> Counts {
+        Self::count(self.since(time))
+    }
+
+    /// From `time` until requests were answered without exception again; zero if none was lost
+    /// after `time`, `None` if that did not happen.
+    pub fn recovery_after(&self, time: SystemTime) -> Option<Duration> {
+        let requests = self.since(time);
+        let Some(last_lost) = requests.iter().rposition(|request| !request.answered) else {
+            return Some(Duration::ZERO);
+        };
+        let back = requests.get(last_lost + 1)?;
+        Some(back.sent.duration_since(time).unwrap_or_default())
+    }
+
+    fn since(&self, time: SystemTime) -> &[Request] {
+        let start = self.requests.partition_point(|request| request.sent < time);
+        &self.requests[start..]
+    }
+
+    fn count(requests: &[Request]) -> Counts {
+        let lost = requests.iter().filter(|request| !request.answered).count();
+        Counts {
+            sent: requests.len() as u64,
+            lost: lost as u64,
+        }
+    }
+}
+
+/// Sends `count` echo requests from `router` to `address`, one every `interval`.
+pub fn ping(router: &Router, address: &str, count: u32, interval: Duration) -> Result<Counts> {
+    let mut command = router.command("ping");
+    command.args(["-n", "-q", "-c", &count.to_string()]);
+    command.args(["-i", &format!("{:.3}", interval.as_secs_f64()), address]);
+    let text = Running::start(&mut command)?
+        .finish(interval * count + GRACE)?
+        .1;
+    let (sent, received) = text
+        .lines()
+        .find_map(|line| {
+            let (sent, rest) = line.split_once(" packets transmitted, ")?;
+            Some((
+                sent.parse().ok()?,
+                rest.split_whitespace().next()?.parse().ok()?,
+            ))
+        })
+        .with_context(|| format!("ping to {address} printed no summary: {}", text.trim()))?;
+    Ok(Counts {
+        sent,
+        lost: u64::saturating_sub(sent, received),
+    })
+}
+
+/// What one TCP stream achieved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TcpResult {
+    /// Received payload, Mbit/s.
+    pub mbit_per_s: f64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+/// Measures one TCP stream `from` -> `to` (at its `address`) for `duration` with iperf3.
+pub fn tcp(from: &Router, to: &Router, address: &str, duration: Duration) -> Result<TcpResult> {
+    #[derive(Deserialize)]
+    struct Output {
+        end: End,
+    }
+    #[derive(Deserialize)]
+    struct End {
+        sum_sent: Sum,
+        sum_received: Sum,
+    }
+    #[derive(Deserialize)]
+    struct Sum {
+        bits_per_second: f64,
+        #[serde(default)]
+        retransmits: u64,
+    }
+
+    let mut server = to.command("iperf3");
+    server.args(["--server", "--one-off", "--bind", address]);
+    let server = Running::start(&mut server)?;
+    wait_for(
+        &format!("iperf3 server in router {}", to.name()),
+        GRACE,
+        || {
+            let sockets = to.run(&["ss", "-Hltn", "sport = :5201"])?;
+            Ok(sockets.contains(address).then_some(()))
+        },
+    )?;
+    let mut client = from.command("iperf3");
+    client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
+    client.args(["--time", &duration.as_secs().max(1).to_string()]);
+    let (success, text) = Running::start(&mut client)?.finish(duration + GRACE)?;
+    ensure!(
+        success,
+        "iperf3 from {} to {address} in {} failed: {}",
+        from.name(),
+        to.name(),
+        text.trim()
+    );
+    drop(server);
+    let end = serde_json::from_str::<Output>(&text)
+        .with_context(|| format!("cannot read iperf3's report: {text}"))?
+        .end;
+    Ok(TcpResult {
+        mbit_per_s: end.sum_received.bits_per_second / 1e6,
+        retransmits: end.sum_sent.retransmits,
+    })
+}
+
+/// A program whose output is collected while it runs; killed when dropped.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    output: Option<JoinHandle<std::io::Result<String>>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        // Read as it comes: a full pipe would stop the program.
+        let output = child.stdout.take().map(|mut stdout| {
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                stdout.read_to_string(&mut text).map(|_| text)
+            })
+        });
+        Ok(Self { child, output })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
+        Ok(())
+    }
+
+    /// Waits for the program's end; whether it succeeded, and what it printed.
+    fn finish(mut self, deadline: Duration) -> Result<(bool, String)> {
+        let status = wait_for("end of the traffic program", deadline, || {
+            Ok(self.child.try_wait()?)
+        })?;
+        let output = self.output.take().context("the output was taken twice")?;
+        let text = output
+            .join()
+            .map_err(|_| anyhow::anyhow!("reading the output failed"))??;
+        Ok((status.success(), text))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // No effect once it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten requests 100 ms apart from second 1000; numbers 4 to 6 are lost.
+    fn log() -> PingLog {
+        let mut text = String::new();
+        for number in 1..=10 {
+            text += &format!("sent {number} {}\n", 1_000_000_000 + (number - 1) * 100_000);
+            if !(4..=6).contains(&number) {
+                text += &format!("back {number}\n");
+            }
+        }
+        // Too late, and cut short.
+        text += "sent 11 5000000000\nsent 12 50";
+        PingLog::parse(&text, at(2000.0))
+    }
+
+    fn at(seconds: f64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn lost_requests_are_counted_from_a_given_time() {
+        assert_eq!(log().counts(), Counts { sent: 10, lost: 3 });
+        assert_eq!(log().counts_since(at(1000.35)), Counts { sent: 6, lost: 2 });
+    }
+
+    #[test]
+    fn recovery_is_the_first_answer_after_the_last_loss() {
+        let recovery = log().recovery_after(at(1000.25)).unwrap();
+        assert!((recovery.as_secs_f64() - 0.35).abs() < 1e-6, "{recovery:?}");
+        assert_eq!(log().recovery_after(at(1000.65)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn without_an_answer_at_the_end_there_is_no_recovery() {
+        let mut log = log();
+        log.requests.truncate(6);
+        assert_eq!(log.recovery_after(at(1000.25)), None);
+    }
+}

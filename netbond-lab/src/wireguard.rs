@@ -1,0 +1,194 @@
+//! The WireGuard devices of a router, by the kernel or in user space.
+
+use std::env;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use gotatun::x25519::{PublicKey, StaticSecret};
+use serde::{Deserialize, Serialize};
+
+use crate::anchor;
+use crate::namespace::{ip, ip_batch};
+use crate::router::Router;
+use crate::topology::{LocalEnd, Topology, wireguard_device};
+use crate::wait::wait_for;
+
+/// Seconds between keepalives: the handshake starts without traffic, and both ends learn of it.
+const KEEPALIVE: u16 = 10;
+
+/// Who encrypts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WireGuard {
+    /// The kernel's own WireGuard.
+    Kernel,
+    /// WireGuard in user space, inside the router's process.
+    Embedded,
+}
+
+impl WireGuard {
+    /// What `NETBOND_LAB_WIREGUARD` (`kernel` or `embedded`) asks for, if it is set.
+    pub fn from_environment() -> Result<Option<Self>> {
+        match env::var("NETBOND_LAB_WIREGUARD").ok().as_deref() {
+            None | Some("") => Ok(None),
+            Some("kernel") => Ok(Some(Self::Kernel)),
+            Some("embedded") => Ok(Some(Self::Embedded)),
+            Some(other) => {
+                bail!("NETBOND_LAB_WIREGUARD is {other:?}: use \"kernel\" or \"embedded\"")
+            }
+        }
+    }
+
+    /// The kernel's WireGuard if it has one (tried in namespace `netns`), else the embedded one.
+    pub(crate) fn detect(netns: &str) -> Self {
+        const TRIAL: &str = "wg-trial";
+        if ip(&["-n", netns, "link", "add", TRIAL, "type", "wireguard"]).is_ok() {
+            // It goes with the namespace at the latest.
+            let _ = ip(&["-n", netns, "link", "del", TRIAL]);
+            Self::Kernel
+        } else {
+            Self::Embedded
+        }
+    }
+}
+
+/// Writes the configuration of every WireGuard device of the lab, with fresh keys, to its state
+/// directory.
+pub(crate) fn write_configs(state: &Path, topology: &Topology) -> Result<()> {
+    for link in &topology.links {
+        let keys = [new_key()?, new_key()?];
+        let [one, other] = &link.ends;
+        for (own, peer, key, peer_key) in [
+            (one, other, &keys[0], &keys[1]),
+            (other, one, &keys[1], &keys[0]),
+        ] {
+            let device = wireguard_device(&own.router, &peer.router);
+            let Some(end) = topology
+                .ends_of(&own.router)
+                .find(|end| end.device == device)
+            else {
+                continue;
+            };
+            let text = format!(
+                "[Interface]\n\
+                 PrivateKey = {}\n\
+                 ListenPort = {port}\n\
+                 \n\
+                 [Peer]\n\
+                 PublicKey = {}\n\
+                 Endpoint = {}:{port}\n\
+                 AllowedIPs = 0.0.0.0/0, ::/0\n\
+                 PersistentKeepalive = {KEEPALIVE}\n",
+                BASE64_STANDARD.encode(key.to_bytes()),
+                BASE64_STANDARD.encode(PublicKey::from(peer_key).as_bytes()),
+                end.peer_underlay,
+                port = end.port,
+            );
+            let path = config_path(state, &device);
+            File::options()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn new_key() -> Result<StaticSecret> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    Ok(StaticSecret::from(bytes))
+}
+
+fn config_path(state: &Path, device: &str) -> PathBuf {
+    state.join(format!("{device}.conf"))
+}
+
+impl Router {
+    /// Creates one of the router's WireGuard devices, with keys, peer, address and MTU, and sets it
+    /// up: as at the start of the lab, or after [`Router::delete_device`].
+    pub fn create_device(&self, device: &str) -> Result<()> {
+        let end = self.end(device)?;
+        let create = || -> Result<()> {
+            match self.wireguard() {
+                WireGuard::Kernel => {
+                    ip(&[
+                        "-n",
+                        self.netns(),
+                        "link",
+                        "add",
+                        device,
+                        "type",
+                        "wireguard",
+                    ])?;
+                }
+                WireGuard::Embedded => {
+                    anchor::request(self.socket(), &format!("create {device} {}", end.mtu))?;
+                }
+            }
+            // Not `setconf`: that would also set what the file leaves out.
+            let config = config_path(self.state(), device);
+            let config = config
+                .to_str()
+                .context("the state directory's path is not UTF-8")?;
+            self.run(&["wg", "addconf", device, config])?;
+            ip_batch(
+                self.netns(),
+                &format!(
+                    "link set {device} mtu {}\naddr add {}/30 dev {device}\nlink set {device} up\n",
+                    end.mtu, end.overlay
+                ),
+            )
+        };
+        create().with_context(|| format!("cannot create {device} in router {}", self.name()))
+    }
+
+    /// Deletes one of the router's WireGuard devices: the interface disappears.
+    pub fn delete_device(&self, device: &str) -> Result<()> {
+        self.end(device)?;
+        match self.wireguard() {
+            WireGuard::Kernel => ip(&["-n", self.netns(), "link", "del", device]),
+            WireGuard::Embedded => anchor::request(self.socket(), &format!("delete {device}")),
+        }
+        .with_context(|| format!("cannot delete {device} in router {}", self.name()))
+    }
+
+    /// Waits until the WireGuard handshake of `device` is done.
+    pub fn wait_handshake(&self, device: &str, deadline: Duration) -> Result<()> {
+        let what = format!("WireGuard handshake on {device} in router {}", self.name());
+        wait_for(&what, deadline, || {
+            let output = self.run(&["wg", "show", device, "latest-handshakes"])?;
+            let time = output.split_whitespace().next_back().unwrap_or("0");
+            Ok((time != "0").then_some(()))
+        })
+    }
+
+    fn end(&self, device: &str) -> Result<LocalEnd> {
+        self.topology()
+            .ends_of(self.name())
+            .find(|end| end.device == device)
+            .with_context(|| {
+                let known: Vec<_> = self
+                    .topology()
+                    .ends_of(self.name())
+                    .map(|e| e.device)
+                    .collect();
+                format!(
+                    "router {} has no device {device}; it has {}",
+                    self.name(),
+                    known.join(", ")
+                )
+            })
+    }
+}

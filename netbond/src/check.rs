@@ -1,0 +1,133 @@
+//! What the host says of a configuration, and whether it can run netbond at all.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    net::if_::if_nametoindex,
+    sys::{statfs, utsname::uname},
+};
+
+use crate::{
+    config::{Config, Problem},
+    loader::{OBJECT, load_programs},
+    pins::Pins,
+};
+
+/// One thing that netbond needs of the host.
+pub struct Ability {
+    pub name: &'static str,
+    /// What was found, or what is missing and what to do.
+    pub result: Result<String, String>,
+}
+
+/// What a configuration names that is not on this host now. A controller starts all the same, as
+/// devices may come later.
+///
+/// # Errors
+///
+/// Where the host's addresses cannot be read.
+pub fn host(config: &Config) -> Result<Vec<Problem>> {
+    let addresses: Vec<IpAddr> = getifaddrs()
+        .context("reading the host's addresses")?
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+        })
+        .collect();
+    let mut problems = Vec::new();
+    for path in config.bonds.iter().flat_map(|bond| &bond.paths) {
+        if let Some(device) = &path.device
+            && if_nametoindex(device.as_str()) == Err(Errno::ENODEV)
+        {
+            problems.push(Problem {
+                line: path.line,
+                message: format!(
+                    "path \"{}\": device {device} does not exist; create it, or name another one",
+                    path.name
+                ),
+            });
+        }
+        if !addresses.contains(&path.local) {
+            problems.push(Problem {
+                line: path.line,
+                message: format!(
+                    "path \"{}\": local {} is on no interface; add it with `ip address add`, or \
+                     correct it",
+                    path.name, path.local
+                ),
+            });
+        }
+    }
+    Ok(problems)
+}
+
+/// What netbond needs of the host, found or missing.
+#[must_use]
+pub fn abilities(pins: &Pins) -> Vec<Ability> {
+    vec![
+        Ability { name: "kernel", result: kernel() },
+        Ability { name: "capabilities", result: capabilities() },
+        Ability { name: "bpffs", result: bpffs(pins) },
+        Ability { name: "programs", result: programs() },
+    ]
+}
+
+fn kernel() -> Result<String, String> {
+    let name = uname().map_err(|errno| errno.to_string())?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < (6, 1) {
+        return Err(format!("Linux {release}: netbond is tested from 6.1 on; use a newer kernel"));
+    }
+    let hook = if version < (6, 6) { "clsact filters" } else { "tcx links" };
+    Ok(format!("Linux {release}: {hook}"))
+}
+
+fn capabilities() -> Result<String, String> {
+    const WANTED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+    /// Implies CAP_BPF.
+    const SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+        .ok_or("no CapEff in /proc/self/status")?;
+    let has = |bit: u32| effective & 1 << bit != 0;
+    let missing: Vec<&str> = WANTED
+        .iter()
+        .filter(|(name, bit)| !has(*bit) && !(*name == "CAP_BPF" && has(SYS_ADMIN)))
+        .map(|(name, _)| *name)
+        .collect();
+    if missing.is_empty() {
+        Ok(WANTED.map(|(name, _)| name).join(", "))
+    } else {
+        Err(format!("{} missing: run as root", missing.join(", ")))
+    }
+}
+
+fn bpffs(pins: &Pins) -> Result<String, String> {
+    /// BPF_FS_MAGIC of linux/magic.h.
+    const MAGIC: statfs::FsType = statfs::FsType(0xcafe_4a11);
+    let place = pins.root().parent().unwrap_or(pins.root()).display();
+    let found = pins.root().ancestors().find(|ancestor| ancestor.exists()).map(statfs::statfs);
+    match found {
+        Some(Ok(found)) if found.filesystem_type() == MAGIC => Ok(format!("mounted on {place}")),
+        Some(_) | None => {
+            Err(format!("no bpffs on {place}: mount it with `mount -t bpf bpf {place}`"))
+        }
+    }
+}
+
+/// Loads the programs, attaches none, and lets them go again.
+fn programs() -> Result<String, String> {
+    let mut ebpf = Ebpf::load(OBJECT).map_err(|error| format!("maps refused: {error}"))?;
+    load_programs(&mut ebpf).map_err(|error| format!("{error:#}"))?;
+    Ok("accepted by the kernel's verifier".to_owned())
+}

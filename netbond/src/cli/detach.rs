@@ -1,0 +1,59 @@
+//! `netbond detach`.
+
+use std::fs;
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_indextoname;
+
+use crate::{
+    loader::{Hook, detach},
+    lock::Lock,
+    netlink::Netlink,
+    pins::Pins,
+    tables::{Tables, text},
+};
+
+pub(super) fn run(pins: &Pins) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if !pins.root().exists() {
+        writeln!(out, "nothing is pinned below {}", pins.root().display())?;
+        return Ok(());
+    }
+    // Held to the end: no controller starts in the middle.
+    let lock = Lock::take(pins)?;
+    // Devices first: their programs go with them, and no packet meets half a bond.
+    if let Ok(tables) = Tables::open(pins) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for id in tables.bond_ids() {
+            let Some(info) = tables.bond_info(id) else { continue };
+            runtime.block_on(async { Netlink::open()?.delete_device(info.ifindex).await })?;
+            writeln!(out, "{}: removed", text(&info.name))?;
+        }
+    }
+    for pin in fs::read_dir(pins.links()).into_iter().flatten() {
+        let pin = pin?;
+        let name = pin.file_name();
+        let ifindex = name.to_str().and_then(|name| name.split('-').next()?.parse().ok());
+        if let Some(ifindex) = ifindex
+            && let Ok(device) = if_indextoname(ifindex)
+        {
+            writeln!(out, "{}: program removed", device.to_string_lossy())?;
+        }
+        fs::remove_file(pin.path()).with_context(|| format!("removing {}", pin.path().display()))?;
+    }
+    detach_filters(pins)?;
+    fs::remove_dir_all(pins.root())
+        .with_context(|| format!("removing {}", pins.root().display()))?;
+    drop(lock);
+    Ok(())
+}
+
+/// Where the kernel has no tcx links, the ingress filters of the paths' devices are left.
+fn detach_filters(pins: &Pins) -> Result<()> {
+    for interface in nix::net::if_::if_nameindex()?.iter() {
+        let name = interface.name().to_string_lossy();
+        detach(pins, &name, interface.index(), Hook::Path { ethernet: false })?;
+    }
+    Ok(())
+}

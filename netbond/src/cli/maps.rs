@@ -1,0 +1,228 @@
+//! `netbond maps`: the raw maps, decoded.
+
+use std::io::Write as _;
+use std::net::Ipv6Addr;
+
+use anyhow::{Result, bail};
+use netbond_common::{
+    abi::{Bond, BondInfo, BondStats, NO_BOND, Path, PathInfo, PathStats, Ticket, TunnelKey},
+    fate::Fate,
+    names::map,
+};
+use serde_json::{Value, json};
+
+use super::table::Table;
+use crate::{
+    loader::MAPS,
+    pins::Pins,
+    tables::{CpuValues, Raw, Tables, Values, text},
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// List the maps
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the entries of a map, or of all, that are not all zeros
+    Dump {
+        /// Name of the map
+        name: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(command: &Command, pins: &Pins) -> Result<()> {
+    let tables = Tables::open(pins)?;
+    match command {
+        Command::List { json } => list(pins, *json),
+        Command::Dump { name, json } => dump(&tables, name.as_deref(), *json),
+    }
+}
+
+fn list(pins: &Pins, json: bool) -> Result<()> {
+    let mut table = Table::new(&["NAME", "ID", "TYPE", "KEY BYTES", "VALUE BYTES", "MAX ENTRIES"]);
+    let mut all = Vec::new();
+    for name in MAPS {
+        let info = aya::maps::MapInfo::from_pin(pins.map(name))?;
+        let kind = format!("{:?}", info.map_type()?);
+        all.push(json!({
+            "name": name, "id": info.id(), "type": kind, "key_bytes": info.key_size(),
+            "value_bytes": info.value_size(), "max_entries": info.max_entries(),
+        }));
+        table.row([
+            name.to_owned(),
+            info.id().to_string(),
+            kind,
+            info.key_size().to_string(),
+            info.value_size().to_string(),
+            info.max_entries().to_string(),
+        ]);
+    }
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &all)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{table}")?;
+    }
+    Ok(())
+}
+
+/// An entry: its key, then its value.
+type Entry = (Value, Value);
+
+fn dump(tables: &Tables, only: Option<&str>, json: bool) -> Result<()> {
+    if let Some(only) = only
+        && !MAPS.contains(&only)
+    {
+        bail!("no map \"{only}\"; there are: {}", MAPS.join(", "));
+    }
+    let mut out = std::io::stdout().lock();
+    let mut all = serde_json::Map::new();
+    for name in MAPS.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
+        let entries = entries(tables, name)?;
+        if json {
+            let entries = entries.into_iter().map(|(key, value)| json!({"key": key, "value": value}));
+            all.insert(name.to_owned(), entries.collect());
+        } else {
+            writeln!(out, "{name}")?;
+            for (key, value) in entries {
+                writeln!(out, "  {key}: {value}")?;
+            }
+        }
+    }
+    if json {
+        serde_json::to_writer_pretty(&mut out, &all)?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
+    Ok(match name {
+        map::META => array(&tables.meta, |meta| {
+            json!({"abi": meta.abi, "pid": meta.pid, "heartbeat_ns": meta.heartbeat_ns})
+        }),
+        map::BOND_BY_IFINDEX => tables
+            .bond_by_ifindex
+            .iter()
+            .map(|entry| entry.map(|(ifindex, bond)| (json!(ifindex), json!(bond))))
+            .collect::<Result<_, _>>()?,
+        map::BONDS => array(&tables.bonds, bond),
+        map::PATHS => array(&tables.paths, path),
+        map::TUNNELS => tables
+            .tunnels
+            .iter()
+            .map(|entry| entry.map(|(Raw(key), path)| (tunnel(&key), json!(path))))
+            .collect::<Result<_, _>>()?,
+        map::ADMIN => {
+            let set = (0..tables.admin.len()).filter_map(|id| {
+                let value = tables.admin.get(&id, 0).ok()?;
+                (value != 0).then(|| (json!(id), json!(value)))
+            });
+            set.collect()
+        }
+        map::TICKETS => per_cpu(&tables.tickets, |ticket: &Ticket| {
+            json!({"slot": ticket.slot, "stand_in": ticket.stand_in})
+        })?,
+        map::PATH_STATS => per_cpu(&tables.path_stats, path_stats)?,
+        map::BOND_STATS => per_cpu(&tables.bond_stats, bond_stats)?
+            .into_iter()
+            .map(|(key, value)| if key == NO_BOND { (json!("no bond"), value) } else { (key, value) })
+            .collect(),
+        map::BOND_INFO => array(&tables.bond_info, bond_info),
+        map::PATH_INFO => array(&tables.path_info, path_info),
+        other => bail!("no map \"{other}\""),
+    })
+}
+
+fn array<T: bytemuck::Pod + PartialEq>(values: &Values<T>, show: impl Fn(&T) -> Value) -> Vec<Entry> {
+    (0..values.len())
+        .filter_map(|index| {
+            let Raw(value) = values.get(&index, 0).ok()?;
+            (value != T::zeroed()).then(|| (json!(index), show(&value)))
+        })
+        .collect()
+}
+
+fn per_cpu<T: bytemuck::Pod + PartialEq>(
+    values: &CpuValues<T>,
+    show: impl Fn(&T) -> Value,
+) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for index in 0..values.len() {
+        let cpus = values.get(&index, 0)?;
+        if cpus.iter().any(|Raw(value)| *value != T::zeroed()) {
+            entries.push((json!(index), cpus.iter().map(|Raw(value)| show(value)).collect()));
+        }
+    }
+    Ok(entries)
+}
+
+fn ip(address: [u8; 16]) -> Value {
+    json!(Ipv6Addr::from(address).to_canonical().to_string())
+}
+
+fn bond(bond: &Bond) -> Value {
+    let wheel = &bond.wheel[..(bond.wheel_len as usize).min(bond.wheel.len())];
+    let mac: Vec<String> = bond.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac.join(":"),
+        "wheel": wheel,
+    })
+}
+
+fn path(path: &Path) -> Value {
+    json!({
+        "flags": path.flags, "ifindex": path.ifindex, "sum": path.sum,
+        "key": u32::from_be_bytes(path.key), "local": ip(path.local), "remote": ip(path.remote),
+    })
+}
+
+fn tunnel(key: &TunnelKey) -> Value {
+    json!({
+        "source": ip(key.source), "destination": ip(key.destination),
+        "key": (key.has_key != 0).then(|| u32::from_be_bytes(key.key)),
+    })
+}
+
+fn path_stats(stats: &PathStats) -> Value {
+    json!({
+        "tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes,
+        "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
+        "tx_stand_in": stats.tx_stand_in, "tx_last_resort": stats.tx_last_resort,
+    })
+}
+
+fn bond_stats(stats: &BondStats) -> Value {
+    let counters = Fate::ALL.iter().map(|&fate| {
+        (fate.label().to_owned(), json!(stats.fates[fate as usize]))
+    });
+    Value::Object(counters.collect())
+}
+
+fn bond_info(info: &BondInfo) -> Value {
+    json!({
+        "name": text(&info.name), "ifindex": info.ifindex, "peer_ifindex": info.peer_ifindex,
+        "mtu": info.mtu, "key": (info.has_key != 0).then_some(info.key),
+        "peer": (info.has_peer != 0).then(|| ip(info.peer)), "peer_length": info.peer_length,
+        "peer_reachable": info.peer_reachable != 0,
+    })
+}
+
+fn path_info(info: &PathInfo) -> Value {
+    json!({
+        "name": text(&info.name), "device": text(&info.device), "changed_ns": info.changed_ns,
+        "state": info.state, "reason": info.reason, "weight": info.weight,
+        "route_protocol": info.route_protocol, "route_metric": info.route_metric,
+        "route_ifindex": info.route_ifindex, "route_gateway": ip(info.route_gateway),
+        "route_prefix": ip(info.route_prefix), "route_length": info.route_length,
+        "ospf_cost": info.ospf_cost, "neighbour": std::net::Ipv4Addr::from(info.neighbour),
+        "neighbour_state": text(&info.neighbour_state),
+    })
+}

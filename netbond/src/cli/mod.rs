@@ -1,0 +1,83 @@
+//! The command line: one verb, one file.
+
+mod check;
+mod detach;
+mod maps;
+mod path;
+mod run;
+mod status;
+mod table;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::pins::Pins;
+
+/// Bonds several WireGuard paths between two routers into one link.
+#[derive(Debug, Parser)]
+#[command(name = "netbond", version, about, max_term_width = 100)]
+struct Cli {
+    /// Where maps and programs are pinned
+    #[arg(long, global = true, env = "NETBOND_PIN_ROOT", default_value = netbond_common::names::PIN_ROOT)]
+    pin_root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the controller until it is told to stop; packets pass on after it
+    Run(run::Args),
+    /// Check a configuration file, and what netbond needs of this host
+    Check(check::Args),
+    /// Show every bond and path
+    Status(status::Args),
+    /// Look into the pinned maps
+    #[command(subcommand)]
+    Maps(maps::Command),
+    /// List paths, take one out, take it back in
+    #[command(subcommand)]
+    Path(path::Command),
+    /// Remove programs, maps and bond devices: the bonds are gone
+    Detach,
+}
+
+/// Runs the command line; exit codes are 0 for success, 1 for a failure, 2 for wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        // The reader of our output went away, as `head` does.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netbond: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<ExitCode> {
+        let pins = Pins::new(self.pin_root);
+        match self.command {
+            Command::Run(args) => run::run(args, pins),
+            Command::Check(args) => check::run(&args, &pins),
+            Command::Status(args) => status::run(&args, &pins),
+            Command::Maps(command) => maps::run(&command, &pins),
+            Command::Path(command) => path::run(&command, &pins),
+            Command::Detach => detach::run(&pins),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,33 @@
+//! `netbond run`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    control::daemon::{self, Options},
+    pins::Pins,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/netbond/netbond.toml")]
+    config: PathBuf,
+    /// Write every event the controller sees to this file, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args, pins: Pins) -> Result<()> {
+    let filter = EnvFilter::try_from_env("NETBOND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
+    let options = Options { config: args.config, pins, record: args.record };
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(options))
+}

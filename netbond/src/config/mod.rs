@@ -1,0 +1,195 @@
+//! The configuration file: what the user wrote, checked as far as the file alone tells.
+//!
+//! [`Config::parse`] reports every problem of a file at once, each with its line. What only the host
+//! can tell (does the device exist, is the address on an interface) is checked later; such checks
+//! report a [`Problem`] too, at the line that each [`Bond`] and [`Path`] carries.
+
+mod parse;
+mod prefix;
+mod protocols;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+pub use self::prefix::{ParsePrefixError, Prefix};
+pub use self::protocols::ROUTE_PROTOCOLS;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Protocols (rtm_protocol) whose routes count as OSPF's; each once.
+    pub route_protocols: Vec<u8>,
+    /// How to ask BIRD for neighbours and costs, `None` where the user does not want it.
+    pub bird: Option<Bird>,
+    /// How to ask FRR for the same.
+    pub frr: Option<Frr>,
+    /// At most [`netbond_common::abi::MAX_BONDS`]; may be empty.
+    pub bonds: Vec<Bond>,
+}
+
+/// How to reach BIRD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bird {
+    /// Its control socket, an absolute path.
+    pub socket: PathBuf,
+}
+
+/// How to reach FRR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frr {
+    /// The command that runs vtysh and its first arguments; never empty.
+    pub vtysh: Vec<String>,
+}
+
+/// A bond: a virtual link to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bond {
+    /// Name of the bond device; short enough that the other end of its veth pair, named
+    /// [`Bond::peer_device`], fits too.
+    pub name: String,
+    /// Addresses of the bond device.
+    pub addresses: Vec<Prefix>,
+    pub encap: Encap,
+    pub mode: Mode,
+    /// GRE key (RFC 2890) of all paths; `None` sends none, which is not key 0.
+    pub key: Option<u32>,
+    /// Cap on the MTU of the bond device, bytes, 1280 to 65535.
+    pub mtu: Option<u32>,
+    pub ttl: Ttl,
+    pub detour: DetourPolicy,
+    /// The peer's own prefix: a path over which it is no longer reached is suspect.
+    pub peer: Option<Prefix>,
+    /// 1 to [`netbond_common::abi::MAX_BOND_PATHS`].
+    pub paths: Vec<Path>,
+    /// Line of its `[[bond]]`, counted from 1.
+    pub line: usize,
+}
+
+impl Bond {
+    /// Name of the other end of the veth pair whose one end is the bond device.
+    #[must_use]
+    pub fn peer_device(&self) -> String {
+        peer_device(&self.name)
+    }
+}
+
+fn peer_device(bond: &str) -> String {
+    format!("{bond}x")
+}
+
+/// A path: one pair of GRE outer addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// At most 31 bytes of `[A-Za-z0-9_.-]`, unique over the whole file.
+    pub name: String,
+    /// Outer source of what is sent.
+    pub local: IpAddr,
+    /// Outer destination of what is sent; of the same family as `local`.
+    pub remote: IpAddr,
+    /// The device that the path is to leave by, `None` to take the one that has `local`.
+    pub device: Option<String>,
+    /// Share of the bond's packets, relative to the other paths: 1 to 64.
+    pub weight: u32,
+    /// Line of its `[[bond.path]]`, counted from 1.
+    pub line: usize,
+}
+
+/// What the outer packets carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encap {
+    /// IP packets in GRE (EtherType 0x0800 and 0x86DD).
+    Gre,
+}
+
+/// How the path of a packet is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One packet after the other over all usable paths, by weight.
+    RoundRobin,
+}
+
+/// TTL (hop limit) of the outer packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// That of the inner packet.
+    Inherit,
+    /// Hops, never 0.
+    Fixed(u8),
+}
+
+/// What to do with a path whose remote address OSPF reaches over another device than its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetourPolicy {
+    /// Leave it out of the rotation while any path is up.
+    Avoid,
+    /// Use it as if it were up.
+    Use,
+}
+
+/// Something wrong with a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong, where, the wrong value, and what to do; a single line of text.
+    pub message: String,
+}
+
+/// All that is wrong with a configuration file: one line each when displayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    /// Name of the file, for people.
+    pub file: String,
+    /// In the order of lines.
+    pub list: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, Problem { line, message }) in self.list.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}:{line}: {message}", self.file)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be read; where something is wrong with what it says, the error is a
+    /// [`Problems`].
+    pub fn load(path: &std::path::Path) -> anyhow::Result<Self> {
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path)
+            .with_context(|| format!("cannot read the configuration file {file}"))?;
+        let text = reader::utf8(&bytes).map_err(|problem| Problems {
+            file: file.clone(),
+            list: vec![problem],
+        })?;
+        Ok(Self::parse(text, &file)?)
+    }
+
+    /// Parses the text of a configuration file; `file` is what its problems name.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, in the order of lines. Where the text is not even TOML, only
+    /// that: what could not be read would be reported again, as missing.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Problems> {
+        parse::config(text).map_err(|list| Problems {
+            file: file.to_owned(),
+            list,
+        })
+    }
+}

@@ -1,0 +1,498 @@
+//! The format of the configuration file: its tables, their keys, and what each may say.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS, NAME_LEN};
+use toml::de::DeTable;
+
+use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
+use super::{
+    Bird, Bond, Config, DetourPolicy, Encap, Frr, Mode, ParsePrefixError, Path, Prefix, Problem,
+    ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
+};
+
+const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
+const DEFAULT_BIRD_SOCKET: &str = "/run/bird/bird.ctl";
+const DEFAULT_VTYSH: &str = "vtysh";
+
+/// The kernel's IFNAMSIZ, without the zero at the end.
+const MAX_DEVICE_NAME: usize = 15;
+/// One byte is left for what [`peer_device`] adds.
+const MAX_BOND_NAME: usize = MAX_DEVICE_NAME - 1;
+const MAX_PATH_NAME: usize = NAME_LEN - 1;
+const MAX_WEIGHT: u32 = 64;
+/// IPv6's minimum: below it, the kernel takes IPv6 off the device.
+const MIN_MTU: u32 = 1280;
+const MAX_MTU: u32 = 65535;
+
+/// The toml crate's word for a key that a table has twice.
+const DUPLICATE_KEY: &str = "duplicate key";
+
+/// Lines reported as no TOML at the most, one error each: what follows a bracket or quote that is
+/// never closed is misread line by line.
+const MAX_UNREADABLE: usize = 5;
+
+/// Reads the text of a whole file.
+pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
+    let document = Document::new(text);
+    let (root, mut errors) = DeTable::parse_recoverable(text);
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    let mut unreadable = Vec::new();
+    for error in &errors {
+        let span = error.span().unwrap_or_default();
+        let line = document.line(span.start);
+        if error.message() == DUPLICATE_KEY {
+            let key = document.source(span);
+            document.report(
+                line,
+                format!("duplicate key {key}: the same table has it above, remove one"),
+            );
+        } else if unreadable.last() != Some(&line) && unreadable.len() < MAX_UNREADABLE {
+            unreadable.push(line);
+            document.report(line, not_toml(error.message(), document.line_text(line)));
+        }
+    }
+    let config = if unreadable.is_empty() {
+        Some(root_table(Section::root(&document, root.get_ref())))
+    } else {
+        None
+    };
+    let problems = document.into_problems();
+    config.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+fn not_toml(message: &str, line: &str) -> String {
+    // What the parser takes an unquoted word for depends on its first letter.
+    let unquoted = [
+        "invalid float",
+        "invalid boolean",
+        "invalid integer",
+        "invalid date-time",
+    ]
+    .iter()
+    .any(|guess| message.starts_with(guess));
+    let hint = if unquoted { " (text needs quotes)" } else { "" };
+    format!("not TOML: {message}{hint}: {}", printable(line.trim()))
+}
+
+/// What must be unique, each with the line of its first use.
+#[derive(Default)]
+struct Seen {
+    /// Bond devices and the other ends of their veth pairs.
+    devices: HashMap<String, usize>,
+    /// With the bond's line where other bonds may have the same address.
+    addresses: HashMap<(Option<usize>, IpAddr), usize>,
+    paths: HashMap<String, usize>,
+    tunnels: HashMap<(IpAddr, IpAddr, Option<u32>), usize>,
+}
+
+/// Enters `key`; where it is there already, returns the line of its first use.
+fn first_use<K: Eq + Hash>(seen: &mut HashMap<K, usize>, key: K, line: usize) -> Option<usize> {
+    match seen.entry(key) {
+        Entry::Occupied(first) => Some(*first.get()),
+        Entry::Vacant(vacant) => {
+            vacant.insert(line);
+            None
+        }
+    }
+}
+
+fn root_table(mut root: Section<'_>) -> Config {
+    let route_protocols = route_protocols(&mut root);
+    let bird = optional_table(&mut root, "bird", "a [bird] table");
+    let frr = optional_table(&mut root, "frr", "a [frr] table");
+    let bird = bird.and_then(|table| bird_table(table).ok());
+    let frr = frr.map(frr_table);
+    let bonds = bonds(&mut root);
+    root.finish();
+    Config {
+        route_protocols,
+        bird,
+        frr,
+        bonds,
+    }
+}
+
+fn optional_table<'v>(
+    root: &mut Section<'v>,
+    key: &'static str,
+    expected: &str,
+) -> Option<Section<'v>> {
+    let table: &DeTable<'_> = root.optional(key, expected, Ok).ok().flatten()?;
+    Some(root.inner(key, root.line_of(key), table))
+}
+
+fn route_protocols(root: &mut Section<'_>) -> Vec<u8> {
+    let listed = root.filled_list(
+        "route_protocols",
+        "names of routing protocols or their numbers, 0 to 255, such as [\"bird\", 188]",
+        route_protocol,
+    );
+    let numbers: Vec<u8> = match listed {
+        Some(listed) => listed.into_iter().map(|(_, number)| number).collect(),
+        None => DEFAULT_ROUTE_PROTOCOLS
+            .into_iter()
+            .filter_map(protocols::number)
+            .collect(),
+    };
+    // Twice the same does no harm: a name and its number, say.
+    let mut once = Vec::new();
+    for number in numbers {
+        if !once.contains(&number) {
+            once.push(number);
+        }
+    }
+    once
+}
+
+fn route_protocol(value: TextOrInteger<'_>) -> Result<u8, Wrong> {
+    match value {
+        TextOrInteger::Integer(number) => {
+            u8::try_from(number).map_err(|_| Wrong::new("is out of range"))
+        }
+        TextOrInteger::Text(name) => protocols::number(name).ok_or_else(|| {
+            let wrong = Wrong::new("is no known protocol");
+            match closest(name, ROUTE_PROTOCOLS.iter().map(|(known, _)| *known)) {
+                Some(known) => wrong.write(format!("\"{known}\", if that is meant, or a number")),
+                None => wrong,
+            }
+        }),
+    }
+}
+
+fn bird_table(mut bird: Section<'_>) -> Result<Bird, Reported> {
+    let expected =
+        format!("the full path of BIRD's control socket, such as \"{DEFAULT_BIRD_SOCKET}\"");
+    let socket = bird.optional("socket", &expected, |path: &str| {
+        let path = PathBuf::from(path);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(Wrong::new("is not a full path"))
+        }
+    });
+    bird.finish();
+    let socket = socket?.unwrap_or_else(|| PathBuf::from(DEFAULT_BIRD_SOCKET));
+    Ok(Bird { socket })
+}
+
+fn frr_table(mut frr: Section<'_>) -> Frr {
+    let expected = "a command and its arguments such as [\"vtysh\"]";
+    let vtysh = frr.filled_list("vtysh", expected, |word: &str| {
+        if word.is_empty() {
+            Err(Wrong::new("is empty"))
+        } else {
+            Ok(word.to_owned())
+        }
+    });
+    frr.finish();
+    let vtysh = match vtysh {
+        Some(words) => words.into_iter().map(|(_, word)| word).collect(),
+        None => vec![DEFAULT_VTYSH.to_owned()],
+    };
+    Frr { vtysh }
+}
+
+fn bonds(root: &mut Section<'_>) -> Vec<Bond> {
+    let tables: Vec<(usize, &DeTable<'_>)> = root
+        .list("bond", "[[bond]] before the keys of each bond", Ok)
+        .unwrap_or_default();
+    if let Some((line, _)) = tables.get(MAX_BONDS as usize) {
+        let count = tables.len();
+        root.report(
+            *line,
+            format_args!("there are {count} bonds: keep at most {MAX_BONDS}"),
+        );
+    }
+    let mut seen = Seen::default();
+    let read = |(line, table)| bond_table(root.inner("bond", line, table), &mut seen).ok();
+    tables.into_iter().filter_map(read).collect()
+}
+
+fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> {
+    let line = bond.line();
+    let expected = format!("a device name of at most {MAX_BOND_NAME} bytes such as \"nb0\"");
+    let name = bond.required("name", &expected, |name| device_name(name, MAX_BOND_NAME));
+    if let Ok(name) = &name {
+        unique_devices(&bond, name, seen);
+    }
+
+    let expected = "addresses with their prefix lengths such as [\"10.67.0.1/24\"]";
+    let addresses = bond.list("address", expected, address).unwrap_or_default();
+    for (at, prefix) in &addresses {
+        unique_address(&bond, *at, prefix, seen);
+    }
+
+    let encap = bond.optional("encap", "\"gre\"", |encap| match encap {
+        "gre" => Ok(Encap::Gre),
+        "gretap" => Err(Wrong::new("is not supported yet")),
+        _ => Err(Wrong::new("does not exist")),
+    });
+    let mode = bond.optional("mode", "\"round-robin\"", |mode| match mode {
+        "round-robin" => Ok(Mode::RoundRobin),
+        _ => Err(Wrong::new("does not exist")),
+    });
+    let expected = format!("an integer from 0 to {}", u32::MAX);
+    let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
+    let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");
+    let mtu = bond.optional("mtu", &expected, |mtu| integer(mtu, MIN_MTU, MAX_MTU));
+    let ttl = bond.optional("ttl", "\"inherit\" or an integer from 1 to 255", ttl);
+    let detour = bond.optional("detour", "\"avoid\" or \"use\"", |detour| match detour {
+        "avoid" => Ok(DetourPolicy::Avoid),
+        "use" => Ok(DetourPolicy::Use),
+        _ => Err(Wrong::new("does not exist")),
+    });
+    let peer = bond.optional(
+        "peer",
+        "a prefix of the peer such as \"10.65.2.1/32\"",
+        peer,
+    );
+    let paths = paths(&mut bond, key, seen);
+    bond.finish();
+
+    Ok(Bond {
+        name: name?,
+        addresses: addresses.into_iter().map(|(_, prefix)| prefix).collect(),
+        encap: encap?.unwrap_or(Encap::Gre),
+        mode: mode?.unwrap_or(Mode::RoundRobin),
+        key: key?,
+        mtu: mtu?,
+        ttl: ttl?.unwrap_or(Ttl::Inherit),
+        detour: detour?.unwrap_or(DetourPolicy::Avoid),
+        peer: peer?,
+        paths,
+        line,
+    })
+}
+
+fn unique_devices(bond: &Section<'_>, name: &str, seen: &mut Seen) {
+    let second = peer_device(name);
+    let line = bond.line_of("name");
+    if let Some(first) = first_use(&mut seen.devices, name.to_owned(), line) {
+        bond.report(
+            line,
+            format_args!(
+                "name \"{name}\" is taken by the bond named on line {first}, for itself or the \
+                 other end of its veth pair: choose another"
+            ),
+        );
+    } else if let Some(first) = first_use(&mut seen.devices, second.clone(), line) {
+        bond.report(
+            line,
+            format_args!(
+                "name \"{name}\" needs the device name \"{second}\" for the other end of its veth \
+                 pair, which line {first} has taken: choose another"
+            ),
+        );
+    }
+}
+
+fn unique_address(bond: &Section<'_>, line: usize, prefix: &Prefix, seen: &mut Seen) {
+    // Links without a subnet of their own may share an address (unnumbered), and link-local ones
+    // mean nothing beyond their link.
+    let shareable = match prefix.address {
+        IpAddr::V4(address) => prefix.length == 32 || address.is_link_local(),
+        IpAddr::V6(address) => prefix.length == 128 || address.is_unicast_link_local(),
+    };
+    let scope = shareable.then_some(bond.line());
+    if let Some(first) = first_use(&mut seen.addresses, (scope, prefix.address), line) {
+        bond.report(
+            line,
+            format_args!(
+                "address \"{prefix}\" is used on line {first} already: remove one, or choose another"
+            ),
+        );
+    }
+}
+
+/// The paths of a bond whose key is `key`.
+fn paths(bond: &mut Section<'_>, key: Result<Option<u32>, Reported>, seen: &mut Seen) -> Vec<Path> {
+    let expected = "[[bond.path]] before the keys of each path";
+    let tables: Vec<(usize, &DeTable<'_>)> =
+        bond.required_list("path", expected, Ok).unwrap_or_default();
+    if let Some((line, _)) = tables.get(MAX_BOND_PATHS as usize) {
+        let count = tables.len();
+        bond.report(
+            *line,
+            format_args!("there are {count} paths: keep at most {MAX_BOND_PATHS}"),
+        );
+    }
+    let read = |(line, table)| path_table(bond.inner("path", line, table), key, seen).ok();
+    tables.into_iter().filter_map(read).collect()
+}
+
+fn path_table(
+    mut path: Section<'_>,
+    key: Result<Option<u32>, Reported>,
+    seen: &mut Seen,
+) -> Result<Path, Reported> {
+    let line = path.line();
+    let expected = format!(
+        "a name of at most {MAX_PATH_NAME} letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\""
+    );
+    let name = path.required("name", &expected, path_name);
+    let expected = "an IPv4 address such as \"10.65.0.2\"";
+    let local = path.required("local", expected, outer_address);
+    let expected = "an IPv4 address such as \"10.65.0.6\"";
+    let remote = path.required("remote", expected, outer_address);
+    let expected = format!("a device name of at most {MAX_DEVICE_NAME} bytes such as \"wg-a-m1\"");
+    let device = path.optional("device", &expected, |name| {
+        device_name(name, MAX_DEVICE_NAME)
+    });
+    let expected = format!("an integer from 1 to {MAX_WEIGHT}");
+    let weight = path.optional("weight", &expected, |weight| integer(weight, 1, MAX_WEIGHT));
+
+    if let Ok(name) = &name {
+        let line = path.line_of("name");
+        if let Some(first) = first_use(&mut seen.paths, name.clone(), line) {
+            path.report(
+                line,
+                format_args!("name \"{name}\" is used on line {first} already: choose another"),
+            );
+        }
+    }
+    if let (Ok(local), Ok(remote)) = (local, remote) {
+        if local == remote {
+            path.report(
+                path.line_of("remote"),
+                format_args!("remote \"{remote}\" is local too: write the far router's address"),
+            );
+        } else if let Ok(key) = key
+            && let Some(first) = first_use(&mut seen.tunnels, (local, remote, key), line)
+        {
+            let key = key.map_or("no key".to_owned(), |key| format!("key {key}"));
+            path.report(
+                line,
+                format_args!(
+                    "local \"{local}\", remote \"{remote}\" and {key} are those of the path on line \
+                     {first}, so what arrives could be of either: change an address, or the key \
+                     where the bonds differ"
+                ),
+            );
+        }
+    }
+    path.finish();
+
+    Ok(Path {
+        name: name?,
+        local: local?,
+        remote: remote?,
+        device: device?,
+        weight: weight?.unwrap_or(1),
+        line,
+    })
+}
+
+fn integer(value: i64, min: u32, max: u32) -> Result<u32, Wrong> {
+    let value = u32::try_from(value).ok();
+    value
+        .filter(|value| (min..=max).contains(value))
+        .ok_or_else(|| Wrong::new("is out of range"))
+}
+
+fn ttl(value: TextOrInteger<'_>) -> Result<Ttl, Wrong> {
+    match value {
+        TextOrInteger::Text("inherit") => Ok(Ttl::Inherit),
+        TextOrInteger::Text(_) => Err(Wrong::new("does not exist")),
+        TextOrInteger::Integer(hops) => match u8::try_from(hops) {
+            Ok(hops) if hops != 0 => Ok(Ttl::Fixed(hops)),
+            Ok(_) | Err(_) => Err(Wrong::new("is out of range")),
+        },
+    }
+}
+
+/// The kernel's rules, and ASCII only: it counts bytes, and takes one that UTF-8 uses for a space.
+fn device_name(name: &str, max: usize) -> Result<String, Wrong> {
+    let bad = |&c: &char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
+    if name.is_empty() {
+        Err(Wrong::new("is empty"))
+    } else if name == "." || name == ".." {
+        Err(Wrong::new("is reserved"))
+    } else if let Some(c) = name.chars().find(bad) {
+        Err(Wrong::new(format!(
+            "has {c:?}, which netbond takes in no device name"
+        )))
+    } else if name.len() > max {
+        Err(Wrong::new(format!("has {} bytes", name.len())))
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
+fn path_name(name: &str) -> Result<String, Wrong> {
+    let bad = |c: &char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-');
+    if name.is_empty() {
+        Err(Wrong::new("is empty"))
+    } else if let Some(c) = name.chars().find(bad) {
+        Err(Wrong::new(format!("has {c:?}")))
+    } else if name.len() > MAX_PATH_NAME {
+        Err(Wrong::new(format!("has {} characters", name.len())))
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
+/// An address of the packets on the wire.
+fn outer_address(text: &str) -> Result<IpAddr, Wrong> {
+    let address: IpAddr = text.parse().map_err(|_| match text.parse::<Prefix>() {
+        Ok(_) => Wrong::new("has a prefix length"),
+        Err(_) => Wrong::new("is no IP address"),
+    })?;
+    if address.is_ipv6() {
+        return Err(Wrong::new(
+            "is IPv6, which is not supported yet for outer addresses",
+        ));
+    }
+    unicast(address)?;
+    Ok(address)
+}
+
+/// An address of the bond device.
+fn address(text: &str) -> Result<Prefix, Wrong> {
+    let prefix = prefix(text)?;
+    unicast(prefix.address)?;
+    // Neither a /31 (RFC 3021) nor a /32 has a network address of its own. That of IPv6 (RFC 4291,
+    // 2.6.1) is an address of routers, which this is.
+    if prefix.address.is_ipv4() && prefix.length < 31 && prefix == prefix.network() {
+        return Err(Wrong::new(
+            "is the address of the network, not of a host in it",
+        ));
+    }
+    if prefix
+        .broadcast()
+        .is_some_and(|broadcast| prefix.address == broadcast)
+    {
+        return Err(Wrong::new("is the broadcast address of its network"));
+    }
+    Ok(prefix)
+}
+
+fn peer(text: &str) -> Result<Prefix, Wrong> {
+    let prefix = prefix(text)?;
+    let network = prefix.network();
+    if prefix != network {
+        return Err(Wrong::new("has host bits set").write(format!("\"{network}\"")));
+    }
+    unicast(prefix.address)?;
+    Ok(prefix)
+}
+
+fn prefix(text: &str) -> Result<Prefix, Wrong> {
+    text.parse()
+        .map_err(|error: ParsePrefixError| Wrong::new(format!("has {error}")))
+}
+
+fn unicast(address: IpAddr) -> Result<(), Wrong> {
+    let kind = match address {
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(address) if address.is_broadcast() => "the broadcast address",
+        IpAddr::V4(_) | IpAddr::V6(_) => return Ok(()),
+    };
+    Err(Wrong::new(format!("is {kind}")))
+}

@@ -1,0 +1,877 @@
+//! Whole files: what they give, and what is reported of them.
+
+use std::collections::HashSet;
+
+use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS};
+use proptest::prelude::*;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../netbond.example.toml");
+
+/// A good file, whose lines tests replace.
+const GOOD: &str = r#"[[bond]]
+name = "nb0"
+address = ["10.67.0.1/24"]
+key = 7
+[[bond.path]]
+name = "via-m1"
+local = "10.65.0.2"
+remote = "10.65.0.6"
+[[bond.path]]
+name = "via-m2"
+local = "10.65.0.14"
+remote = "10.65.0.10"
+"#;
+
+/// [`GOOD`] with another text on one of its lines.
+fn with(line: usize, text: &str) -> String {
+    let mut lines: Vec<_> = GOOD.lines().collect();
+    lines[line - 1] = text;
+    lines.join("\n")
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, "f").map_err(|problems| problems.to_string())
+}
+
+/// Everything reported of a text, `LINE: MESSAGE` each.
+fn problems(text: &str) -> Vec<String> {
+    let Err(problems) = Config::parse(text, "f") else {
+        return Vec::new();
+    };
+    let line = |Problem { line, message }| format!("{line}: {message}");
+    problems.list.into_iter().map(line).collect()
+}
+
+#[track_caller]
+fn assert_problems(text: &str, expected: &[&str]) {
+    assert_eq!(problems(text), expected, "\n{text}\n");
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn path(name: &str, local: &str, remote: &str, line: usize) -> Path {
+    Path {
+        name: name.to_owned(),
+        local: local.parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        device: None,
+        weight: 1,
+        line,
+    }
+}
+
+#[test]
+fn empty() {
+    let config = Config {
+        route_protocols: vec![12, 188, 11],
+        bird: None,
+        frr: None,
+        bonds: Vec::new(),
+    };
+    assert_eq!(parse(""), Ok(config));
+}
+
+#[test]
+fn minimal() {
+    let text = r#"
+        [bird]
+        [frr]
+        [[bond]]
+        name = "nb0"
+        [[bond.path]]
+        name = "p"
+        local = "10.65.0.2"
+        remote = "10.65.0.6"
+    "#;
+    let bond = Bond {
+        name: "nb0".to_owned(),
+        addresses: Vec::new(),
+        encap: Encap::Gre,
+        mode: Mode::RoundRobin,
+        key: None,
+        mtu: None,
+        ttl: Ttl::Inherit,
+        detour: DetourPolicy::Avoid,
+        peer: None,
+        paths: vec![path("p", "10.65.0.2", "10.65.0.6", 6)],
+        line: 4,
+    };
+    assert_eq!(bond.peer_device(), "nb0x");
+    let config = Config {
+        route_protocols: vec![12, 188, 11],
+        bird: Some(Bird {
+            socket: "/run/bird/bird.ctl".into(),
+        }),
+        frr: Some(Frr {
+            vtysh: vec!["vtysh".to_owned()],
+        }),
+        bonds: vec![bond],
+    };
+    assert_eq!(parse(text), Ok(config));
+}
+
+#[test]
+fn full() {
+    let text = r#"
+        route_protocols = ["static", 188, 0xff, "ospf", 4]
+        bird.socket = "/var/run/bird.ctl"
+        frr = { vtysh = ["sudo", "vtysh"] }
+        [[bond]]
+        name = "fourteen-bytes"
+        address = [
+            "10.67.0.1/31",
+            "10.67.1.1/32",
+            "fd67::/64",
+            "fe80::1/64",
+        ]
+        encap = "gre"
+        mode = "round-robin"
+        key = 4_294_967_295
+        mtu = 1280
+        ttl = 255
+        detour = "use"
+        peer = "fd00::/8"
+        [[bond.path]]
+        name = "A-path_with.31-characters-in-it"
+        local = "10.65.0.2"
+        remote = "10.65.0.6"
+        device = "fifteen-bytes-x"
+        weight = 64
+        [[bond.path]]
+        name = "b"
+        local = "10.65.0.2"
+        remote = "10.65.0.10"
+
+        [[bond]]
+        name = "nb1"
+        # Shared with the first bond: no subnet, link-local.
+        address = ["10.67.1.1/32", "fe80::1/64"]
+        key = 0
+        ttl = 1
+        # The first bond's addresses, with another key.
+        path = [{ name = "c", local = "10.65.0.2", remote = "10.65.0.6" }]
+
+        [[bond]]
+        name = "nb2"
+        # No key is another tunnel than key 0.
+        path = [{ name = "d", local = "10.65.0.2", remote = "10.65.0.6" }]
+    "#;
+    let first = Bond {
+        name: "fourteen-bytes".to_owned(),
+        addresses: vec![
+            prefix("10.67.0.1/31"),
+            prefix("10.67.1.1/32"),
+            prefix("fd67::/64"),
+            prefix("fe80::1/64"),
+        ],
+        encap: Encap::Gre,
+        mode: Mode::RoundRobin,
+        key: Some(u32::MAX),
+        mtu: Some(1280),
+        ttl: Ttl::Fixed(255),
+        detour: DetourPolicy::Use,
+        peer: Some(prefix("fd00::/8")),
+        paths: vec![
+            Path {
+                device: Some("fifteen-bytes-x".to_owned()),
+                weight: 64,
+                ..path(
+                    "A-path_with.31-characters-in-it",
+                    "10.65.0.2",
+                    "10.65.0.6",
+                    20,
+                )
+            },
+            path("b", "10.65.0.2", "10.65.0.10", 26),
+        ],
+        line: 5,
+    };
+    let second = Bond {
+        name: "nb1".to_owned(),
+        addresses: vec![prefix("10.67.1.1/32"), prefix("fe80::1/64")],
+        encap: Encap::Gre,
+        mode: Mode::RoundRobin,
+        key: Some(0),
+        mtu: None,
+        ttl: Ttl::Fixed(1),
+        detour: DetourPolicy::Avoid,
+        peer: None,
+        paths: vec![path("c", "10.65.0.2", "10.65.0.6", 38)],
+        line: 31,
+    };
+    let third = Bond {
+        name: "nb2".to_owned(),
+        addresses: Vec::new(),
+        key: None,
+        ttl: Ttl::Inherit,
+        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 43)],
+        line: 40,
+        ..second.clone()
+    };
+    let config = Config {
+        route_protocols: vec![4, 188, 255],
+        bird: Some(Bird {
+            socket: "/var/run/bird.ctl".into(),
+        }),
+        frr: Some(Frr {
+            vtysh: vec!["sudo".to_owned(), "vtysh".to_owned()],
+        }),
+        bonds: vec![first, second, third],
+    };
+    assert_eq!(parse(text), Ok(config));
+}
+
+#[test]
+fn example() {
+    let line = |text: &str, nth: usize| {
+        let mut lines = EXAMPLE
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| *line == text);
+        lines.nth(nth).unwrap().0 + 1
+    };
+    let bond = Bond {
+        name: "nb0".to_owned(),
+        addresses: vec![prefix("10.67.0.1/24"), prefix("fd67::1/64")],
+        encap: Encap::Gre,
+        mode: Mode::RoundRobin,
+        key: Some(7),
+        mtu: Some(1380),
+        ttl: Ttl::Inherit,
+        detour: DetourPolicy::Avoid,
+        peer: Some(prefix("10.65.2.1/32")),
+        paths: vec![
+            Path {
+                device: Some("wg-a-m1".to_owned()),
+                ..path("via-m1", "10.65.0.2", "10.65.0.6", line("[[bond.path]]", 0))
+            },
+            Path {
+                device: Some("wg-a-m2".to_owned()),
+                ..path(
+                    "via-m2",
+                    "10.65.0.14",
+                    "10.65.0.10",
+                    line("[[bond.path]]", 1),
+                )
+            },
+        ],
+        line: line("[[bond]]", 0),
+    };
+    let bird = Bird {
+        socket: "/run/bird/bird.ctl".into(),
+    };
+    let config = Config {
+        route_protocols: vec![12, 188, 11],
+        bird: Some(bird),
+        frr: None,
+        bonds: vec![bond],
+    };
+    assert_eq!(parse(EXAMPLE), Ok(config.clone()));
+
+    // What the example has in comments is right too.
+    let uncommented = EXAMPLE
+        .replace("# [frr]\n", "[frr]\n")
+        .replace("# # The command", "# The command")
+        .replace("# vtysh =", "vtysh =");
+    let frr = Frr {
+        vtysh: vec!["vtysh".to_owned()],
+    };
+    let config = Config {
+        frr: Some(frr),
+        ..config
+    };
+    assert_eq!(parse(&uncommented), Ok(config));
+}
+
+/// Lines of [`GOOD`] with what replaces them (a pilcrow for each newline), and below each what is
+/// reported then: nothing else than that.
+const ONE_WRONG_LINE: &str = r#"
+1: route_protocols = "bird"¶[[bond]]
+    1: route_protocols "bird" is a string: write names of routing protocols or their numbers, 0 to 255, such as ["bird", 188]
+1: route_protocols = []¶[[bond]]
+    1: route_protocols [] is empty: write names of routing protocols or their numbers, 0 to 255, such as ["bird", 188]
+1: route_protocols = ["zebra",¶"birt"]¶[[bond]]
+    2: route_protocols "birt" is no known protocol: write "bird", if that is meant, or a number
+1: route_protocols = ["frrouting"]¶[[bond]]
+    1: route_protocols "frrouting" is no known protocol: write names of routing protocols or their numbers, 0 to 255, such as ["bird", 188]
+1: route_protocols = [256]¶[[bond]]
+    1: route_protocols 256 is out of range: write names of routing protocols or their numbers, 0 to 255, such as ["bird", 188]
+1: route_protocols = [1.5]¶[[bond]]
+    1: route_protocols 1.5 is a float: write names of routing protocols or their numbers, 0 to 255, such as ["bird", 188]
+1: route-protocols = [12]¶[[bond]]
+    1: unknown key "route-protocols": did you mean "route_protocols"?
+1: logging = "debug"¶[[bond]]
+    1: unknown key "logging": the keys here are route_protocols, bird, frr, bond
+1: bird = true¶[[bond]]
+    1: bird true is a boolean: write a [bird] table
+1: [bird]¶socket = "bird.ctl"¶[[bond]]
+    2: bird: socket "bird.ctl" is not a full path: write the full path of BIRD's control socket, such as "/run/bird/bird.ctl"
+1: [bird]¶socket = 5¶[[bond]]
+    2: bird: socket 5 is an integer: write the full path of BIRD's control socket, such as "/run/bird/bird.ctl"
+1: [bird]¶sock = "/b"¶[[bond]]
+    2: bird: unknown key "sock": did you mean "socket"?
+1: frr = 1979-05-27¶[[bond]]
+    1: frr 1979-05-27 is a date or time: write a [frr] table
+1: [frr]¶vtysh = "vtysh"¶[[bond]]
+    2: frr: vtysh "vtysh" is a string: write a command and its arguments such as ["vtysh"]
+1: [frr]¶vtysh = []¶[[bond]]
+    2: frr: vtysh [] is empty: write a command and its arguments such as ["vtysh"]
+1: [frr]¶vtysh = [""]¶[[bond]]
+    2: frr: vtysh "" is empty: write a command and its arguments such as ["vtysh"]
+1: [frr]¶vtish = [""]¶[[bond]]
+    2: frr: unknown key "vtish": did you mean "vtysh"?
+
+2:
+    1: bond: name is missing: add a device name of at most 14 bytes such as "nb0"
+2: name = 0
+    2: bond: name 0 is an integer: write a device name of at most 14 bytes such as "nb0"
+2: name = ""
+    2: bond "": name "" is empty: write a device name of at most 14 bytes such as "nb0"
+2: name = ".."
+    2: bond "..": name ".." is reserved: write a device name of at most 14 bytes such as "nb0"
+2: name = 'a/b'
+    2: bond "a/b": name 'a/b' has '/', which netbond takes in no device name: write a device name of at most 14 bytes such as "nb0"
+2: name = "nb 0"
+    2: bond "nb 0": name "nb 0" has ' ', which netbond takes in no device name: write a device name of at most 14 bytes such as "nb0"
+2: name = "nb%d"
+    2: bond "nb%d": name "nb%d" has '%', which netbond takes in no device name: write a device name of at most 14 bytes such as "nb0"
+2: name = "n\u0000"
+    2: bond "n�": name "n\u0000" has '\0', which netbond takes in no device name: write a device name of at most 14 bytes such as "nb0"
+2: name = "fifteen-bytes-x"
+    2: bond "fifteen-bytes-x": name "fifteen-bytes-x" has 15 bytes: write a device name of at most 14 bytes such as "nb0"
+3: adress = []
+    3: bond "nb0": unknown key "adress": did you mean "address"?
+3: colour = "red"
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, peer, path
+3: address = "10.67.0.1/24"
+    3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = [¶10,¶]
+    4: bond "nb0": address 10 is an integer: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.0.1"]
+    3: bond "nb0": address "10.67.0.1" has no prefix length: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.1/24"]
+    3: bond "nb0": address "10.67.1/24" has no valid IP address: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.0.1/33"]
+    3: bond "nb0": address "10.67.0.1/33" has no prefix length from 0 to 32: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.0.0/24"]
+    3: bond "nb0": address "10.67.0.0/24" is the address of the network, not of a host in it: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.0.255/24"]
+    3: bond "nb0": address "10.67.0.255/24" is the broadcast address of its network: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["ff02::1/64"]
+    3: bond "nb0": address "ff02::1/64" is a multicast address: write addresses with their prefix lengths such as ["10.67.0.1/24"]
+3: address = ["10.67.0.1/24", "fd67::1/64",¶"10.67.0.1/16"]
+    4: bond "nb0": address "10.67.0.1/16" is used on line 3 already: remove one, or choose another
+3: address = ["10.67.0.1/32",¶"10.67.0.1/32"]
+    4: bond "nb0": address "10.67.0.1/32" is used on line 3 already: remove one, or choose another
+3: encap = "gretap"
+    3: bond "nb0": encap "gretap" is not supported yet: write "gre"
+3: encap = "vxlan"
+    3: bond "nb0": encap "vxlan" does not exist: write "gre"
+3: mode = "balance-rr"
+    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin"
+3: mode = []
+    3: bond "nb0": mode [] is an array: write "round-robin"
+4: key = -1
+    4: bond "nb0": key -1 is out of range: write an integer from 0 to 4294967295
+4: key = 0x1_0000_0000
+    4: bond "nb0": key 0x1_0000_0000 is out of range: write an integer from 0 to 4294967295
+4: key = -99999999999999999999
+    4: bond "nb0": key -99999999999999999999 is out of range: write an integer from 0 to 4294967295
+4: key = "7"
+    4: bond "nb0": key "7" is a string: write an integer from 0 to 4294967295
+4: mtu = 1279
+    4: bond "nb0": mtu 1279 is out of range: write an integer from 1280 to 65535, bytes
+4: mtu = 65536
+    4: bond "nb0": mtu 65536 is out of range: write an integer from 1280 to 65535, bytes
+4: ttl = 0
+    4: bond "nb0": ttl 0 is out of range: write "inherit" or an integer from 1 to 255
+4: ttl = 256
+    4: bond "nb0": ttl 256 is out of range: write "inherit" or an integer from 1 to 255
+4: ttl = "64"
+    4: bond "nb0": ttl "64" does not exist: write "inherit" or an integer from 1 to 255
+4: ttl = false
+    4: bond "nb0": ttl false is a boolean: write "inherit" or an integer from 1 to 255
+4: detour = "maybe"
+    4: bond "nb0": detour "maybe" does not exist: write "avoid" or "use"
+4: peer = "10.65.2.1"
+    4: bond "nb0": peer "10.65.2.1" has no prefix length: write a prefix of the peer such as "10.65.2.1/32"
+4: peer = "10.65.2.1/24"
+    4: bond "nb0": peer "10.65.2.1/24" has host bits set: write "10.65.2.0/24"
+4: peer = "0.0.0.0/0"
+    4: bond "nb0": peer "0.0.0.0/0" is the unspecified address: write a prefix of the peer such as "10.65.2.1/32"
+
+6:
+    5: path: name is missing: add a name of at most 31 letters, digits, "_", "." or "-", such as "via-m1"
+6: name = ""
+    6: path "": name "" is empty: write a name of at most 31 letters, digits, "_", "." or "-", such as "via-m1"
+6: name = "via m1"
+    6: path "via m1": name "via m1" has ' ': write a name of at most 31 letters, digits, "_", "." or "-", such as "via-m1"
+6: name = "a-path-with-32-characters-in-it."
+    6: path "a-path-with-32-characters-in-it.": name "a-path-with-32-characters-in-it." has 32 characters: write a name of at most 31 letters, digits, "_", "." or "-", such as "via-m1"
+10: name = "via-m1"
+    10: path "via-m1": name "via-m1" is used on line 6 already: choose another
+7:
+    5: path "via-m1": local is missing: add an IPv4 address such as "10.65.0.2"
+7: local = 10
+    7: path "via-m1": local 10 is an integer: write an IPv4 address such as "10.65.0.2"
+7: local = "a.example"
+    7: path "via-m1": local "a.example" is no IP address: write an IPv4 address such as "10.65.0.2"
+7: local = "10.65.0.2/30"
+    7: path "via-m1": local "10.65.0.2/30" has a prefix length: write an IPv4 address such as "10.65.0.2"
+7: local = "fd65::2"
+    7: path "via-m1": local "fd65::2" is IPv6, which is not supported yet for outer addresses: write an IPv4 address such as "10.65.0.2"
+7: local = "0.0.0.0"
+    7: path "via-m1": local "0.0.0.0" is the unspecified address: write an IPv4 address such as "10.65.0.2"
+8: remote = "255.255.255.255"
+    8: path "via-m1": remote "255.255.255.255" is the broadcast address: write an IPv4 address such as "10.65.0.6"
+8: remote = "224.0.0.5"
+    8: path "via-m1": remote "224.0.0.5" is a multicast address: write an IPv4 address such as "10.65.0.6"
+8: remote = "127.1.2.3"
+    8: path "via-m1": remote "127.1.2.3" is a loopback address: write an IPv4 address such as "10.65.0.6"
+8: remote = "10.65.0.2"
+    8: path "via-m1": remote "10.65.0.2" is local too: write the far router's address
+8: remote = "10.65.0.6"¶device = "sixteen-bytes-xy"
+    9: path "via-m1": device "sixteen-bytes-xy" has 16 bytes: write a device name of at most 15 bytes such as "wg-a-m1"
+8: remote = "10.65.0.6"¶weight = 0
+    9: path "via-m1": weight 0 is out of range: write an integer from 1 to 64
+8: remote = "10.65.0.6"¶weight = 65
+    9: path "via-m1": weight 65 is out of range: write an integer from 1 to 64
+8: remote = "10.65.0.6"¶weight = "1"
+    9: path "via-m1": weight "1" is a string: write an integer from 1 to 64
+8: remote = "10.65.0.6"¶wieght = 1
+    9: path "via-m1": unknown key "wieght": did you mean "weight"?
+
+2: name = nb0
+    2: not TOML: invalid float, expected `nan` (text needs quotes): name = nb0
+2: name = /nb
+    2: not TOML: string values must be quoted, expected literal string: name = /nb
+2: name = "nb0
+    2: not TOML: invalid basic string, expected `"`: name = "nb0
+5: [[bond.path]
+    5: not TOML: unclosed array table, expected `]`: [[bond.path]
+4: key = 7¶key = 8
+    5: duplicate key key: the same table has it above, remove one
+"#;
+
+#[test]
+fn one_wrong_line() {
+    let mut lines = ONE_WRONG_LINE.lines().filter(|line| !line.is_empty());
+    while let (Some(case), Some(expected)) = (lines.next(), lines.next()) {
+        let (line, text) = case.split_once(':').unwrap();
+        let text = with(
+            line.parse().unwrap(),
+            &text.trim_start().replace('\u{b6}', "\n"),
+        );
+        assert_problems(&text, &[expected.trim_start()]);
+    }
+}
+
+#[test]
+fn no_array_of_tables() {
+    assert_problems(
+        "bond = 5",
+        &["1: bond 5 is an integer: write [[bond]] before the keys of each bond"],
+    );
+    assert_problems(
+        "[bond]\nname = \"nb0\"",
+        &["1: bond [bond] is a table: write [[bond]] before the keys of each bond"],
+    );
+    assert_problems(
+        "[[bond]]\nname = \"nb0\"",
+        &["1: bond \"nb0\": path is missing: add [[bond.path]] before the keys of each path"],
+    );
+    assert_problems(
+        "[[bond]]\nname = \"nb0\"\npath = []",
+        &["3: bond \"nb0\": path [] is empty: write [[bond.path]] before the keys of each path"],
+    );
+    assert_problems(
+        "[[bond]]\nname = \"nb0\"\n[bond.path]\nname = \"p\"",
+        &[
+            "3: bond \"nb0\": path [bond.path] is a table: write [[bond.path]] before the keys of \
+           each path",
+        ],
+    );
+    assert_problems(
+        "[[bond]]\nname = \"nb0\"\npath = [\n{ name = \"p\", local = \"10.0.0.1\", remote = \"10.0.0.2\" },\n1]",
+        &[
+            "5: bond \"nb0\": path 1 is an integer: write [[bond.path]] before the keys of each path",
+        ],
+    );
+}
+
+/// [`GOOD`], and behind it a bond from line 13 on.
+fn with_bond(name: &str, keys: &str, path: (&str, &str, &str)) -> String {
+    let (path, local, remote) = path;
+    format!(
+        "{GOOD}[[bond]]\nname = \"{name}\"\n{keys}\n[[bond.path]]\nname = \"{path}\"\n\
+         local = \"{local}\"\nremote = \"{remote}\"\n"
+    )
+}
+
+#[test]
+fn clashing_bonds() {
+    let good = ("p", "10.65.0.18", "10.65.0.22");
+    assert_problems(&with_bond("nb1", "", good), &[]);
+    assert_problems(
+        &with_bond("nb0", "", good),
+        &[
+            "14: bond \"nb0\": name \"nb0\" is taken by the bond named on line 2, for itself or the \
+             other end of its veth pair: choose another",
+        ],
+    );
+    assert_problems(
+        &with_bond("nb0x", "", good),
+        &[
+            "14: bond \"nb0x\": name \"nb0x\" is taken by the bond named on line 2, for itself or \
+             the other end of its veth pair: choose another",
+        ],
+    );
+    assert_problems(
+        &with(
+            1,
+            "[[bond]]\nname = \"nb0x\"\npath = [{ name = \"p\", local = \"10.0.0.1\", remote = \"10.0.0.2\" }]\n[[bond]]",
+        ),
+        &[
+            "5: bond \"nb0\": name \"nb0\" needs the device name \"nb0x\" for the other end of its \
+             veth pair, which line 2 has taken: choose another",
+        ],
+    );
+    assert_problems(
+        &with_bond("nb1", "address = [\"fd67::1/64\", \"10.67.0.1/24\"]", good),
+        &[
+            "15: bond \"nb1\": address \"10.67.0.1/24\" is used on line 3 already: remove one, or \
+             choose another",
+        ],
+    );
+    assert_problems(
+        &with_bond("nb1", "", ("via-m2", "10.65.0.18", "10.65.0.22")),
+        &["17: path \"via-m2\": name \"via-m2\" is used on line 10 already: choose another"],
+    );
+}
+
+#[test]
+fn clashing_tunnels() {
+    let same = ("p", "10.65.0.14", "10.65.0.10");
+    assert_problems(&with_bond("nb1", "", same), &[]);
+    assert_problems(&with_bond("nb1", "key = 8", same), &[]);
+    assert_problems(
+        &with_bond("nb1", "key = 7", same),
+        &[
+            "16: path \"p\": local \"10.65.0.14\", remote \"10.65.0.10\" and key 7 are those of the \
+             path on line 9, so what arrives could be of either: change an address, or the key \
+             where the bonds differ",
+        ],
+    );
+    // Whose key is not known is no duplicate of anybody.
+    assert_problems(
+        &with_bond("nb1", "key = 7.0", same),
+        &["15: bond \"nb1\": key 7.0 is a float: write an integer from 0 to 4294967295"],
+    );
+    let text = GOOD
+        .replace("key = 7\n", "")
+        .replace("10.65.0.14", "10.65.0.2")
+        .replace("10.65.0.10", "10.65.0.6");
+    assert_problems(
+        &text,
+        &[
+            "8: path \"via-m2\": local \"10.65.0.2\", remote \"10.65.0.6\" and no key are those of \
+             the path on line 4, so what arrives could be of either: change an address, or the key \
+             where the bonds differ",
+        ],
+    );
+}
+
+#[test]
+fn limits() {
+    let paths = |bond: usize, count: usize| -> String {
+        let path = |i: usize| {
+            format!(
+                "[[bond.path]]\nname = \"p{bond}.{i}\"\nlocal = \"10.{}.{}.{i}\"\nremote = \"10.255.0.1\"\n",
+                bond / 256,
+                bond % 256
+            )
+        };
+        (1..=count).map(path).collect()
+    };
+    let bonds = |count: usize, paths_each: usize| -> String {
+        let bond = |i: usize| format!("[[bond]]\nname = \"nb{i}\"\n{}", paths(i, paths_each));
+        (1..=count).map(bond).collect()
+    };
+    let (max_bonds, max_paths) = (MAX_BONDS as usize, MAX_BOND_PATHS as usize);
+    assert_problems(&bonds(1, max_paths), &[]);
+    assert_problems(
+        &bonds(1, max_paths + 2),
+        &["67: bond \"nb1\": there are 18 paths: keep at most 16"],
+    );
+    assert_problems(&bonds(max_bonds, 1), &[]);
+    assert_problems(
+        &bonds(max_bonds + 1, 1),
+        &["6145: there are 1025 bonds: keep at most 1024"],
+    );
+}
+
+#[test]
+fn many_at_once() {
+    let text = r#"route_protocol = ["bird"]
+route_protocols = ["birb", 12, true]
+[bird]
+socket = "bird.ctl"
+port = 5
+[[bond]]
+name = "a-name-that-is-too-long"
+address = ["10.67.0.1/24", "10.67.0.0/24", "10.67.0.1/24"]
+encap = "gretap"
+mode = "failover"
+key = -1
+mtu = 68
+ttl = "inherited"
+detour = 1
+peer = "10.65.2.1/30"
+wieght = 3
+[[bond.path]]
+local = "10.65.0.2"
+remote = "10.65.0.2"
+[[bond.path]]
+name = "p"
+name = "q"
+local = "fd65::1"
+weight = 1.5
+[[bond]]
+"#;
+    assert_problems(
+        text,
+        &[
+            "1: unknown key \"route_protocol\": did you mean \"route_protocols\"?",
+            "2: route_protocols \"birb\" is no known protocol: write \"bird\", if that is meant, or a number",
+            "2: route_protocols true is a boolean: write names of routing protocols or their numbers, 0 to 255, such as [\"bird\", 188]",
+            "4: bird: socket \"bird.ctl\" is not a full path: write the full path of BIRD's control socket, such as \"/run/bird/bird.ctl\"",
+            "5: bird: unknown key \"port\": the keys here are socket",
+            "7: bond \"a-name-that-is-too-long\": name \"a-name-that-is-too-long\" has 23 bytes: write a device name of at most 14 bytes such as \"nb0\"",
+            "8: bond \"a-name-that-is-too-long\": address \"10.67.0.0/24\" is the address of the network, not of a host in it: write addresses with their prefix lengths such as [\"10.67.0.1/24\"]",
+            "8: bond \"a-name-that-is-too-long\": address \"10.67.0.1/24\" is used on line 8 already: remove one, or choose another",
+            "9: bond \"a-name-that-is-too-long\": encap \"gretap\" is not supported yet: write \"gre\"",
+            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\"",
+            "11: bond \"a-name-that-is-too-long\": key -1 is out of range: write an integer from 0 to 4294967295",
+            "12: bond \"a-name-that-is-too-long\": mtu 68 is out of range: write an integer from 1280 to 65535, bytes",
+            "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
+            "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
+            "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, peer, path",
+            "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
+            "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
+            "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",
+            "22: duplicate key name: the same table has it above, remove one",
+            "23: path \"p\": local \"fd65::1\" is IPv6, which is not supported yet for outer addresses: write an IPv4 address such as \"10.65.0.2\"",
+            "24: path \"p\": weight 1.5 is a float: write an integer from 1 to 64",
+            "25: bond: name is missing: add a device name of at most 14 bytes such as \"nb0\"",
+            "25: bond: path is missing: add [[bond.path]] before the keys of each path",
+        ],
+    );
+}
+
+/// Where the text is no TOML, only that is reported: a key on an unreadable line is not missing.
+#[test]
+fn several_syntax_errors() {
+    assert_problems(
+        "[[bond]]\nname = nb0\nmtu = 1_\nkey = 5\nkey = 6\nlocal = 10.65.0.2\n[[bond.path]\n",
+        &[
+            "2: not TOML: invalid float, expected `nan` (text needs quotes): name = nb0",
+            "3: not TOML: `_` may only go between digits, expected nothing: mtu = 1_",
+            "5: duplicate key key: the same table has it above, remove one",
+            "6: not TOML: invalid float, expected nothing (text needs quotes): local = 10.65.0.2",
+            "7: not TOML: unclosed array table, expected `]`: [[bond.path]",
+        ],
+    );
+    let unclosed = format!("route_protocols = [\n{GOOD}");
+    assert_eq!(problems(&unclosed).len(), 5);
+}
+
+#[test]
+fn displayed_with_the_file_name() {
+    let text = parse("a = 1\nb = 2").unwrap_err();
+    assert_eq!(
+        text,
+        "f:1: unknown key \"a\": the keys here are route_protocols, bird, frr, bond\n\
+         f:2: unknown key \"b\": the keys here are route_protocols, bird, frr, bond"
+    );
+}
+
+#[test]
+fn loads() {
+    let directory = std::env::temp_dir().join(format!("netbond-config-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("netbond.toml");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Config::load(&file)
+    };
+    let good = load(EXAMPLE.as_bytes()).unwrap();
+    let wrong = load(b"a = 1").unwrap_err();
+    let binary = load(b"\n\xff").unwrap_err();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let absent = Config::load(&file).unwrap_err();
+
+    assert_eq!(Ok(good), parse(EXAMPLE));
+    let name = file.display().to_string();
+    let wrong: Problems = wrong.downcast().unwrap();
+    assert_eq!((wrong.file, wrong.list[0].line), (name.clone(), 1));
+    assert_eq!(
+        binary.to_string(),
+        format!("{name}:2: byte 0xff is not UTF-8: save the file as UTF-8")
+    );
+    assert_eq!(
+        format!("{absent:#}"),
+        format!(
+            "cannot read the configuration file {name}: No such file or directory (os error 2)"
+        )
+    );
+}
+
+/// What holds for every text: no panic; problems are single lines of the file, in order.
+fn check(text: &str) -> Result<(), TestCaseError> {
+    match Config::parse(text, "f") {
+        Ok(config) => {
+            let mut names = HashSet::new();
+            for bond in &config.bonds {
+                prop_assert!(names.insert(bond.name.clone()) && names.insert(bond.peer_device()));
+                prop_assert!(bond.peer_device().len() <= 15 && !bond.paths.is_empty());
+            }
+        }
+        Err(problems) => {
+            prop_assert!(!problems.list.is_empty());
+            prop_assert!(problems.list.is_sorted_by_key(|problem| problem.line));
+            let lines = text.lines().count().max(1);
+            for Problem { line, message } in problems.list {
+                prop_assert!((1..=lines).contains(&line), "line {} of {}", line, lines);
+                prop_assert!(!message.contains(char::is_control), "{:?}", message);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Pieces that make texts almost TOML, and almost a configuration.
+fn piece() -> impl Strategy<Value = String> {
+    let known = [
+        "[[bond]]\n",
+        "[[bond.path]]\n",
+        "[bond]\n",
+        "[bird]\n",
+        "[frr]\n",
+        "[bond.path.x]\n",
+        "route_protocols",
+        "bird",
+        "frr",
+        "bond",
+        "path",
+        "socket",
+        "vtysh",
+        "name",
+        "address",
+        "encap",
+        "mode",
+        "key",
+        "mtu",
+        "ttl",
+        "detour",
+        "peer",
+        "local",
+        "remote",
+        "device",
+        "weight",
+        "=",
+        "=",
+        "=",
+        ".",
+        ",",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\n",
+        "\n",
+        "\n",
+        "\r\n",
+        "\r",
+        " ",
+        "#",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "\\",
+        "\"nb0\"",
+        "\"gre\"",
+        "\"inherit\"",
+        "\"10.65.0.2\"",
+        "\"10.65.0.6/30\"",
+        "\"fd67::1/64\"",
+        "0",
+        "7",
+        "-1",
+        "1e9",
+        "0xffff_ffff",
+        "99999999999999999999",
+        "true",
+        "nan",
+        "1979-05-27T07:32:00Z",
+        "\u{feff}",
+        "\u{e9}",
+        "\0",
+    ];
+    prop_oneof![
+        20 => proptest::sample::select(known.map(str::to_owned).to_vec()),
+        1 => any::<String>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text(text in "(?s).{0,200}") {
+        check(&text)?;
+    }
+
+    #[test]
+    fn any_bytes(bytes: Vec<u8>) {
+        if let Err(problem) = reader::utf8(&bytes) {
+            let lines = bytes.split_inclusive(|&byte| byte == b'\n').count();
+            prop_assert!((1..=lines).contains(&problem.line));
+        }
+    }
+
+    #[test]
+    fn any_pieces(pieces in proptest::collection::vec(piece(), 0..60)) {
+        check(&pieces.concat())?;
+    }
+
+    /// The example with stretches of it replaced, dropped or moved.
+    #[test]
+    fn mutated_example(
+        edits in proptest::collection::vec((any::<u16>(), 0..40_usize, any::<bool>(), piece()), 1..8)
+    ) {
+        let mut chars: Vec<char> = EXAMPLE.chars().collect();
+        for (start, length, keep, piece) in edits {
+            let start = usize::from(start) % chars.len();
+            let end = (start + length).min(chars.len());
+            let cut: Vec<char> = chars.splice(start..end, piece.chars()).collect();
+            if keep {
+                chars.extend(cut);
+            }
+            chars.push('\n');
+        }
+        check(&chars.into_iter().collect::<String>())?;
+    }
+
+    /// The example with the lines that say something dropped, repeated and exchanged.
+    #[test]
+    fn shuffled_example(picks in proptest::collection::vec(any::<proptest::sample::Index>(), 0..60)) {
+        let lines: Vec<&str> =
+            EXAMPLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let text: Vec<&str> = picks.iter().map(|pick| *pick.get(&lines)).collect();
+        check(&text.join("\n"))?;
+    }
+}

@@ -1,0 +1,532 @@
+//! Makes the system as planned: maps, programs on devices, the bond devices themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, anyhow};
+use bytemuck::Zeroable as _;
+use netbond_common::{
+    abi::{
+        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, Meta,
+        PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats, Ticket,
+        TunnelKey,
+    },
+    ipv4, wheel,
+};
+use tracing::{info, warn};
+
+use super::plan::{BondPlan, PathPlan, Standing};
+use super::state::{Ids, Outcome};
+use crate::{
+    config::{self, Config, Encap, Ttl},
+    loader::{Hook, Programs},
+    netlink::{BondDevice, BondSpec, Netlink},
+    pins::Pins,
+    tables::{CpuValues, Raw, Tables, Values, field, text, value},
+};
+
+/// MTU of a bond device none of whose paths has a device yet, bytes: what WireGuard's default leaves.
+const FIRST_MTU: u32 = 1420 - 24;
+
+/// A bond that is there.
+struct Live {
+    config: config::Bond,
+    device: BondDevice,
+    mtu: u32,
+    /// The last plan, to be written again when the device is made anew.
+    plan: Option<BondPlan>,
+}
+
+/// Writes what was decided.
+pub struct Applier {
+    tables: Tables,
+    programs: Programs,
+    netlink: Netlink,
+    live: BTreeMap<u32, Live>,
+    /// Devices with the ingress program: ifindex to name.
+    ingress: BTreeMap<u32, (String, Hook)>,
+    tunnels: BTreeMap<u32, TunnelKey>,
+}
+
+impl Applier {
+    /// Loads the programs and opens the maps; takes over what is pinned.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel or the pins refuse.
+    pub fn start(pins: &Pins) -> Result<Self> {
+        let programs = Programs::load(pins)?;
+        let mut tables = Tables::open(pins)?;
+        let mut meta = Meta { abi: ABI_VERSION, ..Meta::zeroed() };
+        meta.pid = std::process::id();
+        tables.meta.set(0, Raw(meta), 0).context("writing META")?;
+        let mut tunnels = BTreeMap::new();
+        for entry in tables.tunnels.iter() {
+            let (Raw(key), path) = entry.context("reading TUNNELS")?;
+            tunnels.insert(path, key);
+        }
+        Ok(Self {
+            tables,
+            programs,
+            netlink: Netlink::open()?,
+            live: BTreeMap::new(),
+            ingress: BTreeMap::new(),
+            tunnels,
+        })
+    }
+
+    /// Makes the bonds of a configuration: devices, addresses, programs. Bonds and paths keep the ids
+    /// that their names have in the maps. Those that are not in it are taken away, last.
+    ///
+    /// # Errors
+    ///
+    /// Where a device cannot be made: then nothing is changed but devices that were made before it.
+    pub async fn configure(&mut self, config: &Config) -> Result<Vec<Ids>> {
+        let mut devices = Vec::new();
+        for bond in &config.bonds {
+            let spec = BondSpec {
+                name: &bond.name,
+                peer_name: &bond.peer_device(),
+                arp: match bond.encap {
+                    Encap::Gre => false,
+                },
+            };
+            let device = self.netlink.ensure_bond_device(spec).await;
+            devices.push(device.with_context(|| format!("bond \"{}\"", bond.name))?);
+        }
+        let ids = self.allocate(config)?;
+        for ((bond, ids), device) in config.bonds.iter().zip(&ids).zip(devices) {
+            self.bring_up(bond, ids, device).await.with_context(|| format!("bond \"{}\"", bond.name))?;
+        }
+        let kept: BTreeSet<u32> = ids.iter().map(|ids| ids.bond).collect();
+        let stale: Vec<u32> = self.tables.bond_ids().filter(|id| !kept.contains(id)).collect();
+        for id in stale {
+            self.remove_bond(id).await?;
+        }
+        self.prune_ingress()?;
+        Ok(ids)
+    }
+
+    /// Ids for bonds and paths: those that their names have, else free ones.
+    fn allocate(&self, config: &Config) -> Result<Vec<Ids>> {
+        let names: BTreeMap<String, u32> = self
+            .tables
+            .bond_ids()
+            .filter_map(|id| Some((text(&self.tables.bond_info(id)?.name), id)))
+            .collect();
+        let mut taken: BTreeSet<u32> = names.values().copied().collect();
+        let mut all = Vec::new();
+        for bond in &config.bonds {
+            let id = match names.get(&bond.name) {
+                Some(&id) => id,
+                None => (0..MAX_BONDS)
+                    .find(|id| !taken.contains(id))
+                    .ok_or_else(|| anyhow!("the maps hold {MAX_BONDS} bonds and are full"))?,
+            };
+            taken.insert(id);
+            let paths: BTreeMap<String, u32> = self
+                .tables
+                .path_ids(id)
+                .filter_map(|path| Some((text(&self.tables.path_info(path)?.name), path)))
+                .collect();
+            let mut used: BTreeSet<u32> = bond
+                .paths
+                .iter()
+                .filter_map(|path| paths.get(&path.name).copied())
+                .collect();
+            let mut ids = Vec::new();
+            for path in &bond.paths {
+                let path = match paths.get(&path.name) {
+                    Some(&path) => path,
+                    None => (id * MAX_BOND_PATHS..)
+                        .take(MAX_BOND_PATHS as usize)
+                        .find(|path| !used.contains(path))
+                        .ok_or_else(|| anyhow!("bond \"{}\" has too many paths", bond.name))?,
+                };
+                used.insert(path);
+                ids.push(path);
+            }
+            all.push(Ids { bond: id, paths: ids });
+        }
+        Ok(all)
+    }
+
+    /// Programs, then MTU and addresses, then up: a packet never finds a bond without its program.
+    async fn bring_up(&mut self, bond: &config::Bond, ids: &Ids, device: BondDevice) -> Result<()> {
+        let earlier = self.live.remove(&ids.bond);
+        let known = self.tables.bond_info(ids.bond);
+        let Raw(before) = self.tables.bonds.get(&ids.bond, 0).unwrap_or(Raw(Bond::zeroed()));
+        if known.is_none() {
+            set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
+            set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
+        }
+        self.retire_paths(ids)?;
+
+        let mtu = match (&earlier, &known) {
+            (Some(earlier), _) => earlier.mtu,
+            (None, Some(known)) if known.mtu != 0 => known.mtu,
+            (None, Some(_) | None) => FIRST_MTU.min(bond.mtu.unwrap_or(u32::MAX)),
+        };
+        let slots = ids.paths.iter().map(|path| path % MAX_BOND_PATHS + 1).max().unwrap_or(0);
+        let record = Bond {
+            paths: slots,
+            ifindex: device.ifindex,
+            ttl: match bond.ttl {
+                Ttl::Inherit => 0,
+                Ttl::Fixed(ttl) => ttl,
+            },
+            mac: device.mac,
+            ..before
+        };
+        self.tables.bonds.set(ids.bond, Raw(record), 0).context("writing BONDS")?;
+        let by_ifindex = &mut self.tables.bond_by_ifindex;
+        by_ifindex.insert(device.ifindex, ids.bond, 0).context("writing BOND_BY_IFINDEX")?;
+        if let Some(known) = known.filter(|known| known.ifindex != device.ifindex) {
+            let _ = by_ifindex.remove(&known.ifindex);
+        }
+        for (path, &id) in bond.paths.iter().zip(&ids.paths) {
+            self.register(bond, path, id)?;
+        }
+        self.write_bond_info(ids.bond, bond, device, mtu, None)?;
+
+        self.programs.attach(&bond.name, device.ifindex, Hook::Bond)?;
+        self.netlink.set_mtu(device, mtu).await?;
+        let addresses = |bond: &config::Bond| -> Vec<(IpAddr, u8)> {
+            bond.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect()
+        };
+        let before = earlier.as_ref().map(|earlier| addresses(&earlier.config)).unwrap_or_default();
+        // Up goes first: the kernel refuses some addresses to a device that is down, and drops the
+        // IPv6 ones when it goes down.
+        self.netlink.set_up(device).await?;
+        self.netlink.set_addresses(device.ifindex, &addresses(bond), &before).await?;
+        info!(bond = bond.name, mtu, created = device.created, "bond device ready");
+        let plan = earlier.and_then(|earlier| earlier.plan);
+        self.live.insert(ids.bond, Live { config: bond.clone(), device, mtu, plan });
+        Ok(())
+    }
+
+    /// Clears the paths of a bond that are not among `ids`.
+    fn retire_paths(&mut self, ids: &Ids) -> Result<()> {
+        let all: Vec<u32> = self.tables.path_ids(ids.bond).collect();
+        for id in all.into_iter().filter(|id| !ids.paths.contains(id)) {
+            if let Some(info) = self.tables.path_info(id) {
+                info!(path = text(&info.name), "path removed: no longer configured");
+            }
+            self.remove_path(id)?;
+        }
+        Ok(())
+    }
+
+    fn remove_path(&mut self, id: u32) -> Result<()> {
+        if let Some(key) = self.tunnels.remove(&id) {
+            let _ = self.tables.tunnels.remove(&Raw(key));
+        }
+        self.tables.paths.set(id, Raw(Path::zeroed()), 0).context("writing PATHS")?;
+        self.tables.path_info.set(id, Raw(PathInfo::zeroed()), 0).context("writing PATH_INFO")?;
+        self.tables.admin.set(id, 0, 0).context("writing ADMIN")
+    }
+
+    async fn remove_bond(&mut self, id: u32) -> Result<()> {
+        let Some(info) = self.tables.bond_info(id) else { return Ok(()) };
+        let name = text(&info.name);
+        self.retire_paths(&Ids { bond: id, paths: Vec::new() })?;
+        let _ = self.tables.bond_by_ifindex.remove(&info.ifindex);
+        self.tables.bonds.set(id, Raw(Bond::zeroed()), 0).context("writing BONDS")?;
+        self.tables.bond_info.set(id, Raw(BondInfo::zeroed()), 0).context("writing BOND_INFO")?;
+        self.programs.detach(&name, info.ifindex, Hook::Bond)?;
+        self.netlink.delete_device(info.ifindex).await?;
+        self.live.remove(&id);
+        info!(bond = name, "bond removed: no longer configured");
+        Ok(())
+    }
+
+    /// A path's place in the maps: what it is, not yet how it stands.
+    fn register(&mut self, bond: &config::Bond, path: &config::Path, id: u32) -> Result<()> {
+        let known = self.tables.path_info(id);
+        if known.is_none_or(|known| text(&known.name) != path.name) {
+            set_all(&mut self.tables.path_stats, id, PathStats::default())?;
+            self.tables.admin.set(id, 0, 0).context("writing ADMIN")?;
+            let info = PathInfo {
+                name: field(&path.name),
+                weight: path.weight,
+                changed_ns: now_ns(),
+                ..PathInfo::zeroed()
+            };
+            self.tables.path_info.set(id, Raw(info), 0).context("writing PATH_INFO")?;
+        }
+        let (local, remote) = (mapped(path.local), mapped(path.remote));
+        let key = TunnelKey {
+            source: remote,
+            destination: local,
+            key: bond.key.unwrap_or(0).to_be_bytes(),
+            has_key: u32::from(bond.key.is_some()),
+        };
+        if self.tunnels.get(&id) != Some(&key) {
+            self.tables.tunnels.insert(Raw(key), id, 0).context("writing TUNNELS")?;
+            if let Some(old) = self.tunnels.insert(id, key)
+                && !self.tunnels.values().any(|key| *key == old)
+            {
+                let _ = self.tables.tunnels.remove(&Raw(old));
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what the state machine decided.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be written. A device that refuses its program or MTU (it may be gone again)
+    /// is only reported: the next event tells more.
+    pub async fn apply(&mut self, outcome: Outcome) -> Result<()> {
+        for transition in &outcome.transitions {
+            let (to, reason) = transition.to;
+            let from = transition.from.map_or("new", |(state, _)| state.label());
+            info!(
+                bond = transition.bond,
+                path = transition.path,
+                from,
+                to = to.label(),
+                reason = reason.label(),
+                cause = transition.cause,
+                "path changed"
+            );
+        }
+        let plan = outcome.plan;
+        let Some(live) = self.live.get(&plan.id) else { return Ok(()) };
+        let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
+        for path in &plan.paths {
+            if let Some(device) = &path.device {
+                self.attach_ingress(device.ifindex, &device.name, device.ethernet);
+            }
+            self.write_path(&bond, path)?;
+        }
+        self.write_wheel(&plan)?;
+        let wanted = plan.mtu.unwrap_or(mtu);
+        if wanted != mtu {
+            match self.netlink.set_mtu(device, wanted).await {
+                Ok(()) => info!(bond = plan.name, mtu = wanted, "MTU set from the paths' devices"),
+                Err(error) => warn!(bond = plan.name, "{error:#}"),
+            }
+        }
+        self.write_bond_info(plan.id, &bond, device, wanted, plan.peer_reachable)?;
+        for path in &plan.paths {
+            self.write_path_info(path)?;
+        }
+        if let Some(live) = self.live.get_mut(&plan.id) {
+            live.mtu = wanted;
+            live.plan = Some(plan);
+        }
+        self.prune_ingress()
+    }
+
+    /// Makes a bond's device again where it was deleted behind our back.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be made.
+    pub async fn link_gone(&mut self, ifindex: u32) -> Result<()> {
+        self.ingress.remove(&ifindex);
+        let Some((&id, live)) = self.live.iter().find(|(_, live)| live.device.ifindex == ifindex)
+        else {
+            return Ok(());
+        };
+        let bond = live.config.clone();
+        warn!(bond = bond.name, "bond device was deleted; making it again");
+        let spec = BondSpec { name: &bond.name, peer_name: &bond.peer_device(), arp: false };
+        let device = self.netlink.ensure_bond_device(spec).await?;
+        let paths: Vec<u32> = self.tables.path_ids(id).collect();
+        let by_name = |name: &str| {
+            paths.iter().copied().find(|&id| {
+                self.tables.path_info(id).is_some_and(|info| text(&info.name) == name)
+            })
+        };
+        let paths = bond.paths.iter().filter_map(|path| by_name(&path.name)).collect();
+        self.bring_up(&bond, &Ids { bond: id, paths }, device).await
+    }
+
+    /// The paths that the user took out, of those asked for.
+    #[must_use]
+    pub fn admin_down(&self, paths: impl Iterator<Item = u32>) -> BTreeSet<u32> {
+        paths.filter(|id| matches!(self.tables.admin.get(id, 0), Ok(ADMIN_DOWN))).collect()
+    }
+
+    /// Tells that the controller is alive.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be written.
+    pub fn heartbeat(&mut self) -> Result<()> {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+        let meta = Meta {
+            abi: ABI_VERSION,
+            pid: std::process::id(),
+            heartbeat_ns: std::time::Duration::from(now).as_nanos() as u64,
+        };
+        self.tables.meta.set(0, Raw(meta), 0).context("writing META")
+    }
+
+    fn attach_ingress(&mut self, ifindex: u32, name: &str, ethernet: bool) {
+        if self.ingress.contains_key(&ifindex) {
+            return;
+        }
+        let hook = Hook::Path { ethernet };
+        match self.programs.attach(name, ifindex, hook) {
+            Ok(()) => {
+                info!(device = name, ifindex, "receiving on this device");
+                self.ingress.insert(ifindex, (name.to_owned(), hook));
+            }
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
+    /// Takes the ingress program off devices that are no path's any more.
+    fn prune_ingress(&mut self) -> Result<()> {
+        let plans = || self.live.values().map(|live| live.plan.as_ref());
+        if plans().any(|plan| plan.is_none()) {
+            return Ok(());
+        }
+        let used: BTreeSet<u32> = plans()
+            .flatten()
+            .flat_map(|plan| &plan.paths)
+            .filter_map(|path| Some(path.device.as_ref()?.ifindex))
+            .collect();
+        let stale: Vec<u32> =
+            self.ingress.keys().copied().filter(|ifindex| !used.contains(ifindex)).collect();
+        for ifindex in stale {
+            if let Some((name, hook)) = self.ingress.remove(&ifindex) {
+                self.programs.detach(&name, ifindex, hook)?;
+                info!(device = name, ifindex, "no longer receiving on this device");
+            }
+        }
+        Ok(())
+    }
+
+    fn write_path(&mut self, bond: &config::Bond, path: &PathPlan) -> Result<()> {
+        let mut flags = match path.standing {
+            Standing::Usable => PATH_USABLE | PATH_LAST_RESORT,
+            Standing::LastResort => PATH_LAST_RESORT,
+            Standing::Out => 0,
+        };
+        if bond.key.is_some() {
+            flags |= PATH_KEY;
+        }
+        if path.device.as_ref().is_some_and(|device| device.ethernet) {
+            flags |= PATH_NEIGHBOUR;
+        }
+        let (local, remote) = (mapped(path.local), mapped(path.remote));
+        let record = Path {
+            flags,
+            ifindex: path.device.as_ref().map_or(0, |device| device.ifindex),
+            sum: match (path.local, path.remote) {
+                (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                    ipv4::constant_sum(local.octets(), remote.octets())
+                }
+                (IpAddr::V4(_) | IpAddr::V6(_), IpAddr::V4(_) | IpAddr::V6(_)) => 0,
+            },
+            key: bond.key.unwrap_or(0).to_be_bytes(),
+            local,
+            remote,
+        };
+        set_if_new(&mut self.tables.paths, path.id, record).context("writing PATHS")
+    }
+
+    fn write_wheel(&mut self, plan: &BondPlan) -> Result<()> {
+        let mut weights = [0; MAX_BOND_PATHS as usize];
+        for path in &plan.paths {
+            if path.standing == Standing::Usable {
+                weights[(path.id % MAX_BOND_PATHS) as usize] = path.weight;
+            }
+        }
+        let Raw(mut record) = self.tables.bonds.get(&plan.id, 0).context("reading BONDS")?;
+        record.wheel_len = wheel::build(&weights, &mut record.wheel) as u32;
+        set_if_new(&mut self.tables.bonds, plan.id, record).context("writing BONDS")
+    }
+
+    fn write_bond_info(
+        &mut self,
+        id: u32,
+        bond: &config::Bond,
+        device: BondDevice,
+        mtu: u32,
+        peer_reachable: Option<bool>,
+    ) -> Result<()> {
+        let info = BondInfo {
+            name: field(&bond.name),
+            ifindex: device.ifindex,
+            peer_ifindex: device.peer_ifindex,
+            mtu,
+            has_key: u32::from(bond.key.is_some()),
+            key: bond.key.unwrap_or(0),
+            has_peer: u32::from(bond.peer.is_some()),
+            peer: bond.peer.map_or([0; 16], |peer| mapped(peer.address)),
+            peer_length: bond.peer.map_or(0, |peer| u32::from(peer.length)),
+            peer_reachable: u32::from(peer_reachable.unwrap_or(false)),
+        };
+        set_if_new(&mut self.tables.bond_info, id, info).context("writing BOND_INFO")
+    }
+
+    fn write_path_info(&mut self, path: &PathPlan) -> Result<()> {
+        let (state, reason) = (path.state as u32, path.reason as u32);
+        let changed_ns = value(&self.tables.path_info, path.id)
+            .filter(|known| (known.state, known.reason) == (state, reason))
+            .map_or_else(now_ns, |known| known.changed_ns);
+        let mut info = PathInfo {
+            name: field(&path.name),
+            device: path.device.as_ref().map_or([0; 32], |device| field(&device.name)),
+            changed_ns,
+            state,
+            reason,
+            weight: path.weight,
+            ..PathInfo::zeroed()
+        };
+        if let Some(route) = &path.route {
+            info.route_protocol = u32::from(route.protocol);
+            info.route_metric = route.metric;
+            info.route_ifindex = route.ifindex;
+            info.route_gateway = route.gateway.map_or([0; 16], mapped);
+            info.route_prefix = mapped(route.prefix.0);
+            info.route_length = u32::from(route.prefix.1);
+        }
+        if let Some(ospf) = &path.ospf {
+            info.ospf_cost = ospf.cost.unwrap_or(0);
+            if let Some((router_id, state)) = &ospf.neighbour {
+                info.neighbour = router_id.octets();
+                info.neighbour_state = field(state);
+            }
+        }
+        set_if_new(&mut self.tables.path_info, path.id, info).context("writing PATH_INFO")
+    }
+}
+
+/// An address as the maps have it.
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => ipv4::mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Writes an entry unless it says so already: the data plane's cache lines stay its own.
+fn set_if_new<T: bytemuck::Pod + PartialEq>(
+    values: &mut Values<T>,
+    id: u32,
+    record: T,
+) -> Result<(), aya::maps::MapError> {
+    if value(values, id) == Some(record) {
+        return Ok(());
+    }
+    values.set(id, Raw(record), 0)
+}
+
+/// Writes the same value for every CPU.
+fn set_all<T: bytemuck::Pod>(values: &mut CpuValues<T>, id: u32, one: T) -> Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+    let all = aya::maps::PerCpuValues::try_from(vec![Raw(one); cpus])?;
+    values.set(id, all, 0).context("writing counters")
+}

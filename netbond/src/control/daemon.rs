@@ -1,0 +1,192 @@
+//! `netbond run`: the tasks around the state machine.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
+
+use super::{apply::Applier, event::Event, state::Controller};
+use crate::{
+    check, config::Config, lock::Lock, netlink::{Monitor, MonitorOptions}, ospf, pins::Pins,
+};
+
+/// How often the user's flags are looked at. The data plane obeys them at once; this only brings the
+/// wheel in line.
+const ADMIN_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the OSPF daemons are asked.
+const OSPF_INTERVAL: Duration = Duration::from_secs(1);
+/// Events that may wait to be handled.
+const QUEUE: usize = 1024;
+
+/// How to run.
+pub struct Options {
+    pub config: PathBuf,
+    pub pins: Pins,
+    /// Where to write every event as a line of JSON, to be replayed later.
+    pub record: Option<PathBuf>,
+}
+
+/// Runs the controller until SIGTERM or SIGINT. Packets pass on after it ends.
+///
+/// # Errors
+///
+/// Where it cannot start, or the kernel's events can no longer be followed.
+pub async fn run(options: Options) -> Result<()> {
+    let config = Config::load(&options.config)?;
+    warn_about_host(&options.config, &config)?;
+    let lock = Lock::take(&options.pins)?;
+    let mut daemon = Daemon::start(options, config).await?;
+    daemon.serve().await?;
+    drop(lock);
+    info!("stopped; packets pass on, `netbond detach` ends that");
+    Ok(())
+}
+
+/// What the host lacks is no reason not to start: devices and addresses may come later.
+fn warn_about_host(file: &Path, config: &Config) -> Result<()> {
+    for finding in check::host(config)? {
+        warn!("{}:{}: {}", file.display(), finding.line, finding.message);
+    }
+    Ok(())
+}
+
+struct Daemon {
+    options: Options,
+    controller: Controller,
+    applier: Applier,
+    monitor: Monitor,
+    /// Held: its task ends when it is dropped.
+    ospf: Option<ospf::Poller>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    admin_down: BTreeSet<u32>,
+    record: Option<File>,
+}
+
+impl Daemon {
+    async fn start(options: Options, config: Config) -> Result<Self> {
+        let record = match &options.record {
+            None => None,
+            Some(path) => {
+                Some(File::create(path).with_context(|| format!("creating {}", path.display()))?)
+            }
+        };
+        let mut applier = Applier::start(&options.pins)?;
+        let mut controller = Controller::default();
+        let ids = applier.configure(&config).await?;
+        controller.configure(&config, &ids);
+        let (sender, events) = mpsc::channel(QUEUE);
+        let monitor =
+            Monitor::spawn(&MonitorOptions::default(), controller.targets(), sender.clone())?;
+        let mut daemon = Self {
+            options,
+            controller,
+            applier,
+            monitor,
+            ospf: None,
+            sender,
+            events,
+            admin_down: BTreeSet::new(),
+            record,
+        };
+        daemon.poll_ospf(&config);
+        daemon.look_at_admin().await?;
+        info!(bonds = config.bonds.len(), "running");
+        Ok(daemon)
+    }
+
+    async fn serve(&mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut admin = interval(ADMIN_INTERVAL);
+        admin.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.handle(event).await?,
+                ended = self.monitor.finished() => {
+                    return ended.context("the kernel's events can no longer be followed");
+                }
+                _ = admin.tick() => {
+                    self.look_at_admin().await?;
+                    self.applier.heartbeat()?;
+                }
+                _ = hangup.recv() => self.reload().await,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<()> {
+        if let Some(record) = &mut self.record {
+            serde_json::to_writer(&mut *record, &event)?;
+            record.write_all(b"\n")?;
+        }
+        let gone = match &event {
+            Event::LinkGone { ifindex } => Some(*ifindex),
+            Event::Link(_)
+            | Event::Address { .. }
+            | Event::AddressGone { .. }
+            | Event::Route { .. }
+            | Event::Ospf(_)
+            | Event::Admin { .. } => None,
+        };
+        for outcome in self.controller.handle(event) {
+            self.applier.apply(outcome).await?;
+        }
+        if let Some(ifindex) = gone
+            && let Err(error) = self.applier.link_gone(ifindex).await
+        {
+            error!("{error:#}");
+        }
+        Ok(())
+    }
+
+    /// Sends what the user changed in the map through the state machine.
+    async fn look_at_admin(&mut self) -> Result<()> {
+        let now = self.applier.admin_down(self.controller.path_ids());
+        let changed: Vec<u32> = now.symmetric_difference(&self.admin_down).copied().collect();
+        for path in changed {
+            self.handle(Event::Admin { path, up: !now.contains(&path) }).await?;
+        }
+        self.admin_down = now;
+        Ok(())
+    }
+
+    /// Takes over the file as it is now, or nothing of it.
+    async fn reload(&mut self) {
+        match self.try_reload().await {
+            Ok(()) => info!(file = %self.options.config.display(), "reloaded"),
+            Err(error) => error!("not reloaded, all stays as it was:\n{error:#}"),
+        }
+    }
+
+    async fn try_reload(&mut self) -> Result<()> {
+        let config = Config::load(&self.options.config)?;
+        warn_about_host(&self.options.config, &config)?;
+        let ids = self.applier.configure(&config).await?;
+        for outcome in self.controller.configure(&config, &ids) {
+            self.applier.apply(outcome).await?;
+        }
+        self.monitor.set_targets(self.controller.targets());
+        self.poll_ospf(&config);
+        Ok(())
+    }
+
+    fn poll_ospf(&mut self, config: &Config) {
+        let bird = config.bird.iter().map(|bird| ospf::Daemon::Bird { socket: bird.socket.clone() });
+        let frr = config.frr.iter().map(|frr| ospf::Daemon::Frr { vtysh: frr.vtysh.clone() });
+        let poller = ospf::Poller::spawn(bird.chain(frr).collect(), OSPF_INTERVAL, self.sender.clone());
+        self.ospf = Some(poller);
+    }
+}

@@ -1,0 +1,292 @@
+//! What the maps shall say of a bond: the outcome of every decision, and how it is made from what is
+//! known of the system.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use netbond_common::names::{PathState, StateReason};
+use serde::Serialize;
+
+use super::event::{Link, OspfInterface, Route};
+use crate::config;
+
+/// Bytes that the outer headers take from a path device's MTU: IPv4, GRE, and the key.
+const fn overhead(key: Option<u32>) -> u32 {
+    20 + 4 + if key.is_some() { 4 } else { 0 }
+}
+
+/// The least MTU that IPv6 runs on (RFC 8200, 5).
+const LEAST_MTU: u32 = 1280;
+
+/// What is known of the system.
+#[derive(Clone, Debug, Default)]
+pub(super) struct World {
+    pub(super) links: BTreeMap<u32, Link>,
+    pub(super) by_name: BTreeMap<String, u32>,
+    /// Devices that have an address.
+    pub(super) addresses: BTreeMap<IpAddr, BTreeSet<u32>>,
+    /// Routes to the addresses that matter; a missing key is one not heard of yet.
+    pub(super) routes: BTreeMap<IpAddr, Option<Route>>,
+    pub(super) ospf: Vec<OspfInterface>,
+    /// Ids of the paths that the user took out.
+    pub(super) admin_down: BTreeSet<u32>,
+}
+
+impl World {
+    fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.get(self.by_name.get(name)?)
+    }
+
+    fn link_with(&self, address: IpAddr) -> Option<&Link> {
+        self.addresses.get(&address)?.iter().find_map(|ifindex| self.links.get(ifindex))
+    }
+}
+
+/// What part a path takes in the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// On the wheel.
+    Usable,
+    /// Only where no path is usable.
+    LastResort,
+    /// Not at all.
+    Out,
+}
+
+/// What the maps shall say of a bond.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BondPlan {
+    pub id: u32,
+    pub name: String,
+    /// MTU of the bond device, bytes; `None` where no path's device tells.
+    pub mtu: Option<u32>,
+    /// Whether a route leads to the peer's own prefix; `None` where none is named.
+    pub peer_reachable: Option<bool>,
+    pub paths: Vec<PathPlan>,
+}
+
+/// What the maps shall say of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PathPlan {
+    pub id: u32,
+    pub name: String,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    pub weight: u32,
+    /// The device that packets leave by.
+    pub device: Option<Device>,
+    #[serde(serialize_with = "label_of_state")]
+    pub state: PathState,
+    #[serde(serialize_with = "label_of_reason")]
+    pub reason: StateReason,
+    pub standing: Standing,
+    pub route: Option<RouteSummary>,
+    pub ospf: Option<OspfSummary>,
+}
+
+/// A path's device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Device {
+    pub ifindex: u32,
+    pub name: String,
+    /// Whether its frames start with an Ethernet header.
+    pub ethernet: bool,
+}
+
+/// The route to a path's remote address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteSummary {
+    pub prefix: (IpAddr, u8),
+    pub protocol: u8,
+    pub metric: u32,
+    /// The next hop: that over the path's own device where there is one.
+    pub ifindex: u32,
+    pub gateway: Option<IpAddr>,
+}
+
+/// What OSPF says of a path's device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OspfSummary {
+    pub cost: Option<u32>,
+    /// Router id and state of the neighbour.
+    pub neighbour: Option<(Ipv4Addr, String)>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn label_of_state<S: serde::Serializer>(state: &PathState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.label())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn label_of_reason<S: serde::Serializer>(
+    reason: &StateReason,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.label())
+}
+
+/// A bond as configured, with the ids that it and its paths have in the maps, and what must be
+/// remembered of it.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) id: u32,
+    pub(super) config: config::Bond,
+    /// By path: its id, and whether the peer's prefix has been seen reached over its device.
+    pub(super) paths: Vec<(u32, bool)>,
+}
+
+impl Member {
+    /// Addresses whose routes must be known before anything can be said of this bond.
+    pub(super) fn targets(&self) -> impl Iterator<Item = IpAddr> {
+        let remotes = self.config.paths.iter().map(|path| path.remote);
+        remotes.chain(self.config.peer.map(|peer| peer.address))
+    }
+
+    /// Decides; `None` as long as a route is not known.
+    pub(super) fn plan(&mut self, world: &World, route_protocols: &[u8]) -> Option<BondPlan> {
+        if !self.targets().all(|target| world.routes.contains_key(&target)) {
+            return None;
+        }
+        let peer = self.config.peer.map(|peer| {
+            let route = world.routes.get(&peer.address).and_then(Option::as_ref);
+            route.filter(|route| route.usable && route_protocols.contains(&route.protocol))
+        });
+        let mut paths: Vec<PathPlan> = Vec::with_capacity(self.paths.len());
+        for (path, (id, peer_seen)) in self.config.paths.iter().zip(&mut self.paths) {
+            paths.push(plan_path(world, route_protocols, path, *id, peer, peer_seen));
+        }
+        settle_standings(&mut paths, self.config.detour);
+        let mtu = paths
+            .iter()
+            .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
+            .map(|link| link.mtu.saturating_sub(overhead(self.config.key)))
+            .chain(self.config.mtu)
+            .min()
+            .map(|mtu| mtu.max(LEAST_MTU));
+        Some(BondPlan {
+            id: self.id,
+            name: self.config.name.clone(),
+            // A configured MTU alone is a cap, not yet a measure.
+            mtu: mtu.filter(|_| paths.iter().any(|path| path.device.is_some())),
+            peer_reachable: peer.map(|route| route.is_some()),
+            paths,
+        })
+    }
+}
+
+fn plan_path(
+    world: &World,
+    route_protocols: &[u8],
+    path: &config::Path,
+    id: u32,
+    peer: Option<Option<&Route>>,
+    peer_seen: &mut bool,
+) -> PathPlan {
+    let route = world.routes.get(&path.remote).and_then(Option::as_ref);
+    let holder = world.link_with(path.local);
+    let link = match &path.device {
+        Some(name) => world.link_named(name),
+        // A loopback address says nothing of the way: then the route does.
+        None => match holder {
+            Some(link) if link.name == "lo" => {
+                route.and_then(|route| world.links.get(&route.next_hops.first()?.ifindex))
+            }
+            found => found,
+        },
+    };
+    let over = |route: &Route, link: &Link| {
+        route.next_hops.iter().any(|next_hop| next_hop.ifindex == link.ifindex)
+    };
+    if let (Some(Some(peer)), Some(link)) = (peer, link) {
+        *peer_seen |= over(peer, link);
+    }
+
+    let (state, reason) = if world.admin_down.contains(&id) {
+        (PathState::Down, StateReason::Admin)
+    } else if holder.is_none() {
+        (PathState::Down, StateReason::NoAddress)
+    } else if let Some(link) = link {
+        match route {
+            _ if !link.up => (PathState::Down, StateReason::DeviceDown),
+            None => (PathState::Down, StateReason::NoRoute),
+            Some(route) if !route.usable => (PathState::Down, StateReason::Unreachable),
+            Some(route) if !route_protocols.contains(&route.protocol) => {
+                (PathState::Down, StateReason::NotOspf)
+            }
+            Some(route) if !over(route, link) => (PathState::Detour, StateReason::Elsewhere),
+            Some(_) => match peer {
+                Some(Some(peer)) if *peer_seen && !over(peer, link) => {
+                    (PathState::Suspect, StateReason::PeerElsewhere)
+                }
+                Some(_) | None => (PathState::Up, StateReason::Route),
+            },
+        }
+    } else if path.device.is_some() {
+        (PathState::Down, StateReason::NoDevice)
+    } else {
+        // The local address is on lo, and no route leads away.
+        (PathState::Down, StateReason::NoRoute)
+    };
+
+    PathPlan {
+        id,
+        name: path.name.clone(),
+        local: path.local,
+        remote: path.remote,
+        weight: path.weight,
+        device: link.map(|link| Device {
+            ifindex: link.ifindex,
+            name: link.name.clone(),
+            ethernet: link.mac.is_some(),
+        }),
+        state,
+        reason,
+        standing: Standing::Out,
+        route: route.and_then(|route| summary(route, link)),
+        ospf: link.and_then(|link| ospf(world, &link.name)),
+    }
+}
+
+/// Who takes part: paths that are up, and detours where the policy uses them; where there are none,
+/// every path that has a route of OSPF.
+fn settle_standings(paths: &mut [PathPlan], detour: config::DetourPolicy) {
+    let first_choice = |state| match state {
+        PathState::Up => true,
+        PathState::Detour => detour == config::DetourPolicy::Use,
+        PathState::Suspect | PathState::Down => false,
+    };
+    let any = paths.iter().any(|path| first_choice(path.state));
+    for path in paths {
+        path.standing = match path.state {
+            PathState::Down => Standing::Out,
+            state if first_choice(state) || !any => Standing::Usable,
+            PathState::Up | PathState::Detour | PathState::Suspect => Standing::LastResort,
+        };
+    }
+}
+
+fn summary(route: &Route, link: Option<&Link>) -> Option<RouteSummary> {
+    let own = |ifindex| link.is_some_and(|link| link.ifindex == ifindex);
+    let next_hop = route
+        .next_hops
+        .iter()
+        .find(|next_hop| own(next_hop.ifindex))
+        .or_else(|| route.next_hops.first())?;
+    Some(RouteSummary {
+        prefix: route.prefix,
+        protocol: route.protocol,
+        metric: route.metric,
+        ifindex: next_hop.ifindex,
+        gateway: next_hop.gateway,
+    })
+}
+
+fn ospf(world: &World, device: &str) -> Option<OspfSummary> {
+    let interface = world.ospf.iter().find(|interface| interface.device == device)?;
+    let neighbour = interface.neighbours.first();
+    Some(OspfSummary {
+        cost: interface.cost,
+        neighbour: neighbour.map(|neighbour| (neighbour.router_id, neighbour.state.clone())),
+    })
+}

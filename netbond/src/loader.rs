@@ -1,0 +1,239 @@
+//! Loads the programs and puts them on devices: the only file that knows the object.
+//!
+//! Maps and links are pinned, so that packets pass whether or not a controller runs. A new controller
+//! takes over the pinned maps, loads its own programs on them and swaps those into the links: each
+//! packet meets the old or the new program, never none.
+
+use std::{fs, io, path::PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+    sys::SyscallError,
+    util::KernelVersion,
+};
+use netbond_common::names::{map, program};
+
+use crate::{pins::Pins, tables::check_abi};
+
+/// The object: committed, so that a router needs no eBPF toolchain. NETBOND_OBJECT names another one
+/// to build in.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
+
+/// Every map of the object.
+pub const MAPS: [&str; 11] = [
+    map::META,
+    map::BOND_BY_IFINDEX,
+    map::BONDS,
+    map::PATHS,
+    map::TUNNELS,
+    map::ADMIN,
+    map::TICKETS,
+    map::PATH_STATS,
+    map::BOND_STATS,
+    map::BOND_INFO,
+    map::PATH_INFO,
+];
+
+/// Every program of the object.
+pub const PROGRAMS: [&str; 3] = [program::EGRESS, program::INGRESS_L3, program::INGRESS_L2];
+
+/// Where on a device a program goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Egress of a bond device.
+    Bond,
+    /// Ingress of a path's device; `ethernet` where its frames start with an Ethernet header.
+    Path { ethernet: bool },
+}
+
+impl Hook {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Bond => program::EGRESS,
+            Self::Path { ethernet: false } => program::INGRESS_L3,
+            Self::Path { ethernet: true } => program::INGRESS_L2,
+        }
+    }
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Bond => TcAttachType::Egress,
+            Self::Path { .. } => TcAttachType::Ingress,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Bond => "egress",
+            Self::Path { .. } => "ingress",
+        }
+    }
+}
+
+/// The priority and handle of netbond's filters where the kernel has no tcx: what is there is
+/// replaced.
+const PRIORITY: u16 = 0x6e62;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// The loaded programs.
+pub struct Programs {
+    ebpf: Ebpf,
+    pins: Pins,
+    tcx: bool,
+}
+
+impl Programs {
+    /// Loads the object on the maps pinned below `pins`, creating and pinning those that are not
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// Where bpffs is not there, the pinned maps are of another ABI, or the kernel refuses.
+    pub fn load(pins: &Pins) -> Result<Self> {
+        let maps = pins.map("");
+        for directory in [&maps, &pins.links()] {
+            fs::create_dir_all(directory).with_context(|| {
+                format!(
+                    "creating {}: is bpffs mounted on /sys/fs/bpf, and are you root?",
+                    directory.display()
+                )
+            })?;
+        }
+        if pins.exist() {
+            check_abi(pins)?;
+        }
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader.load(OBJECT).context("loading netbond's maps into the kernel")?;
+        load_programs(&mut ebpf)?;
+        Ok(Self { ebpf, pins: pins.clone(), tcx: has_tcx() })
+    }
+
+    /// Puts the program on the device's hook, or swaps it into the hook that is there already.
+    ///
+    /// # Errors
+    ///
+    /// Where the device is gone or the kernel refuses.
+    pub fn attach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+        let attached =
+            if self.tcx { self.attach_tcx(device, ifindex, hook) } else { self.attach_clsact(device, hook) };
+        attached.with_context(|| format!("attaching to {device} {}", hook.label()))
+    }
+
+    /// Takes the program off the device's hook; fine where the device or the program is gone.
+    ///
+    /// # Errors
+    ///
+    /// Where a pin cannot be removed.
+    pub fn detach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+        detach(&self.pins, device, ifindex, hook)
+    }
+
+    fn attach_tcx(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+        let pin = link_pin(&self.pins, ifindex, hook);
+        let program = classifier(&mut self.ebpf, hook.program())?;
+        if let Ok(pinned) = PinnedLink::from_pin(&pin) {
+            let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    // The pin holds the link; our own descriptor of it may go.
+                    let _: FdLink = program.take_link(id)?.try_into()?;
+                    return Ok(());
+                }
+                // The pin outlived its device (an ifindex is used again after a wrap).
+                Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                    if io_error.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(error.into()),
+            }
+            fs::remove_file(&pin)?;
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(device, hook.attach_type(), order)?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?;
+        Ok(())
+    }
+
+    fn attach_clsact(&mut self, device: &str, hook: Hook) -> Result<()> {
+        // Fails where it is there already; where it fails otherwise, so does what follows.
+        let _ = qdisc_add_clsact(device);
+        let program = classifier(&mut self.ebpf, hook.program())?;
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let id = match program.attach_with_options(
+            device,
+            hook.attach_type(),
+            TcAttachOptions::Netlink(options),
+        ) {
+            Ok(id) => id,
+            Err(_) => program.attach_to_link(filter(device, hook)?)?,
+        };
+        // The filter holds the program; the link value would take it off when it goes.
+        std::mem::forget(program.take_link(id)?);
+        Ok(())
+    }
+}
+
+/// Takes netbond's program off a device's hook without loading anything; fine where the device or the
+/// program is gone.
+///
+/// # Errors
+///
+/// Where a pin cannot be removed.
+pub fn detach(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+    let pin = link_pin(pins, ifindex, hook);
+    match fs::remove_file(&pin) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
+    }
+    if !has_tcx() {
+        // Gone with its device, or never there: nothing to do in either case.
+        let _ = filter(device, hook).map(aya::programs::Link::detach);
+    }
+    Ok(())
+}
+
+/// Whether the kernel has tcx links (6.6); older ones have clsact filters.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+fn filter(device: &str, hook: Hook) -> Result<SchedClassifierLink> {
+    Ok(SchedClassifierLink::attached(device, hook.attach_type(), PRIORITY, HANDLE, None)?)
+}
+
+fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
+    pins.links().join(format!("{ifindex}-{}", hook.label()))
+}
+
+/// Loads every program of an object whose maps are loaded.
+///
+/// # Errors
+///
+/// With the verifier's own words where it refuses.
+pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    for name in PROGRAMS {
+        classifier(ebpf, name)?
+            .load()
+            .with_context(|| format!("the kernel refused the program {name}"))?;
+    }
+    Ok(())
+}
+
+/// A program by its name.
+///
+/// # Errors
+///
+/// Where the object has none of this name.
+pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    Ok(program.try_into()?)
+}

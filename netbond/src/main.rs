@@ -1,0 +1,5 @@
+//! The `netbond` command.
+
+fn main() -> std::process::ExitCode {
+    netbond::cli::main()
+}

@@ -1,0 +1,19 @@
+//! What the kernel says and is told over rtnetlink (rtnetlink(7)): the bond's veth pair, and what
+//! becomes of a packet to each path's far end.
+//!
+//! Changes go through the `rtnetlink` crate. Whatever is read goes through a raw socket
+//! ([`socket`]): the crate hides ENOBUFS, does not know nexthop objects, and leaves a request
+//! unanswered for ever when it cannot parse some attribute of the answer. Here only the attributes
+//! that netbond uses are looked at.
+
+pub mod device;
+mod link;
+pub mod monitor;
+#[cfg(test)]
+pub(crate) mod netns;
+pub mod route;
+mod socket;
+
+pub use device::{BondDevice, BondSpec, Netlink};
+pub use monitor::{Monitor, MonitorOptions};
+pub use route::RouteQuery;

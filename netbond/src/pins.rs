@@ -1,0 +1,53 @@
+//! Where maps and links are pinned.
+
+use std::path::{Path, PathBuf};
+
+use netbond_common::names::PIN_ROOT;
+
+/// The directory tree below one pin root.
+///
+/// `maps/NAME` are the maps, `links/IFINDEX-egress` and `links/IFINDEX-ingress` the tcx links: by
+/// ifindex, as bpffs refuses names with dots (`bpf_lookup` in kernel/bpf/inode.c) and devices have
+/// them.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The tree below `root`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The tree's root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// The pins of links.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Whether a netbond left its maps here.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.map(netbond_common::names::map::META).exists()
+    }
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        Self::new(PIN_ROOT)
+    }
+}

@@ -1,0 +1,205 @@
+//! The pinned maps, typed: what the controller writes and every command reads.
+
+use std::path::Path as FsPath;
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use netbond_common::{
+    abi::{
+        ABI_VERSION, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, Meta, Path, PathInfo,
+        PathStats, Ticket, TunnelKey,
+    },
+    names::map,
+};
+
+use crate::pins::Pins;
+
+/// A map's key or value, as aya wants it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct Raw<T>(pub T);
+
+// SAFETY: bytemuck's Pod promises what aya's asks for: any bit pattern is valid, and no padding.
+unsafe impl<T: bytemuck::Pod> Pod for Raw<T> {}
+
+/// An array of values.
+pub type Values<T> = Array<MapData, Raw<T>>;
+/// An array with a value for each CPU.
+pub type CpuValues<T> = PerCpuArray<MapData, Raw<T>>;
+
+/// All maps.
+pub struct Tables {
+    pub meta: Values<Meta>,
+    pub bond_by_ifindex: HashMap<MapData, u32, u32>,
+    pub bonds: Values<Bond>,
+    pub paths: Values<Path>,
+    pub tunnels: HashMap<MapData, Raw<TunnelKey>, u32>,
+    pub admin: Array<MapData, u32>,
+    pub tickets: CpuValues<Ticket>,
+    pub path_stats: CpuValues<PathStats>,
+    pub bond_stats: CpuValues<BondStats>,
+    pub bond_info: Values<BondInfo>,
+    pub path_info: Values<PathInfo>,
+}
+
+impl Tables {
+    /// Takes the maps out of wherever `take` finds them by name.
+    ///
+    /// # Errors
+    ///
+    /// Where a map is missing, or of another type or size than this build's.
+    pub fn new(mut take: impl FnMut(&'static str) -> Result<Map>) -> Result<Self> {
+        Ok(Self {
+            meta: typed(map::META, &mut take)?,
+            bond_by_ifindex: typed(map::BOND_BY_IFINDEX, &mut take)?,
+            bonds: typed(map::BONDS, &mut take)?,
+            paths: typed(map::PATHS, &mut take)?,
+            tunnels: typed(map::TUNNELS, &mut take)?,
+            admin: typed(map::ADMIN, &mut take)?,
+            tickets: typed(map::TICKETS, &mut take)?,
+            path_stats: typed(map::PATH_STATS, &mut take)?,
+            bond_stats: typed(map::BOND_STATS, &mut take)?,
+            bond_info: typed(map::BOND_INFO, &mut take)?,
+            path_info: typed(map::PATH_INFO, &mut take)?,
+        })
+    }
+
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    ///
+    /// Where netbond never ran here, where the user may not open them, or where they are of another
+    /// ABI version.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        if !pins.exist() {
+            bail!(
+                "no netbond here: nothing is pinned below {}; start it with `netbond run -c FILE`",
+                pins.root().display()
+            );
+        }
+        check_abi(pins)?;
+        Self::new(|name| pinned(&pins.map(name)))
+    }
+
+    /// Ids of the bonds that exist.
+    pub fn bond_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..MAX_BONDS).filter(|&id| self.bond_info(id).is_some())
+    }
+
+    /// What is told of a bond; `None` where there is none of this id.
+    #[must_use]
+    pub fn bond_info(&self, id: u32) -> Option<BondInfo> {
+        value(&self.bond_info, id).filter(|info| info.name[0] != 0)
+    }
+
+    /// Ids of a bond's paths.
+    pub fn path_ids(&self, bond: u32) -> impl Iterator<Item = u32> + '_ {
+        (bond * MAX_BOND_PATHS..).take(MAX_BOND_PATHS as usize).filter(|&id| self.path_info(id).is_some())
+    }
+
+    /// What is told of a path; `None` where there is none of this id.
+    #[must_use]
+    pub fn path_info(&self, id: u32) -> Option<PathInfo> {
+        value(&self.path_info, id).filter(|info| info.name[0] != 0)
+    }
+
+    /// A path's counters, summed over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn path_stats(&self, id: u32) -> Result<PathStats> {
+        let values = self.path_stats.get(&id, 0).context("reading PATH_STATS")?;
+        Ok(values.iter().fold(PathStats::default(), |sum, Raw(one)| PathStats {
+            tx_packets: sum.tx_packets + one.tx_packets,
+            tx_bytes: sum.tx_bytes + one.tx_bytes,
+            rx_packets: sum.rx_packets + one.rx_packets,
+            rx_bytes: sum.rx_bytes + one.rx_bytes,
+            tx_stand_in: sum.tx_stand_in + one.tx_stand_in,
+            tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
+        }))
+    }
+
+    /// The counters of packets that took no path, summed over the CPUs; `id` is a bond's or
+    /// [`netbond_common::abi::NO_BOND`].
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn bond_stats(&self, id: u32) -> Result<BondStats> {
+        let values = self.bond_stats.get(&id, 0).context("reading BOND_STATS")?;
+        let mut sum = BondStats::default();
+        for Raw(one) in values.iter() {
+            for (sum, one) in sum.fates.iter_mut().zip(one.fates) {
+                *sum += one;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The id of the path with this name, within any bond.
+    #[must_use]
+    pub fn path_named(&self, name: &str) -> Option<u32> {
+        self.bond_ids().flat_map(|bond| self.path_ids(bond)).find(|&id| {
+            self.path_info(id).is_some_and(|info| text(&info.name) == name)
+        })
+    }
+}
+
+/// Refuses pinned maps whose layout is not this build's.
+///
+/// # Errors
+///
+/// Where the version differs or cannot be read.
+pub fn check_abi(pins: &Pins) -> Result<()> {
+    let meta: Values<Meta> = typed(map::META, &mut |name| pinned(&pins.map(name)))?;
+    match value(&meta, 0).map_or(0, |meta| meta.abi) {
+        // 0: a start that was cut short before it wrote the version; sizes are checked all the same.
+        0 | ABI_VERSION => Ok(()),
+        other => bail!(
+            "the maps pinned below {} are of ABI version {other}, this netbond speaks {ABI_VERSION}: \
+             use the netbond that made them, or `netbond detach` with it first (traffic stops until \
+             the new one runs)",
+            pins.root().display()
+        ),
+    }
+}
+
+fn pinned(path: &FsPath) -> Result<Map> {
+    let data = MapData::from_pin(path)
+        .with_context(|| format!("opening {} (root or CAP_BPF needed)", path.display()))?;
+    Map::from_map_data(data).with_context(|| format!("reading {}", path.display()))
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    take: &mut impl FnMut(&'static str) -> Result<Map>,
+) -> Result<T> {
+    T::try_from(take(name)?).with_context(|| format!("map {name} is not of this netbond's layout"))
+}
+
+/// An array's value; `None` where the index is out of range or the map cannot be read.
+#[must_use]
+pub fn value<T: bytemuck::Pod>(values: &Values<T>, index: u32) -> Option<T> {
+    values.get(&index, 0).ok().map(|Raw(value)| value)
+}
+
+/// A name field as text.
+#[must_use]
+pub fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}
+
+/// Text as a name field: cut where it does not fit, filled up with zeros.
+#[must_use]
+pub fn field<const N: usize>(text: &str) -> [u8; N] {
+    let mut field = [0; N];
+    for (to, from) in field.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    field
+}

@@ -1,0 +1,255 @@
+//! The programs under BPF_PROG_TEST_RUN: real ones, in the kernel, on packets of ours. Nothing is
+//! attached and nothing is sent; a redirect is only a verdict.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::Ipv4Addr;
+
+use aya::{
+    Ebpf,
+    programs::{TestRun as _, TestRunOptions},
+};
+use bytemuck::Zeroable as _;
+use etherparse::PacketBuilder;
+use netbond::{
+    loader::{OBJECT, classifier, load_programs},
+    tables::{Raw, Tables},
+};
+use netbond_common::{
+    abi::{
+        Bond, MAX_BOND_PATHS, NO_BOND, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, TunnelKey,
+    },
+    fate::Fate,
+    ipv4, names::program, wheel,
+};
+
+pub(crate) const TC_ACT_OK: u32 = 0;
+pub(crate) const TC_ACT_SHOT: u32 = 2;
+pub(crate) const TC_ACT_REDIRECT: u32 = 7;
+
+/// The hardware address of the bond device.
+pub(crate) const MAC: [u8; 6] = [2, 0x6e, 0x62, 0, 0, 1];
+/// The device that test runs take place on: the namespace's loopback device.
+pub(crate) const IFINDEX: u32 = 1;
+/// The bond under test.
+pub(crate) const BOND: u32 = 3;
+
+/// Outer addresses of a path: ours, the peer's.
+#[must_use]
+pub(crate) fn outer(path: u32) -> (Ipv4Addr, Ipv4Addr) {
+    let n = u8::try_from(path).unwrap();
+    (Ipv4Addr::new(10, 65, n, 2), Ipv4Addr::new(10, 65, n, 6))
+}
+
+/// What a run left behind.
+pub(crate) struct Ran {
+    pub(crate) action: u32,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) ns: u64,
+}
+
+/// The loaded programs and their maps, with one bond.
+pub(crate) struct Kernel {
+    ebpf: Ebpf,
+    pub(crate) tables: Tables,
+}
+
+impl Kernel {
+    /// Loads the object and sets up a bond with as many paths as there are weights.
+    #[must_use]
+    pub(crate) fn with_bond(weights: &[u32], key: Option<u32>) -> Self {
+        // Tickets are per CPU: a test that moved would see two wheels.
+        let mut cpu = nix::sched::CpuSet::new();
+        cpu.set(0).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpu).unwrap();
+        let mut ebpf = Ebpf::load(OBJECT).expect("loading the object (root or CAP_BPF needed)");
+        load_programs(&mut ebpf).unwrap();
+        let tables = Tables::new(|name| {
+            ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"))
+        })
+        .unwrap();
+        let mut kernel = Self { ebpf, tables };
+        let mut bond =
+            Bond { paths: weights.len() as u32, ifindex: IFINDEX, mac: MAC, ..Bond::zeroed() };
+        let mut all = [0; MAX_BOND_PATHS as usize];
+        all[..weights.len()].copy_from_slice(weights);
+        bond.wheel_len = wheel::build(&all, &mut bond.wheel) as u32;
+        kernel.set_bond(&bond);
+        kernel.tables.bond_by_ifindex.insert(IFINDEX, BOND, 0).unwrap();
+        for slot in 0..weights.len() as u32 {
+            let (local, remote) = outer(slot);
+            let path = Path {
+                flags: PATH_USABLE | PATH_LAST_RESORT | if key.is_some() { PATH_KEY } else { 0 },
+                ifindex: IFINDEX,
+                sum: ipv4::constant_sum(local.octets(), remote.octets()),
+                key: key.unwrap_or(0).to_be_bytes(),
+                local: ipv4::mapped(local.octets()),
+                remote: ipv4::mapped(remote.octets()),
+            };
+            kernel.set_path(slot, &path);
+            let tunnel = TunnelKey {
+                source: path.remote,
+                destination: path.local,
+                key: path.key,
+                has_key: u32::from(key.is_some()),
+            };
+            kernel.tables.tunnels.insert(Raw(tunnel), path_id(slot), 0).unwrap();
+        }
+        kernel
+    }
+
+    pub(crate) fn set_bond(&mut self, bond: &Bond) {
+        self.tables.bonds.set(BOND, Raw(*bond), 0).unwrap();
+    }
+
+    #[must_use]
+    pub(crate) fn bond(&self) -> Bond {
+        self.tables.bonds.get(&BOND, 0).unwrap().0
+    }
+
+    pub(crate) fn set_path(&mut self, slot: u32, path: &Path) {
+        self.tables.paths.set(path_id(slot), Raw(*path), 0).unwrap();
+    }
+
+    pub(crate) fn set_flags(&mut self, slot: u32, flags: u32) {
+        let Raw(path) = self.tables.paths.get(&path_id(slot), 0).unwrap();
+        self.set_path(slot, &Path { flags, ..path });
+    }
+
+    pub(crate) fn egress(&mut self, frame: &[u8]) -> Ran {
+        self.run(program::EGRESS, frame, None)
+    }
+
+    pub(crate) fn ingress(&mut self, frame: &[u8]) -> Ran {
+        self.run(program::INGRESS_L2, frame, None)
+    }
+
+    /// Runs a program once; `gso` is (segments, size) of a super-packet.
+    pub(crate) fn run(&mut self, name: &str, frame: &[u8], gso: Option<(u32, u32)>) -> Ran {
+        let mut out = vec![0; frame.len() + 256];
+        // struct __sk_buff of linux/bpf.h: gso_segs at byte 164, gso_size at byte 176.
+        let mut context = [0_u8; 192];
+        if let Some((segments, size)) = gso {
+            context[164..168].copy_from_slice(&segments.to_ne_bytes());
+            context[176..180].copy_from_slice(&size.to_ne_bytes());
+        }
+        let result = classifier(&mut self.ebpf, name)
+            .unwrap()
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: gso.is_some().then_some(context.as_slice()),
+                ..TestRunOptions::default()
+            })
+            .expect("BPF_PROG_TEST_RUN");
+        out.truncate(result.data_size_out as usize);
+        Ran { action: result.return_value, frame: out, ns: result.duration.as_nanos() as u64 }
+    }
+
+    /// Packets that each path sent.
+    #[must_use]
+    pub(crate) fn sent(&self, paths: u32) -> Vec<u64> {
+        (0..paths).map(|slot| self.tables.path_stats(path_id(slot)).unwrap().tx_packets).collect()
+    }
+
+    /// Every fate counted so far, in this bond and outside of any.
+    #[must_use]
+    pub(crate) fn fates(&self) -> Vec<(u32, Fate, u64)> {
+        let of = |bond| {
+            let stats = self.tables.bond_stats(bond).unwrap();
+            Fate::ALL.iter().map(move |&fate| (bond, fate, stats.fates[fate as usize]))
+        };
+        of(BOND).chain(of(NO_BOND)).filter(|&(_, _, count)| count != 0).collect()
+    }
+}
+
+/// The id of a path of the bond under test.
+#[must_use]
+pub(crate) const fn path_id(slot: u32) -> u32 {
+    BOND * MAX_BOND_PATHS + slot
+}
+
+/// An IPv4 UDP frame, `len` bytes of IP in all.
+#[must_use]
+pub(crate) fn ipv4_frame(len: usize) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [0; 6])
+        .ipv4([192, 0, 2, 1], [198, 51, 100, 1], 61)
+        .udp(4000, 5000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &vec![0xa5; len - 28]).unwrap();
+    frame
+}
+
+/// An IPv6 UDP frame, `len` bytes of IP in all.
+#[must_use]
+pub(crate) fn ipv6_frame(len: usize) -> Vec<u8> {
+    let mut header = etherparse::Ipv6Header {
+        hop_limit: 33,
+        traffic_class: 0x2a << 2 | 0b10,
+        ..Default::default()
+    };
+    header.source = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    header.destination = "2001:db8::2".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let builder = PacketBuilder::ethernet2([2; 6], [0; 6])
+        .ip(etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default()))
+        .udp(4000, 5000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &vec![0x5a; len - 48]).unwrap();
+    frame
+}
+
+/// What the peer sends: a frame whose Ethernet payload is wrapped in GRE on a path.
+pub(crate) struct Wrap {
+    pub(crate) path: u32,
+    pub(crate) tos: u8,
+    /// Bytes of IP options, a multiple of 4.
+    pub(crate) options: usize,
+    /// Flags and fragment offset.
+    pub(crate) frags: u16,
+    pub(crate) gre_flags: u16,
+    /// What follows the GRE base header: key, sequence number.
+    pub(crate) gre_fields: Vec<u8>,
+    pub(crate) gre_protocol: u16,
+}
+
+impl Wrap {
+    #[must_use]
+    pub(crate) fn on(path: u32) -> Self {
+        Self {
+            path,
+            tos: 0,
+            options: 0,
+            frags: 0,
+            gre_flags: 0,
+            gre_fields: Vec::new(),
+            gre_protocol: 0x0800,
+        }
+    }
+
+    /// The received frame around an inner one.
+    #[must_use]
+    pub(crate) fn frame(&self, inner: &[u8]) -> Vec<u8> {
+        let payload = &inner[14..];
+        let (local, remote) = outer(self.path);
+        let header_len = 20 + self.options;
+        let total = header_len + 4 + self.gre_fields.len() + payload.len();
+        let mut ip = vec![0x40 | (header_len / 4) as u8, self.tos];
+        ip.extend((total as u16).to_be_bytes());
+        ip.extend([0, 0]);
+        ip.extend(self.frags.to_be_bytes());
+        ip.extend([64, 47, 0, 0]);
+        ip.extend(remote.octets());
+        ip.extend(local.octets());
+        ip.resize(header_len, 1);
+        let check = etherparse::checksum::Sum16BitWords::new().add_slice(&ip).ones_complement();
+        ip[10..12].copy_from_slice(&check.to_ne_bytes());
+        let mut frame = vec![0; 12];
+        frame.extend([0x08, 0x00]);
+        frame.extend(ip);
+        frame.extend(self.gre_flags.to_be_bytes());
+        frame.extend(self.gre_protocol.to_be_bytes());
+        frame.extend(&self.gre_fields);
+        frame.extend(payload);
+        frame
+    }
+}

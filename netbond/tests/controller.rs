@@ -1,0 +1,327 @@
+//! The state machine on the reference topology: what each kind of event makes of the paths.
+
+use std::net::IpAddr;
+
+use netbond::{
+    config::Config,
+    control::{
+        event::{Event, Link, NextHop, Route},
+        plan::{BondPlan, Standing},
+        state::{Controller, Ids, Transition},
+    },
+};
+use netbond_common::names::{PathState, StateReason};
+
+const CONFIG: &str = r#"
+[[bond]]
+name = "nb0"
+address = ["10.67.0.1/24"]
+peer = "10.65.2.1/32"
+[[bond.path]]
+name = "via-m1"
+local = "10.65.0.2"
+remote = "10.65.0.6"
+device = "wg-a-m1"
+[[bond.path]]
+name = "via-m2"
+local = "10.65.0.14"
+remote = "10.65.0.10"
+device = "wg-a-m2"
+"#;
+
+const M1: u32 = 11;
+const M2: u32 = 12;
+const BIRD: u8 = 12;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn link(ifindex: u32, up: bool) -> Event {
+    let name = if ifindex == M1 { "wg-a-m1" } else { "wg-a-m2" };
+    Event::Link(Link { ifindex, name: name.to_owned(), up, mtu: 1420, mac: None })
+}
+
+fn route(to: &str, protocol: u8, devices: &[u32]) -> Event {
+    let next_hop = |&ifindex: &u32| {
+        let gateway = if ifindex == M1 { "10.65.0.1" } else { "10.65.0.13" };
+        NextHop { ifindex, gateway: Some(ip(gateway)) }
+    };
+    let route = Route {
+        prefix: (ip(to), 30),
+        protocol,
+        metric: 32,
+        usable: true,
+        next_hops: devices.iter().map(next_hop).collect(),
+    };
+    Event::Route { to: ip(to), route: Some(route) }
+}
+
+fn no_route(to: &str) -> Event {
+    Event::Route { to: ip(to), route: None }
+}
+
+/// A controller and the last plan it made.
+struct Bench {
+    controller: Controller,
+    plan: Option<BondPlan>,
+}
+
+impl Bench {
+    /// Router A of the reference topology; all is well unless the configuration says otherwise.
+    fn with(config: &str) -> Self {
+        let mut bench = Self { controller: Controller::default(), plan: None };
+        bench.configure(config);
+        let addresses = [(M1, "10.65.0.2"), (M2, "10.65.0.14")]
+            .map(|(ifindex, address)| Event::Address { ifindex, address: ip(address) });
+        let routes = [
+            route("10.65.0.6", BIRD, &[M1]),
+            route("10.65.0.10", BIRD, &[M2]),
+            route("10.65.2.1", BIRD, &[M1, M2]),
+        ];
+        for event in [link(M1, true), link(M2, true)].into_iter().chain(addresses).chain(routes) {
+            bench.feed(event);
+        }
+        bench
+    }
+
+    fn new() -> Self {
+        Self::with(CONFIG)
+    }
+
+    fn configure(&mut self, config: &str) {
+        let config = Config::parse(config, "test.toml").unwrap();
+        let paths = (0..config.bonds[0].paths.len() as u32).collect();
+        let outcomes = self.controller.configure(&config, &[Ids { bond: 0, paths }]);
+        for outcome in outcomes {
+            self.plan = Some(outcome.plan);
+        }
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        for outcome in self.controller.handle(event) {
+            self.plan = Some(outcome.plan);
+            transitions.extend(outcome.transitions);
+        }
+        transitions
+    }
+
+    /// State, reason and standing of each path.
+    fn paths(&self) -> Vec<(PathState, StateReason, Standing)> {
+        let plan = self.plan.as_ref().expect("a plan");
+        plan.paths.iter().map(|path| (path.state, path.reason, path.standing)).collect()
+    }
+}
+
+const UP: (PathState, StateReason, Standing) =
+    (PathState::Up, StateReason::Route, Standing::Usable);
+
+const fn down(reason: StateReason) -> (PathState, StateReason, Standing) {
+    (PathState::Down, reason, Standing::Out)
+}
+
+#[test]
+fn nothing_is_decided_before_every_route_is_known() {
+    let mut controller = Controller::default();
+    let config = Config::parse(CONFIG, "test.toml").unwrap();
+    assert!(controller.configure(&config, &[Ids { bond: 0, paths: vec![0, 1] }]).is_empty());
+    let early = [link(M1, true), link(M2, true), route("10.65.0.6", BIRD, &[M1]), no_route("10.65.0.10")];
+    for event in early {
+        assert!(controller.handle(event).is_empty(), "a restart must not take paths out");
+    }
+    assert_eq!(controller.handle(no_route("10.65.2.1")).len(), 1);
+}
+
+#[test]
+fn healthy() {
+    let bench = Bench::new();
+    assert_eq!(bench.paths(), [UP, UP]);
+    let plan = bench.plan.unwrap();
+    assert_eq!(plan.mtu, Some(1396));
+    assert_eq!(plan.peer_reachable, Some(true));
+}
+
+#[test]
+fn withdrawn_route() {
+    let mut bench = Bench::new();
+    let transitions = bench.feed(no_route("10.65.0.6"));
+    assert_eq!(bench.paths(), [down(StateReason::NoRoute), UP]);
+    assert_eq!(transitions.len(), 1);
+    assert_eq!((transitions[0].path.as_str(), transitions[0].cause.as_str()), ("via-m1", "route to 10.65.0.6 withdrawn"));
+    assert!(bench.feed(no_route("10.65.0.6")).is_empty(), "the same again is no news");
+    bench.feed(route("10.65.0.6", BIRD, &[M1]));
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+#[test]
+fn detour_is_avoided_while_a_path_is_up() {
+    let detour = |standing| (PathState::Detour, StateReason::Elsewhere, standing);
+    let mut bench = Bench::new();
+    bench.feed(route("10.65.0.6", BIRD, &[M2]));
+    assert_eq!(bench.paths(), [detour(Standing::LastResort), UP]);
+    let device = bench.plan.as_ref().unwrap().paths[0].device.as_ref().unwrap();
+    assert_eq!(device.ifindex, M1, "egress stays on the path's own device");
+    bench.feed(no_route("10.65.0.10"));
+    assert_eq!(bench.paths(), [detour(Standing::Usable), down(StateReason::NoRoute)]);
+}
+
+#[test]
+fn detour_is_used_where_the_user_says_so() {
+    let mut bench = Bench::with(&CONFIG.replace("name = \"nb0\"", "name = \"nb0\"\ndetour = \"use\""));
+    bench.feed(route("10.65.0.6", BIRD, &[M2]));
+    assert_eq!(bench.paths(), [(PathState::Detour, StateReason::Elsewhere, Standing::Usable), UP]);
+}
+
+/// A multipath route that has the path's own device among others is no detour.
+#[test]
+fn multipath_over_the_own_device() {
+    let mut bench = Bench::new();
+    bench.feed(route("10.65.0.6", BIRD, &[M2, M1]));
+    assert_eq!(bench.paths(), [UP, UP]);
+    assert_eq!(bench.plan.unwrap().paths[0].route.as_ref().unwrap().ifindex, M1);
+}
+
+/// Beyond the first hop: the path's own route never changes, but the peer is no longer reached over
+/// its device.
+#[test]
+fn peer_lost_over_one_device() {
+    let mut bench = Bench::new();
+    bench.feed(route("10.65.2.1", BIRD, &[M2]));
+    let suspect = (PathState::Suspect, StateReason::PeerElsewhere, Standing::LastResort);
+    assert_eq!(bench.paths(), [suspect, UP]);
+    bench.feed(route("10.65.2.1", BIRD, &[M1, M2]));
+    assert_eq!(bench.paths(), [UP, UP]);
+    bench.feed(no_route("10.65.2.1"));
+    assert_eq!(bench.paths(), [UP, UP], "no route to the peer at all says nothing of one path");
+    assert_eq!(bench.plan.as_ref().unwrap().peer_reachable, Some(false));
+}
+
+/// With unequal costs the peer is only ever reached over the better device: that is no fault.
+#[test]
+fn peer_never_seen_over_a_device_is_no_suspicion() {
+    let mut bench = Bench { controller: Controller::default(), plan: None };
+    bench.configure(CONFIG);
+    for event in [
+        link(M1, true),
+        link(M2, true),
+        Event::Address { ifindex: M1, address: ip("10.65.0.2") },
+        Event::Address { ifindex: M2, address: ip("10.65.0.14") },
+        route("10.65.0.6", BIRD, &[M1]),
+        route("10.65.0.10", BIRD, &[M2]),
+        route("10.65.2.1", BIRD, &[M2]),
+    ] {
+        bench.feed(event);
+    }
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+#[test]
+fn device_goes_and_comes_back_with_another_ifindex() {
+    let mut bench = Bench::new();
+    bench.feed(link(M1, false));
+    assert_eq!(bench.paths(), [down(StateReason::DeviceDown), UP]);
+    bench.feed(Event::LinkGone { ifindex: M1 });
+    assert_eq!(bench.paths(), [down(StateReason::NoAddress), UP]);
+    let again = Link { ifindex: 40, name: "wg-a-m1".to_owned(), up: true, mtu: 1380, mac: None };
+    bench.feed(Event::Link(again));
+    bench.feed(Event::Address { ifindex: 40, address: ip("10.65.0.2") });
+    bench.feed(route("10.65.0.6", BIRD, &[40]));
+    bench.feed(route("10.65.2.1", BIRD, &[40, M2]));
+    assert_eq!(bench.paths(), [UP, UP]);
+    let plan = bench.plan.unwrap();
+    assert_eq!(plan.paths[0].device.as_ref().unwrap().ifindex, 40);
+    assert_eq!(plan.mtu, Some(1356), "the smallest device less the overhead");
+}
+
+#[test]
+fn routes_that_are_not_ospf_do_not_count() {
+    let mut bench = Bench::new();
+    bench.feed(route("10.65.0.6", 4, &[M1]));
+    assert_eq!(bench.paths(), [down(StateReason::NotOspf), UP]);
+    let mut bench = Bench::with(&format!("route_protocols = [\"static\", \"bird\"]\n{CONFIG}"));
+    bench.feed(route("10.65.0.6", 4, &[M1]));
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+#[test]
+fn blackhole_route() {
+    let mut bench = Bench::new();
+    let Event::Route { to, route: Some(mut blackhole) } = route("10.65.0.6", BIRD, &[]) else {
+        unreachable!()
+    };
+    blackhole.usable = false;
+    bench.feed(Event::Route { to, route: Some(blackhole) });
+    assert_eq!(bench.paths(), [down(StateReason::Unreachable), UP]);
+}
+
+#[test]
+fn the_user_takes_a_path_out() {
+    let mut bench = Bench::new();
+    let transitions = bench.feed(Event::Admin { path: 1, up: false });
+    assert_eq!(bench.paths(), [UP, down(StateReason::Admin)]);
+    assert_eq!(transitions[0].cause, "user took the path out");
+    bench.feed(no_route("10.65.0.10"));
+    assert_eq!(bench.paths(), [UP, down(StateReason::Admin)]);
+    bench.feed(route("10.65.0.10", BIRD, &[M2]));
+    bench.feed(Event::Admin { path: 1, up: true });
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+#[test]
+fn mtu_is_capped_and_leaves_room_for_the_key() {
+    let bench = Bench::with(&CONFIG.replace("name = \"nb0\"", "name = \"nb0\"\nkey = 1"));
+    assert_eq!(bench.plan.unwrap().mtu, Some(1392));
+    let bench = Bench::with(&CONFIG.replace("name = \"nb0\"", "name = \"nb0\"\nmtu = 1300"));
+    assert_eq!(bench.plan.unwrap().mtu, Some(1300));
+}
+
+/// What was learnt of the peer survives a reload; a path that goes is forgotten.
+#[test]
+fn reload() {
+    let mut bench = Bench::new();
+    bench.feed(route("10.65.2.1", BIRD, &[M2]));
+    bench.configure(&CONFIG.replace("[\"10.67.0.1/24\"]", "[\"10.67.0.9/24\"]"));
+    assert_eq!(bench.paths()[0].0, PathState::Suspect);
+    let one_path = CONFIG.split("[[bond.path]]").take(2).collect::<Vec<_>>().join("[[bond.path]]");
+    bench.configure(&one_path);
+    assert_eq!(bench.paths().len(), 1);
+    assert_eq!(bench.controller.targets(), [ip("10.65.0.6"), ip("10.65.2.1")]);
+}
+
+/// Whatever happens in whatever order, a path without an OSPF route or device takes no packets, and
+/// where some path has one over its own device, one is usable.
+#[test]
+fn invariants_hold_after_any_events() {
+    use proptest::prelude::*;
+    let to = prop::sample::select(vec!["10.65.0.6", "10.65.0.10", "10.65.2.1"]);
+    let devices = prop::sample::select(vec![vec![M1], vec![M2], vec![M1, M2], vec![77]]);
+    let event = prop_oneof![
+        (to.clone(), prop::sample::select(vec![BIRD, 4]), devices)
+            .prop_map(|(to, protocol, devices)| route(to, protocol, &devices)),
+        to.prop_map(no_route),
+        (M1..=M2, any::<bool>()).prop_map(|(ifindex, up)| link(ifindex, up)),
+        (M1..=M2).prop_map(|ifindex| Event::LinkGone { ifindex }),
+        (0..2_u32, any::<bool>()).prop_map(|(path, up)| Event::Admin { path, up }),
+        Just(Event::Address { ifindex: M1, address: ip("10.65.0.2") }),
+        Just(Event::AddressGone { ifindex: M1, address: ip("10.65.0.2") }),
+    ];
+    proptest!(|(events in prop::collection::vec(event, 0..60))| {
+        let mut bench = Bench::new();
+        for event in events {
+            bench.feed(event);
+            let plan = bench.plan.as_ref().unwrap();
+            for path in &plan.paths {
+                prop_assert_eq!(path.standing == Standing::Out, path.state == PathState::Down);
+                prop_assert!(path.state == PathState::Down || path.device.is_some() && path.route.is_some());
+                let protocol = path.route.as_ref().map(|route| route.protocol);
+                prop_assert!(path.state == PathState::Down || protocol == Some(BIRD));
+            }
+            let any = |f: fn(&netbond::control::plan::PathPlan) -> bool| plan.paths.iter().any(f);
+            prop_assert_eq!(
+                any(|path| path.standing == Standing::Usable),
+                any(|path| path.state != PathState::Down)
+            );
+        }
+    });
+}

@@ -1,0 +1,62 @@
+//! The project's own commands, as `cargo xtask COMMAND`.
+//!
+//! Progress and compiler output go to stderr, so that stdout holds results only.
+
+mod bench;
+mod build;
+mod command;
+mod ebpf;
+mod lab;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what building and testing need (Debian 12)
+    Setup,
+    /// Build the eBPF object and the programs
+    Build(build::Args),
+    /// Run the demonstration, or netbond itself: `run -- -c FILE`
+    Run(run::Args),
+    /// Build, then run netbond-lab with the arguments given
+    Lab(lab::Args),
+    /// Run the tests: all layers, or those named
+    Test(test::Args),
+    /// Run the benchmarks
+    Bench(bench::Args),
+    /// Check formatting and lints
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Verb::Setup => setup::run(),
+        Verb::Build(args) => build::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Lab(args) => lab::run(args),
+        Verb::Test(args) => test::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::Lint => lint::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

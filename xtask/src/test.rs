@@ -1,0 +1,259 @@
+//! `cargo xtask test`: the layers of tests, from the one that needs nothing to the one that needs root.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use std::{fs, io};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::command::{cargo_on_workspace, check, root, shown};
+use crate::setup::{self, Need};
+use crate::{build, ebpf, lint};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Layers to run; all where none is named
+    #[arg(value_name = "NAME")]
+    layers: Vec<Layer>,
+}
+
+/// In the order they are run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layer {
+    /// Formatting and clippy
+    Lint,
+    /// Tests without privilege, and the eBPF crate compiled on the host
+    Pure,
+    /// The committed eBPF object against the sources; without privilege
+    Object,
+    /// The eBPF programs on packets, in the kernel (CAP_BPF)
+    TestRun,
+    /// Routers in network namespaces (root)
+    Lab,
+}
+
+/// How many of the lab's tests run side by side: each starts routers and tunnels of its own.
+const LAB_THREADS: u32 = 2;
+
+/// What a program with maps, classifiers and helpers takes to load, with its number.
+const CAPABILITIES: [(&str, u32); 3] =
+    [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+
+impl Layer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Pure => "pure",
+            Self::Object => "object",
+            Self::TestRun => "test-run",
+            Self::Lab => "lab",
+        }
+    }
+
+    fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Lint => &[Need::Lint],
+            Self::Pure | Self::TestRun => &[],
+            Self::Object => &[Need::Toolchain],
+            Self::Lab => &[Need::Tools],
+        }
+    }
+
+    /// Runs the layer and tells how many tests passed, for a layer that has tests.
+    fn run(self) -> Result<Option<u32>> {
+        match self {
+            Self::Lint => lint::run().map(|()| None),
+            Self::Pure => pure().map(Some),
+            Self::Object => object().map(Some),
+            Self::TestRun => test_run().map(Some),
+            Self::Lab => lab().map(Some),
+        }
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let layers: Vec<Layer> = Layer::value_variants()
+        .iter()
+        .copied()
+        .filter(|layer| args.layers.is_empty() || args.layers.contains(layer))
+        .collect();
+
+    // Everything at once: one installation instead of one for each layer.
+    let needs: Vec<Need> = layers
+        .iter()
+        .flat_map(|layer| layer.needs())
+        .copied()
+        .collect();
+    let prepared = setup::ensure(&needs);
+    if let Err(error) = &prepared {
+        eprintln!("error: {error:#}");
+    }
+
+    let mut summary = Vec::new();
+    for &layer in &layers {
+        eprintln!("\ntest: {}", layer.name());
+        let start = Instant::now();
+        let outcome = match &prepared {
+            // Perhaps this layer needs nothing of what is missing.
+            Err(_) => setup::ensure(layer.needs()).and_then(|()| layer.run()),
+            Ok(()) => layer.run(),
+        };
+        if let Err(error) = &outcome {
+            eprintln!("error: {error:#}");
+        }
+        summary.push((layer, outcome, start.elapsed()));
+    }
+
+    let mut failed = Vec::new();
+    println!();
+    for (layer, outcome, took) in &summary {
+        let (result, detail) = match outcome {
+            Ok(None) => ("passed", String::new()),
+            Ok(Some(tests)) => ("passed", format!("{tests} tests")),
+            Err(error) => {
+                failed.push(layer.name());
+                ("FAILED", format!("{error:#}"))
+            }
+        };
+        println!(
+            "{:<9} {result} {:>5} s  {detail}",
+            layer.name(),
+            took.as_secs()
+        );
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn pure() -> Result<u32> {
+    // No member by default, so the tests leave it out.
+    let compiled = check(cargo_on_workspace("check")?.args(["--package", "netbond-ebpf"]));
+    let passed = cargo_test(&mut tests()?)?;
+    compiled.context("the eBPF crate does not compile on the host")?;
+    Ok(passed)
+}
+
+fn object() -> Result<u32> {
+    let toolchain = setup::toolchain()?;
+    let fresh = ebpf::build(&toolchain)?;
+    let compared = ebpf::compare(&toolchain, &fresh);
+    let passed = cargo_test(tests()?.args(["--test", "object"]))?;
+    compared.map(|()| passed)
+}
+
+fn test_run() -> Result<u32> {
+    for (name, number) in CAPABILITIES {
+        ensure!(
+            setup::has_capability(number)?,
+            "these tests load eBPF programs and need {name}: run them as root"
+        );
+    }
+    cargo_test(tests()?.args(["--test", "test_run", "--", "--ignored"]))
+}
+
+fn lab() -> Result<u32> {
+    ensure!(
+        setup::is_root()?,
+        "these tests make network namespaces and need root: run them as root"
+    );
+    // The tests run the programs; cargo builds those only of the package it tests.
+    build::programs_for_tests()?;
+    let mut test = tests()?;
+    for name in integration_tests(&root().join("netbond-lab/tests"))? {
+        test.args(["--test", &name]);
+    }
+    cargo_test(
+        test.args(["--", "--ignored"])
+            .arg(format!("--test-threads={LAB_THREADS}")),
+    )
+}
+
+/// `cargo test`, going on to the next program after one that failed.
+fn tests() -> Result<Command> {
+    let mut test = cargo_on_workspace("test")?;
+    test.arg("--no-fail-fast");
+    Ok(test)
+}
+
+/// The names of a package's integration tests.
+fn integration_tests(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry
+            .with_context(|| format!("cannot list {}", dir.display()))?
+            .path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(
+                path.file_stem()
+                    .map(|stem| stem.to_string_lossy().into_owned()),
+            );
+        }
+    }
+    ensure!(!names.is_empty(), "{} holds no tests", dir.display());
+    names.sort();
+    Ok(names)
+}
+
+/// Runs `cargo test`, showing what it prints, and counts the tests that passed.
+///
+/// A run without any test is an error: a name that no longer fits would pass for ever.
+fn cargo_test(command: &mut Command) -> Result<u32> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", shown(command)))?;
+    let printed = child
+        .stdout
+        .take()
+        .context("cargo's output is not to be had")?;
+    let mut passed = 0;
+    for line in BufReader::new(printed).split(b'\n') {
+        let line = line.context("cannot read cargo's output")?;
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(&line)
+            .and_then(|()| stdout.write_all(b"\n"))?;
+        passed += passed_in(&String::from_utf8_lossy(&line)).unwrap_or(0);
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() {
+        bail!("`{}` failed ({status})", shown(command));
+    }
+    ensure!(passed > 0, "`{}` ran no test", shown(command));
+    Ok(passed)
+}
+
+/// The number in `test result: ok. 12 passed; ..`.
+fn passed_in(line: &str) -> Option<u32> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    rest.split_once(" passed")?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_counted() {
+        let line = "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out";
+        assert_eq!(passed_in(line), Some(12));
+        assert_eq!(
+            passed_in("test result: FAILED. 2 passed; 1 failed"),
+            Some(2)
+        );
+        assert_eq!(passed_in("test tests::a ... ok"), None);
+    }
+
+    #[test]
+    fn layers_are_named_as_the_command_line_names_them() {
+        for layer in Layer::value_variants() {
+            let value = layer.to_possible_value().expect("no layer is hidden");
+            assert_eq!(value.get_name(), layer.name());
+        }
+    }
+}
