@@ -80,11 +80,14 @@ impl PingLog {
     fn parse(text: &str, end: SystemTime) -> Self {
         let mut requests = Vec::new();
         let mut answers = BTreeSet::new();
-        for line in text.lines() {
+        // The sender was killed: its last line may be cut short.
+        for line in text
+            .split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'))
+        {
             let words: Vec<_> = line.split(' ').collect();
             match words.as_slice() {
                 ["sent", number, time] => {
-                    // The last line may be cut short.
                     let (Ok(number), Ok(time)) = (number.parse::<u64>(), time.parse()) else {
                         continue;
                     };

@@ -2,9 +2,11 @@
 //!
 //! Nothing else in the project installs anything.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::{fs, io, process};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -88,9 +90,15 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// Prints what was found of one thing.
+/// Prints what was found of one thing, once: several parts of a command may need it.
 fn say(what: &str, found: &str) {
-    eprintln!("setup: {what:<16} {found}");
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("setup: {what:<16} {found}");
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.contains(&line) {
+        eprintln!("{line}");
+        said.insert(line);
+    }
 }
 
 fn missing_for_toolchain() -> Result<Vec<&'static str>> {

@@ -234,7 +234,7 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
             write!(out, ", peer {} {reachable}", peer.prefix)?;
         }
         writeln!(out)?;
-        write!(out, "{}", paths(bond))?;
+        write!(out, "{}\n{}", paths(bond), traffic(bond))?;
         for path in bond.paths.iter().filter(|path| path.tx_last_resort != 0) {
             writeln!(
                 out,
@@ -251,29 +251,52 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
     Ok(())
 }
 
+const DASH: &str = "-";
+
+/// How each path stands.
 fn paths(bond: &Bond) -> Table {
-    let mut table = Table::new(&[
-        "PATH", "STATE", "REASON", "SINCE", "DEVICE", "REMOTE", "ROUTE", "NEIGHBOUR", "COST", "W",
-        "TX PACKETS", "TX BYTES", "TX %", "RX PACKETS", "RX BYTES", "RX %",
-    ]);
-    let dash = || "-".to_owned();
-    let percent = |share: Option<f64>| share.map_or_else(dash, |share| format!("{:.1}", share * 100.0));
+    let mut table = Table::new(&["PATH", "STATE", "REASON", "FOR", "DEVICE", "REMOTE", "ROUTE", "OSPF"]);
     for path in &bond.paths {
+        let route = path.route.as_ref().map_or_else(
+            || DASH.to_owned(),
+            |route| {
+                let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+                format!("{}{via} dev {}", route.protocol, route.device)
+            },
+        );
+        let ospf = path.neighbour.as_ref().map_or_else(
+            || DASH.to_owned(),
+            |neighbour| {
+                let cost = path.ospf_cost.map(|cost| format!(" cost {cost}")).unwrap_or_default();
+                format!("{} {}{cost}", neighbour.router_id, neighbour.state)
+            },
+        );
+        let device = if path.device.is_empty() { DASH } else { &path.device };
         table.row([
             path.name.clone(),
             path.state.to_owned(),
             path.reason.to_owned(),
             since(path.changed),
-            if path.device.is_empty() { dash() } else { path.device.clone() },
+            device.to_owned(),
             path.remote.to_string(),
-            path.route.as_ref().map_or_else(dash, |route| {
-                let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
-                format!("{}{via} dev {}", route.protocol, route.device)
-            }),
-            path.neighbour.as_ref().map_or_else(dash, |neighbour| {
-                format!("{} {}", neighbour.router_id, neighbour.state)
-            }),
-            path.ospf_cost.map_or_else(dash, |cost| cost.to_string()),
+            route,
+            ospf,
+        ]);
+    }
+    table
+}
+
+/// What each path carried.
+fn traffic(bond: &Bond) -> Table {
+    let mut table = Table::new(&[
+        "PATH", "WEIGHT", "TX PACKETS", "TX BYTES", "TX %", "RX PACKETS", "RX BYTES", "RX %",
+    ]);
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| DASH.to_owned(), |share| format!("{:.1}", share * 100.0))
+    };
+    for path in &bond.paths {
+        table.row([
+            path.name.clone(),
             path.weight.to_string(),
             path.tx_packets.to_string(),
             path.tx_bytes.to_string(),

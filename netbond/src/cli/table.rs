@@ -22,10 +22,8 @@ impl fmt::Display for Table {
         let columns = self.rows.first().map_or(0, Vec::len);
         let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
         let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        let numeric = |column| {
-            cells(column).skip(1).all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()))
-                && cells(column).count() > 1
-        };
+        let number = |cell: &String| cell == "-" || cell.parse::<f64>().is_ok();
+        let numeric = |column| cells(column).count() > 1 && cells(column).skip(1).all(number);
         let layout: Vec<(usize, bool)> = (0..columns).map(|c| (width(c), numeric(c))).collect();
         for row in &self.rows {
             let mut line = String::new();

@@ -61,7 +61,11 @@ impl Netlink {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("cannot open a netlink socket")?;
         let requests = RequestSocket::open().context("cannot open a netlink socket")?;
-        Ok(Self { handle, requests, connection: tokio::spawn(connection) })
+        Ok(Self {
+            handle,
+            requests,
+            connection: tokio::spawn(connection),
+        })
     }
 
     /// The link of that name.
@@ -89,7 +93,11 @@ impl Netlink {
     /// # Errors
     /// A name is taken by another device, or the kernel refuses a change.
     pub async fn ensure_bond_device(&mut self, spec: BondSpec<'_>) -> anyhow::Result<BondDevice> {
-        let BondSpec { name, peer_name, arp } = spec;
+        let BondSpec {
+            name,
+            peer_name,
+            arp,
+        } = spec;
         for name in [name, peer_name] {
             ensure!(
                 (1..=NAME).contains(&name.len()),
@@ -97,7 +105,10 @@ impl Netlink {
                 name.len()
             );
         }
-        let ends = (self.details_by_name(name)?, self.details_by_name(peer_name)?);
+        let ends = (
+            self.details_by_name(name)?,
+            self.details_by_name(peer_name)?,
+        );
         let created = match &ends {
             (None, None) => true,
             (Some(bond), peer) => {
@@ -120,9 +131,10 @@ impl Netlink {
                 .with_context(|| format!("cannot create bond device '{name}' (a veth pair)"))?;
             info!(name, peer_name, "bond device created");
         }
-        let (Some(bond), Some(peer)) =
-            (self.details_by_name(name)?, self.details_by_name(peer_name)?)
-        else {
+        let (Some(bond), Some(peer)) = (
+            self.details_by_name(name)?,
+            self.details_by_name(peer_name)?,
+        ) else {
             bail!("bond device '{name}' or its other end '{peer_name}' vanished; start again");
         };
         let Some(mac) = bond.link.mac else {
@@ -194,7 +206,11 @@ impl Netlink {
         }
         let present = link::dump_addresses(&mut self.requests).context("cannot list addresses")?;
         for &(address, prefix) in wanted {
-            let there = present.contains(&link::DeviceAddress { ifindex, address, prefix });
+            let there = present.contains(&link::DeviceAddress {
+                ifindex,
+                address,
+                prefix,
+            });
             if there {
                 continue;
             }
@@ -229,12 +245,14 @@ impl Netlink {
         (address, prefix): (IpAddr, u8),
     ) -> anyhow::Result<()> {
         let message = match address {
-            IpAddr::V4(v4) => {
-                AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(v4, prefix).build()
-            }
-            IpAddr::V6(v6) => {
-                AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(v6, prefix).build()
-            }
+            IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(ifindex)
+                .address(v4, prefix)
+                .build(),
+            IpAddr::V6(v6) => AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(ifindex)
+                .address(v6, prefix)
+                .build(),
         };
         match self.handle.address().del(message).execute().await {
             // It went with its primary address, or somebody was faster.
@@ -272,7 +290,12 @@ impl Netlink {
 
     /// Changes an existing link.
     async fn change(&mut self, message: LinkMessage) -> anyhow::Result<()> {
-        self.handle.link().change(message).execute().await.map_err(explain)
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(explain)
     }
 
     fn details_by_name(&mut self, name: &str) -> anyhow::Result<Option<LinkDetails>> {
@@ -338,7 +361,10 @@ fn disable_ipv6(name: &str) {
 
 /// The positive errno of the kernel's answer.
 fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only the kernel's answers have an errno")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "only the kernel's answers have an errno"
+    )]
     match error {
         rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
         _ => None,
@@ -367,7 +393,11 @@ mod tests {
     use super::*;
     use crate::netlink::netns::{in_netns, ip, ip_show, sysctl};
 
-    const SPEC: BondSpec<'_> = BondSpec { name: "nb0", peer_name: "nb0x", arp: false };
+    const SPEC: BondSpec<'_> = BondSpec {
+        name: "nb0",
+        peer_name: "nb0x",
+        arp: false,
+    };
 
     #[test]
     #[ignore = "needs root: cargo xtask test netns"]
@@ -378,11 +408,17 @@ mod tests {
             let device = netlink.ensure_bond_device(SPEC).await.unwrap();
             assert!(device.created);
             let link = netlink.link_by_name("nb0").unwrap().unwrap();
-            assert_eq!((link.ifindex, link.up, link.mac), (device.ifindex, false, Some(device.mac)));
+            assert_eq!(
+                (link.ifindex, link.up, link.mac),
+                (device.ifindex, false, Some(device.mac))
+            );
             let peer = netlink.link_by_index(device.peer_ifindex).unwrap().unwrap();
             assert_eq!((peer.name.as_str(), peer.up), ("nb0x", false));
             let shown = ip_show("-d link show nb0");
-            assert!(shown.contains("NOARP") && shown.contains("addrgenmode none"), "{shown}");
+            assert!(
+                shown.contains("NOARP") && shown.contains("addrgenmode none"),
+                "{shown}"
+            );
             let shown = ip_show("-d link show nb0x");
             assert!(shown.contains("addrgenmode none"), "{shown}");
 
@@ -396,7 +432,13 @@ mod tests {
             // A restarted daemon takes over, without a moment of down; ARP may change.
             let again = BondSpec { arp: true, ..SPEC };
             let adopted = netlink.ensure_bond_device(again).await.unwrap();
-            assert_eq!(adopted, BondDevice { created: false, ..device });
+            assert_eq!(
+                adopted,
+                BondDevice {
+                    created: false,
+                    ..device
+                }
+            );
             assert!(netlink.link_by_index(device.ifindex).unwrap().unwrap().up);
             assert!(!ip_show("link show nb0").contains("NOARP"));
 
@@ -421,9 +463,15 @@ mod tests {
     fn another_device_of_that_name_is_left_alone() {
         in_netns(async || {
             let error = refused(&["link add nb0 type bridge"]).await;
-            assert!(error.contains("of kind 'bridge'") && error.contains("rename"), "{error}");
+            assert!(
+                error.contains("of kind 'bridge'") && error.contains("rename"),
+                "{error}"
+            );
             let error = refused(&["link del nb0", "link add nb0x type bridge"]).await;
-            assert!(error.contains("needs that name for its other end"), "{error}");
+            assert!(
+                error.contains("needs that name for its other end"),
+                "{error}"
+            );
             let error = refused(&["link add nb0 type veth peer name other"]).await;
             assert!(error.contains("its other end is not 'nb0x'"), "{error}");
             // Two pairs, crosswise.
@@ -432,8 +480,15 @@ mod tests {
             assert!(ip_show("link show nb0").contains("nb0@other"));
 
             let mut netlink = Netlink::open().unwrap();
-            let long = BondSpec { name: "sixteen-letters-", ..SPEC };
-            let error = netlink.ensure_bond_device(long).await.unwrap_err().to_string();
+            let long = BondSpec {
+                name: "sixteen-letters-",
+                ..SPEC
+            };
+            let error = netlink
+                .ensure_bond_device(long)
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("has 16 bytes"), "{error}");
         });
     }
@@ -450,7 +505,10 @@ mod tests {
             let at = |text: &str, prefix| (text.parse::<IpAddr>().unwrap(), prefix);
             let first = [at("10.67.0.1", 24), at("10.67.0.9", 24), at("fd67::1", 64)];
             for _ in 0..2 {
-                netlink.set_addresses(device.ifindex, &first, &first).await.unwrap();
+                netlink
+                    .set_addresses(device.ifindex, &first, &first)
+                    .await
+                    .unwrap();
                 let shown = ip_show("-o addr show dev nb0");
                 for text in ["192.0.2.1/32", "10.67.0.1/24", "10.67.0.9/24", "fd67::1/64"] {
                     assert!(shown.contains(text), "{shown}");
@@ -464,12 +522,24 @@ mod tests {
             }
             // The primary goes; the secondary that goes with it is wanted and comes back.
             let second = [at("10.67.0.9", 24)];
-            netlink.set_addresses(device.ifindex, &second, &first).await.unwrap();
+            netlink
+                .set_addresses(device.ifindex, &second, &first)
+                .await
+                .unwrap();
             let shown = ip_show("-o addr show dev nb0");
-            assert!(shown.contains("10.67.0.9/24") && shown.contains("192.0.2.1/32"), "{shown}");
-            assert!(!shown.contains("10.67.0.1/") && !shown.contains("fd67"), "{shown}");
+            assert!(
+                shown.contains("10.67.0.9/24") && shown.contains("192.0.2.1/32"),
+                "{shown}"
+            );
+            assert!(
+                !shown.contains("10.67.0.1/") && !shown.contains("fd67"),
+                "{shown}"
+            );
             // Absent already.
-            netlink.set_addresses(device.ifindex, &[], &first).await.unwrap();
+            netlink
+                .set_addresses(device.ifindex, &[], &first)
+                .await
+                .unwrap();
         });
     }
 
@@ -493,9 +563,18 @@ mod tests {
             let sent = |name: &str| {
                 // This thread's namespace is not that of the process.
                 let counters = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-                let line = counters.lines().find(|line| line.trim().starts_with(name)).unwrap();
+                let line = counters
+                    .lines()
+                    .find(|line| line.trim().starts_with(name))
+                    .unwrap();
                 // Eight counters of what was received; then what was sent: bytes, packets.
-                let packets = line.split_once(':').unwrap().1.split_whitespace().nth(9).unwrap();
+                let packets = line
+                    .split_once(':')
+                    .unwrap()
+                    .1
+                    .split_whitespace()
+                    .nth(9)
+                    .unwrap();
                 packets.parse::<u64>().unwrap()
             };
             assert_eq!(sent("nb0x:"), 0);

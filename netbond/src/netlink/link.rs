@@ -64,7 +64,13 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
         }
     }
     Some(LinkDetails {
-        link: Link { ifindex, name: name?, up, mtu: mtu?, mac: mac.filter(|_| ethernet) },
+        link: Link {
+            ifindex,
+            name: name?,
+            up,
+            mtu: mtu?,
+            mac: mac.filter(|_| ethernet),
+        },
         kind,
         peer: peer.filter(|_| !peer_elsewhere),
     })
@@ -97,7 +103,10 @@ pub(super) fn dump(socket: &mut RequestSocket) -> io::Result<Vec<LinkDetails>> {
 /// All addresses of the namespace.
 pub(super) fn dump_addresses(socket: &mut RequestSocket) -> io::Result<Vec<DeviceAddress>> {
     let bodies = socket.dump(libc::RTM_GETADDR, &[0; IFADDRMSG])?;
-    Ok(bodies.iter().filter_map(|body| decode_address(body)).collect())
+    Ok(bodies
+        .iter()
+        .filter_map(|body| decode_address(body))
+        .collect())
 }
 
 pub(super) fn by_name(socket: &mut RequestSocket, name: &str) -> io::Result<Option<LinkDetails>> {
@@ -147,7 +156,10 @@ pub(super) mod tests {
                 (libc::IFLA_MTU, &1420_u32.to_ne_bytes()),
                 (libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 9]),
                 // As a veth has it: kind inside IFLA_LINKINFO.
-                (libc::IFLA_LINKINFO, &[9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0]),
+                (
+                    libc::IFLA_LINKINFO,
+                    &[9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0],
+                ),
                 (libc::IFLA_LINK, &3_u32.to_ne_bytes()),
             ],
         )
@@ -171,9 +183,21 @@ pub(super) mod tests {
             mtu: 1420,
             mac: Some([2, 0, 0, 0, 0, 9]),
         };
-        assert_eq!(details, LinkDetails { link, kind: "veth".into(), peer: Some(3) });
+        assert_eq!(
+            details,
+            LinkDetails {
+                link,
+                kind: "veth".into(),
+                peer: Some(3)
+            }
+        );
         // Up without a carrier.
-        assert!(!decode(&link_body(0, 9, "bond0", libc::IFF_UP)).unwrap().link.up);
+        assert!(
+            !decode(&link_body(0, 9, "bond0", libc::IFF_UP))
+                .unwrap()
+                .link
+                .up
+        );
     }
 
     #[test]
@@ -187,11 +211,20 @@ pub(super) mod tests {
     fn the_local_address_of_a_point_to_point_device_is_read() {
         let mut fixed = [libc::AF_INET as u8, 32, 0, 0, 0, 0, 0, 0];
         fixed[4..].copy_from_slice(&7_u32.to_ne_bytes());
-        let both: [(u16, &[u8]); 2] =
-            [(libc::IFA_ADDRESS, &[10, 0, 0, 2]), (libc::IFA_LOCAL, &[10, 0, 0, 1])];
+        let both: [(u16, &[u8]); 2] = [
+            (libc::IFA_ADDRESS, &[10, 0, 0, 2]),
+            (libc::IFA_LOCAL, &[10, 0, 0, 1]),
+        ];
         let read = decode_address(&body(&fixed, &both)).unwrap();
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(read, DeviceAddress { ifindex: 7, address, prefix: 32 });
+        assert_eq!(
+            read,
+            DeviceAddress {
+                ifindex: 7,
+                address,
+                prefix: 32
+            }
+        );
     }
 
     proptest! {

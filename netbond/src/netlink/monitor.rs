@@ -50,7 +50,9 @@ pub struct MonitorOptions {
 
 impl Default for MonitorOptions {
     fn default() -> Self {
-        Self { receive_buffer: 8 << 20 }
+        Self {
+            receive_buffer: 8 << 20,
+        }
     }
 }
 
@@ -90,7 +92,10 @@ impl Monitor {
             retry: None,
             events,
         };
-        Ok(Self { targets, task: tokio::spawn(task.run()) })
+        Ok(Self {
+            targets,
+            task: tokio::spawn(task.run()),
+        })
     }
 
     /// Replaces the addresses whose routes are followed. New ones are answered for at once; nothing
@@ -307,7 +312,10 @@ impl View {
         for target in wanted {
             self.targets.entry(target).or_insert_with(|| {
                 self.any_dirty = true;
-                Target { dirty: true, said: Said::Nothing }
+                Target {
+                    dirty: true,
+                    said: Said::Nothing,
+                }
             });
         }
     }
@@ -346,12 +354,20 @@ impl View {
     /// Takes over dumps; what they lack is gone. Every target is dirty.
     fn replace(&mut self, links: Vec<LinkDetails>, addresses: &[DeviceAddress]) {
         let there: BTreeSet<DeviceAddress> = addresses.iter().copied().collect();
-        for gone in self.addresses.difference(&there).copied().collect::<Vec<_>>() {
+        for gone in self
+            .addresses
+            .difference(&there)
+            .copied()
+            .collect::<Vec<_>>()
+        {
             self.address_gone(gone);
         }
         let indices: BTreeSet<u32> = links.iter().map(|details| details.link.ifindex).collect();
         let known: Vec<u32> = self.links.keys().copied().collect();
-        for gone in known.into_iter().filter(|ifindex| !indices.contains(ifindex)) {
+        for gone in known
+            .into_iter()
+            .filter(|ifindex| !indices.contains(ifindex))
+        {
             self.link_gone(gone);
         }
         for details in links {
@@ -379,7 +395,10 @@ impl View {
         if self.links.remove(&ifindex).is_none() {
             return;
         }
-        let orphans = self.addresses.iter().filter(|address| address.ifindex == ifindex);
+        let orphans = self
+            .addresses
+            .iter()
+            .filter(|address| address.ifindex == ifindex);
         for orphan in orphans.copied().collect::<Vec<_>>() {
             self.address_gone(orphan);
         }
@@ -393,7 +412,9 @@ impl View {
             return;
         }
         if !known {
-            let DeviceAddress { ifindex, address, .. } = address;
+            let DeviceAddress {
+                ifindex, address, ..
+            } = address;
             self.events.push(Event::Address { ifindex, address });
         }
         self.mark_all();
@@ -405,7 +426,9 @@ impl View {
         }
         // A device may have an address twice, with different prefixes.
         if !self.has_address(address) {
-            let DeviceAddress { ifindex, address, .. } = address;
+            let DeviceAddress {
+                ifindex, address, ..
+            } = address;
             self.events.push(Event::AddressGone { ifindex, address });
         }
         self.mark_all();
@@ -413,13 +436,21 @@ impl View {
 
     /// Whether the device has the address, with whatever prefix.
     fn has_address(&self, address: DeviceAddress) -> bool {
-        let first = DeviceAddress { prefix: 0, ..address };
-        let last = DeviceAddress { prefix: u8::MAX, ..address };
+        let first = DeviceAddress {
+            prefix: 0,
+            ..address
+        };
+        let last = DeviceAddress {
+            prefix: u8::MAX,
+            ..address
+        };
         self.addresses.range(first..=last).next().is_some()
     }
 
     fn mark_all(&mut self) {
-        self.targets.values_mut().for_each(|target| target.dirty = true);
+        self.targets
+            .values_mut()
+            .for_each(|target| target.dirty = true);
         self.any_dirty = true;
     }
 
@@ -479,12 +510,18 @@ fn bounds(address: IpAddr, length: u8) -> (IpAddr, IpAddr) {
         IpAddr::V4(v4) => {
             let host = u32::MAX.checked_shr(length.into()).unwrap_or(0);
             let (first, last) = (v4.to_bits() & !host, v4.to_bits() | host);
-            (Ipv4Addr::from_bits(first).into(), Ipv4Addr::from_bits(last).into())
+            (
+                Ipv4Addr::from_bits(first).into(),
+                Ipv4Addr::from_bits(last).into(),
+            )
         }
         IpAddr::V6(v6) => {
             let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             let (first, last) = (v6.to_bits() & !host, v6.to_bits() | host);
-            (Ipv6Addr::from_bits(first).into(), Ipv6Addr::from_bits(last).into())
+            (
+                Ipv6Addr::from_bits(first).into(),
+                Ipv6Addr::from_bits(last).into(),
+            )
         }
     }
 }
@@ -498,7 +535,7 @@ mod tests {
     use super::*;
     use crate::control::event::NextHop;
     use crate::netlink::link::tests::link_body;
-    use crate::netlink::netns::{await_event, in_netns, ip, sysctl};
+    use crate::netlink::netns::{Process, await_event, in_netns, ip, sysctl};
     use crate::netlink::socket::Answer;
 
     fn v4(text: &str) -> IpAddr {
@@ -506,15 +543,29 @@ mod tests {
     }
 
     fn link(ifindex: u32, up: bool) -> Link {
-        Link { ifindex, name: format!("if{ifindex}"), up, mtu: 1500, mac: None }
+        Link {
+            ifindex,
+            name: format!("if{ifindex}"),
+            up,
+            mtu: 1500,
+            mac: None,
+        }
     }
 
     fn details(link: Link) -> LinkDetails {
-        LinkDetails { link, kind: String::new(), peer: None }
+        LinkDetails {
+            link,
+            kind: String::new(),
+            peer: None,
+        }
     }
 
     fn on(ifindex: u32, address: &str, prefix: u8) -> DeviceAddress {
-        DeviceAddress { ifindex, address: v4(address), prefix }
+        DeviceAddress {
+            ifindex,
+            address: v4(address),
+            prefix,
+        }
     }
 
     /// A view that said everything there is to say of `targets`.
@@ -532,7 +583,13 @@ mod tests {
 
     #[test]
     fn only_targets_inside_a_changed_prefix_are_dirty() {
-        let mut view = settled(&["10.65.0.5", "10.65.0.6", "10.65.0.8", "fd00::1", "fd00:0:0:1::1"]);
+        let mut view = settled(&[
+            "10.65.0.5",
+            "10.65.0.6",
+            "10.65.0.8",
+            "fd00::1",
+            "fd00:0:0:1::1",
+        ]);
         view.mark_scope(Scope::Prefix(v4("10.65.0.4"), 30));
         assert_eq!(view.take_dirty(), [v4("10.65.0.5"), v4("10.65.0.6")]);
         assert_eq!(view.take_dirty(), Vec::<IpAddr>::new());
@@ -560,9 +617,15 @@ mod tests {
             protocol: 12,
             metric: 32,
             usable: true,
-            next_hops: vec![NextHop { ifindex: 2, gateway: None }],
+            next_hops: vec![NextHop {
+                ifindex: 2,
+                gateway: None,
+            }],
         };
-        let event = Event::Route { to: target, route: Some(route.clone()) };
+        let event = Event::Route {
+            to: target,
+            route: Some(route.clone()),
+        };
         assert_eq!(view.answer(target, Some(route.clone())), Some(event));
         assert_eq!(view.answer(target, Some(route)), None);
         // No longer tracked.
@@ -595,7 +658,13 @@ mod tests {
         let mut view = settled(&[]);
         view.link_gone(2);
         let address = v4("10.0.0.1");
-        let gone = [Event::AddressGone { ifindex: 2, address }, Event::LinkGone { ifindex: 2 }];
+        let gone = [
+            Event::AddressGone {
+                ifindex: 2,
+                address,
+            },
+            Event::LinkGone { ifindex: 2 },
+        ];
         assert_eq!(view.events, gone);
         view.link_gone(2);
         assert_eq!(view.events.len(), 2);
@@ -605,10 +674,20 @@ mod tests {
     fn a_port_that_leaves_a_bridge_is_not_gone() {
         let mut view = settled(&[]);
         let body = link_body(libc::AF_BRIDGE as u8, 2, "if2", libc::IFF_UP);
-        view.message(&Message { kind: libc::RTM_DELLINK, flags: 0, sequence: 0, body: &body });
+        view.message(&Message {
+            kind: libc::RTM_DELLINK,
+            flags: 0,
+            sequence: 0,
+            body: &body,
+        });
         assert_eq!(view.events, []);
         let body = link_body(libc::AF_UNSPEC as u8, 2, "if2", 0);
-        view.message(&Message { kind: libc::RTM_DELLINK, flags: 0, sequence: 0, body: &body });
+        view.message(&Message {
+            kind: libc::RTM_DELLINK,
+            flags: 0,
+            sequence: 0,
+            body: &body,
+        });
         assert_eq!(view.events.last(), Some(&Event::LinkGone { ifindex: 2 }));
     }
 
@@ -620,7 +699,13 @@ mod tests {
         assert_eq!(view.events, []);
         view.address_gone(on(2, "10.0.0.1", 32));
         let address = v4("10.0.0.1");
-        assert_eq!(view.events, [Event::AddressGone { ifindex: 2, address }]);
+        assert_eq!(
+            view.events,
+            [Event::AddressGone {
+                ifindex: 2,
+                address
+            }]
+        );
     }
 
     #[test]
@@ -632,7 +717,10 @@ mod tests {
         view.replace(vec![details(link(3, false)), details(link(4, true))], &[]);
         let address = v4("10.0.0.1");
         let expected = [
-            Event::AddressGone { ifindex: 2, address },
+            Event::AddressGone {
+                ifindex: 2,
+                address,
+            },
             Event::LinkGone { ifindex: 2 },
             Event::Link(link(3, false)),
             Event::Link(link(4, true)),
@@ -645,18 +733,40 @@ mod tests {
     #[test]
     fn nexthops_rules_and_unreadable_routes_make_every_target_dirty() {
         let mut view = settled(&["10.0.0.5", "fd00::1"]);
-        let kinds = [RTM_NEWNEXTHOP, RTM_DELNEXTHOP, libc::RTM_NEWRULE, libc::RTM_DELRULE];
-        for kind in kinds.into_iter().chain([libc::RTM_NEWROUTE, libc::RTM_DELROUTE]) {
-            view.message(&Message { kind, flags: 0, sequence: 0, body: &[] });
+        let kinds = [
+            RTM_NEWNEXTHOP,
+            RTM_DELNEXTHOP,
+            libc::RTM_NEWRULE,
+            libc::RTM_DELRULE,
+        ];
+        for kind in kinds
+            .into_iter()
+            .chain([libc::RTM_NEWROUTE, libc::RTM_DELROUTE])
+        {
+            view.message(&Message {
+                kind,
+                flags: 0,
+                sequence: 0,
+                body: &[],
+            });
             assert_eq!(view.take_dirty().len(), 2);
         }
     }
 
     #[test]
     fn bounds_of_prefixes() {
-        assert_eq!(bounds(v4("10.65.0.6"), 30), (v4("10.65.0.4"), v4("10.65.0.7")));
-        assert_eq!(bounds(v4("10.65.0.6"), 32), (v4("10.65.0.6"), v4("10.65.0.6")));
-        assert_eq!(bounds(v4("10.65.0.6"), 0), (v4("0.0.0.0"), v4("255.255.255.255")));
+        assert_eq!(
+            bounds(v4("10.65.0.6"), 30),
+            (v4("10.65.0.4"), v4("10.65.0.7"))
+        );
+        assert_eq!(
+            bounds(v4("10.65.0.6"), 32),
+            (v4("10.65.0.6"), v4("10.65.0.6"))
+        );
+        assert_eq!(
+            bounds(v4("10.65.0.6"), 0),
+            (v4("0.0.0.0"), v4("255.255.255.255"))
+        );
         assert_eq!(bounds(v4("fd00::1"), 128), (v4("fd00::1"), v4("fd00::1")));
         assert_eq!(bounds(v4("fd00::1"), 127), (v4("fd00::"), v4("fd00::1")));
     }
@@ -687,7 +797,11 @@ mod tests {
 
     fn ifindex(name: &str) -> u32 {
         let mut socket = RequestSocket::open().unwrap();
-        link::by_name(&mut socket, name).unwrap().unwrap().link.ifindex
+        link::by_name(&mut socket, name)
+            .unwrap()
+            .unwrap()
+            .link
+            .ifindex
     }
 
     fn start(targets: &[&str], options: &MonitorOptions) -> (Monitor, mpsc::Receiver<Event>) {
@@ -700,14 +814,19 @@ mod tests {
     async fn route_to(events: &mut mpsc::Receiver<Event>, target: &str) -> Option<Route> {
         let target = v4(target);
         await_event(events, &format!("route to {target}"), |event| {
-            let Event::Route { to, route } = event else { return None };
+            let Event::Route { to, route } = event else {
+                return None;
+            };
             (*to == target).then(|| route.clone())
         })
         .await
     }
 
     fn hop(name: &str, gateway: &str) -> NextHop {
-        NextHop { ifindex: ifindex(name), gateway: Some(v4(gateway)) }
+        NextHop {
+            ifindex: ifindex(name),
+            gateway: Some(v4(gateway)),
+        }
     }
 
     #[test]
@@ -723,7 +842,12 @@ mod tests {
             .await;
             let address = v4("10.0.2.1");
             await_event(&mut events, "address of vb", |event| {
-                (*event == Event::Address { ifindex: ifindex("vb"), address }).then_some(())
+                (*event
+                    == Event::Address {
+                        ifindex: ifindex("vb"),
+                        address,
+                    })
+                .then_some(())
             })
             .await;
             assert_eq!(route_to(&mut events, "10.9.0.6").await, None);
@@ -804,7 +928,10 @@ mod tests {
             ip("route add 10.9.0.4/30 nexthop via 10.0.1.2 nexthop via 10.0.2.2");
             let (_monitor, mut events) = start(&["10.9.0.6"], &MonitorOptions::default());
             let route = route_to(&mut events, "10.9.0.6").await.unwrap();
-            assert_eq!(route.next_hops, [hop("va", "10.0.1.2"), hop("vb", "10.0.2.2")]);
+            assert_eq!(
+                route.next_hops,
+                [hop("va", "10.0.1.2"), hop("vb", "10.0.2.2")]
+            );
             ip("link set va down");
             let route = route_to(&mut events, "10.9.0.6").await.unwrap();
             assert_eq!(route.next_hops, [hop("vb", "10.0.2.2")]);
@@ -869,12 +996,20 @@ mod tests {
             assert_eq!(route.next_hops, [hop("va", "fd00:1::2")]);
             ip("route replace 10.9.0.4/30 nexthop via inet6 fd00:1::2 dev va nexthop via 10.0.2.2");
             let route = route_to(&mut events, "10.9.0.6").await.unwrap();
-            assert_eq!(route.next_hops, [hop("va", "fd00:1::2"), hop("vb", "10.0.2.2")]);
+            assert_eq!(
+                route.next_hops,
+                [hop("va", "fd00:1::2"), hop("vb", "10.0.2.2")]
+            );
             // IPv6 multipath, as OSPFv3 makes it.
             ip("-6 route add fd09::/64 nexthop via fd00:1::2 nexthop via fd00:2::2");
             let hops = [hop("va", "fd00:1::2"), hop("vb", "fd00:2::2")];
             await_event(&mut events, "both IPv6 next hops", |event| {
-                let Event::Route { route: Some(route), .. } = event else { return None };
+                let Event::Route {
+                    route: Some(route), ..
+                } = event
+                else {
+                    return None;
+                };
                 (route.next_hops == hops).then_some(())
             })
             .await;
@@ -895,25 +1030,37 @@ mod tests {
         ip("route add 10.9.0.4/30 nhid 1 proto 188 metric 20");
         let route = route_to(&mut events, "10.9.0.6").await.unwrap();
         assert_eq!(route.next_hops, [hop("va", "10.0.1.2")]);
-        assert_eq!((route.protocol, route.metric, route.usable), (188, 20, true));
+        assert_eq!(
+            (route.protocol, route.metric, route.usable),
+            (188, 20, true)
+        );
 
         ip("route add 10.9.1.4/30 nhid 12 proto 188");
         let route = route_to(&mut events, "10.9.1.6").await.unwrap();
-        assert_eq!(route.next_hops, [hop("va", "10.0.1.2"), hop("vb", "10.0.2.2")]);
+        assert_eq!(
+            route.next_hops,
+            [hop("va", "10.0.1.2"), hop("vb", "10.0.2.2")]
+        );
 
         ip("nexthop add id 3 via fd00:1::2 dev va");
         ip("nexthop add id 4 via fd00:2::2 dev vb");
         ip("nexthop add id 34 group 3/4");
         ip("-6 route add fd09::/64 nhid 34");
         let route = route_to(&mut events, "fd09::6").await.unwrap();
-        assert_eq!(route.next_hops, [hop("va", "fd00:1::2"), hop("vb", "fd00:2::2")]);
+        assert_eq!(
+            route.next_hops,
+            [hop("va", "fd00:1::2"), hop("vb", "fd00:2::2")]
+        );
 
         // The object changes under the route: no route message, only RTM_NEWNEXTHOP.
         ip("nexthop replace id 1 via 10.0.1.3 dev va");
         let route = route_to(&mut events, "10.9.0.6").await.unwrap();
         assert_eq!(route.next_hops, [hop("va", "10.0.1.3")]);
         let route = route_to(&mut events, "10.9.1.6").await.unwrap();
-        assert_eq!(route.next_hops, [hop("va", "10.0.1.3"), hop("vb", "10.0.2.2")]);
+        assert_eq!(
+            route.next_hops,
+            [hop("va", "10.0.1.3"), hop("vb", "10.0.2.2")]
+        );
 
         // A member leaves the group with its device.
         ip("link set va down");
@@ -965,7 +1112,9 @@ mod tests {
             two_links();
             ip("link add doomed type veth peer name doomedx");
             ip("route add 10.9.0.4/30 via 10.0.1.2");
-            let options = MonitorOptions { receive_buffer: 4096 };
+            let options = MonitorOptions {
+                receive_buffer: 4096,
+            };
             let (monitor, mut events) = start(&["10.9.0.6", "10.9.9.9"], &options);
             assert!(route_to(&mut events, "10.9.0.6").await.is_some());
             assert_eq!(route_to(&mut events, "10.9.9.9").await, None);
@@ -989,7 +1138,12 @@ mod tests {
             .await;
             let address = v4("10.0.3.1");
             await_event(&mut events, "a new address", |event| {
-                (*event == Event::Address { ifindex: ifindex("vb"), address }).then_some(())
+                (*event
+                    == Event::Address {
+                        ifindex: ifindex("vb"),
+                        address,
+                    })
+                .then_some(())
             })
             .await;
             let route = route_to(&mut events, "10.9.0.6").await.unwrap();
@@ -1013,8 +1167,14 @@ mod tests {
             let targets: Vec<_> = (1..200).map(|n| v4(&format!("10.9.0.{n}"))).collect();
             // Room for one event: the monitor waits for the receiver nearly all the time.
             let (sender, mut events) = mpsc::channel(1);
-            let monitor =
-                Monitor::spawn(&MonitorOptions { receive_buffer: 4096 }, targets, sender).unwrap();
+            let monitor = Monitor::spawn(
+                &MonitorOptions {
+                    receive_buffer: 4096,
+                },
+                targets,
+                sender,
+            )
+            .unwrap();
             for gateway in ["10.0.1.2", "10.0.2.2", "10.0.1.3"] {
                 ip(&format!("route replace 10.9.0.0/24 via {gateway}"));
                 burst(50);
@@ -1023,7 +1183,10 @@ mod tests {
             let last = [hop("va", "10.0.1.3")];
             let mut left: BTreeSet<u8> = (1..200).collect();
             await_event(&mut events, "the last route of all targets", |event| {
-                if let Event::Route { to: IpAddr::V4(to), route: Some(route) } = event
+                if let Event::Route {
+                    to: IpAddr::V4(to),
+                    route: Some(route),
+                } = event
                     && route.next_hops == last
                 {
                     left.remove(&to.octets()[3]);
@@ -1047,31 +1210,40 @@ mod tests {
                 matches!(event, Event::Link(link) if link.ifindex == index).then_some(())
             })
             .await;
-            // Another namespace, held by a process that waits for its input to end.
-            let mut holder = std::process::Command::new("unshare")
-                .args(["--net", "sh", "-c", "echo; cat"])
-                .stdin(std::process::Stdio::piped())
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap();
-            io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-            ip(&format!("link set va netns {}", holder.id()));
+            let other = Process::in_other_netns("true");
+            ip(&format!("link set va netns {}", other.id()));
             await_event(&mut events, "va gone", |event| {
                 (*event == Event::LinkGone { ifindex: index }).then_some(())
             })
             .await;
-            drop(holder.stdin.take());
-            holder.wait().unwrap();
         });
     }
 
     /// Adds or replaces `prefix`/24 over device `oif` without the cost of a process.
     fn replace_route(socket: &mut RequestSocket, prefix: Ipv4Addr, gateway: Ipv4Addr) {
-        let rtmsg = [libc::AF_INET as u8, 24, 0, 0, 254, 4, 0, libc::RTN_UNICAST, 0, 0, 0, 0];
+        let rtmsg = [
+            libc::AF_INET as u8,
+            24,
+            0,
+            0,
+            254,
+            4,
+            0,
+            libc::RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
         let (prefix, gateway) = (prefix.octets(), gateway.octets());
-        let attributes = [(libc::RTA_DST, &prefix[..]), (libc::RTA_GATEWAY, &gateway[..])];
+        let attributes = [
+            (libc::RTA_DST, &prefix[..]),
+            (libc::RTA_GATEWAY, &gateway[..]),
+        ];
         let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-        let answer = socket.ask(libc::RTM_NEWROUTE, flags, &rtmsg, &attributes).unwrap();
+        let answer = socket
+            .ask(libc::RTM_NEWROUTE, flags, &rtmsg, &attributes)
+            .unwrap();
         assert!(matches!(answer, Answer::Errno(0)), "{answer:?}");
     }
 
@@ -1087,8 +1259,9 @@ mod tests {
             replace_route(&mut writer, tracked, gateways[0]);
 
             let mut query = RouteQuery::open().unwrap();
-            let targets: Vec<IpAddr> =
-                (0..8000).map(|n| Ipv4Addr::from_bits(0x0a09_0000 + n).into()).collect();
+            let targets: Vec<IpAddr> = (0..8000)
+                .map(|n| Ipv4Addr::from_bits(0x0a09_0000 + n).into())
+                .collect();
             let begin = std::time::Instant::now();
             let answers = query.lookup(&targets).unwrap();
             let each = begin.elapsed() / 8000;
@@ -1128,7 +1301,10 @@ mod tests {
                 reading += begin.elapsed();
             }
             println!("10,000 changes elsewhere: written in {writing:?}, read in {reading:?}");
-            assert!(events.try_recv().is_err(), "an unrelated change caused an event");
+            assert!(
+                events.try_recv().is_err(),
+                "an unrelated change caused an event"
+            );
         });
     }
 }

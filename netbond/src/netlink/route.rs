@@ -53,7 +53,9 @@ impl RouteQuery {
     /// # Errors
     /// The kernel refuses a socket.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: RequestSocket::open()? })
+        Ok(Self {
+            socket: RequestSocket::open()?,
+        })
     }
 
     /// The route to each of `targets`, in the same order; `None` where the kernel drops a packet to
@@ -72,7 +74,14 @@ impl RouteQuery {
                 rtmsg[8..].copy_from_slice(&libc::RTM_F_FIB_MATCH.to_ne_bytes());
                 let destination = [(libc::RTA_DST, &bytes[..])];
                 let flags = libc::NLM_F_REQUEST;
-                push_request(out, libc::RTM_GETROUTE, flags, sequence, &rtmsg, &destination);
+                push_request(
+                    out,
+                    libc::RTM_GETROUTE,
+                    flags,
+                    sequence,
+                    &rtmsg,
+                    &destination,
+                );
             })?;
             // A nexthop object is asked for once a batch: routes share them.
             let mut nexthops = HashMap::new();
@@ -245,8 +254,17 @@ fn decode(body: &[u8]) -> Option<DecodedRoute> {
             .into_iter()
             .collect()
     });
-    let route = Route { prefix, protocol, metric, usable, next_hops };
-    Some(DecodedRoute { route, unresolved_nexthop })
+    let route = Route {
+        prefix,
+        protocol,
+        metric,
+        usable,
+        next_hops,
+    };
+    Some(DecodedRoute {
+        route,
+        unresolved_nexthop,
+    })
 }
 
 /// RTA_MULTIPATH: struct rtnexthop, each with attributes. Without those that carry nothing.
@@ -278,7 +296,9 @@ fn decode_nexthop(body: &[u8]) -> Option<NexthopObject> {
     for (attribute, value) in attributes(body.get(NHMSG..)?) {
         match attribute {
             NHA_GROUP => {
-                let members = value.chunks_exact(NEXTHOP_GRP).filter_map(|grp| u32_at(grp, 0));
+                let members = value
+                    .chunks_exact(NEXTHOP_GRP)
+                    .filter_map(|grp| u32_at(grp, 0));
                 return Some(NexthopObject::Group(members.collect()));
             }
             NHA_OIF => oif = Some(u32_at(value, 0)?),
@@ -334,7 +354,12 @@ mod tests {
     /// As BIRD installs it: protocol 12, metric 32, two next hops and a dead third.
     fn ecmp() -> Vec<u8> {
         let mut hops = rtnexthop(0, 3, libc::RTA_GATEWAY, &[10, 65, 0, 1]);
-        hops.extend(rtnexthop(RTNH_F_DEAD as u8, 9, libc::RTA_GATEWAY, &[10, 65, 9, 1]));
+        hops.extend(rtnexthop(
+            RTNH_F_DEAD as u8,
+            9,
+            libc::RTA_GATEWAY,
+            &[10, 65, 9, 1],
+        ));
         let mut via = (libc::AF_INET6 as u16).to_ne_bytes().to_vec();
         via.extend(Ipv6Addr::LOCALHOST.octets());
         hops.extend(rtnexthop(0, 4, libc::RTA_VIA, &via));
@@ -357,11 +382,23 @@ mod tests {
             metric: 32,
             usable: true,
             next_hops: vec![
-                NextHop { ifindex: 3, gateway: Some([10, 65, 0, 1].into()) },
-                NextHop { ifindex: 4, gateway: Some(Ipv6Addr::LOCALHOST.into()) },
+                NextHop {
+                    ifindex: 3,
+                    gateway: Some([10, 65, 0, 1].into()),
+                },
+                NextHop {
+                    ifindex: 4,
+                    gateway: Some(Ipv6Addr::LOCALHOST.into()),
+                },
             ],
         };
-        assert_eq!(decoded, DecodedRoute { route, unresolved_nexthop: None });
+        assert_eq!(
+            decoded,
+            DecodedRoute {
+                route,
+                unresolved_nexthop: None
+            }
+        );
     }
 
     #[test]
@@ -370,10 +407,19 @@ mod tests {
         let id = 7_u32.to_ne_bytes();
         let bare = body(&fixed, &[(RTA_NH_ID, &id)]);
         assert_eq!(decode(&bare).unwrap().unresolved_nexthop, Some(7));
-        let compat = body(&fixed, &[(RTA_NH_ID, &id), (libc::RTA_OIF, &3_u32.to_ne_bytes())]);
+        let compat = body(
+            &fixed,
+            &[(RTA_NH_ID, &id), (libc::RTA_OIF, &3_u32.to_ne_bytes())],
+        );
         let decoded = decode(&compat).unwrap();
         assert_eq!(decoded.unresolved_nexthop, None);
-        assert_eq!(decoded.route.next_hops, [NextHop { ifindex: 3, gateway: None }]);
+        assert_eq!(
+            decoded.route.next_hops,
+            [NextHop {
+                ifindex: 3,
+                gateway: None
+            }]
+        );
     }
 
     #[test]
@@ -388,15 +434,24 @@ mod tests {
     fn a_change_concerns_its_prefix() {
         assert_eq!(scope(&ecmp()), Scope::Prefix([10, 65, 0, 4].into(), 30));
         let default = body(&rtmsg(libc::AF_INET6, 0, 2, libc::RTN_UNICAST, 0), &[]);
-        assert_eq!(scope(&default), Scope::Prefix(Ipv6Addr::UNSPECIFIED.into(), 0));
-        let cached = body(&rtmsg(libc::AF_INET6, 0, 2, libc::RTN_UNICAST, RTM_F_CLONED), &[]);
+        assert_eq!(
+            scope(&default),
+            Scope::Prefix(Ipv6Addr::UNSPECIFIED.into(), 0)
+        );
+        let cached = body(
+            &rtmsg(libc::AF_INET6, 0, 2, libc::RTN_UNICAST, RTM_F_CLONED),
+            &[],
+        );
         assert_eq!(scope(&cached), Scope::Nothing);
         let mpls = body(&rtmsg(28, 20, 2, libc::RTN_UNICAST, 0), &[]);
         assert_eq!(scope(&mpls), Scope::Nothing);
         // No destination though there should be one; a destination of another family; too long.
         for (length, destination) in [(24, &[][..]), (24, &[0; 16]), (33, &[10, 0, 0, 0])] {
             let fixed = rtmsg(libc::AF_INET, length, 2, libc::RTN_UNICAST, 0);
-            assert_eq!(scope(&body(&fixed, &[(libc::RTA_DST, destination)])), Scope::Everything);
+            assert_eq!(
+                scope(&body(&fixed, &[(libc::RTA_DST, destination)])),
+                Scope::Everything
+            );
         }
         assert_eq!(scope(&[]), Scope::Everything);
     }
@@ -405,16 +460,28 @@ mod tests {
     fn nexthop_objects_are_read() {
         let single = body(
             &[0; NHMSG],
-            &[(NHA_OIF, &3_u32.to_ne_bytes()), (NHA_GATEWAY, &[10, 65, 0, 1])],
+            &[
+                (NHA_OIF, &3_u32.to_ne_bytes()),
+                (NHA_GATEWAY, &[10, 65, 0, 1]),
+            ],
         );
-        let next_hop = NextHop { ifindex: 3, gateway: Some([10, 65, 0, 1].into()) };
-        assert_eq!(decode_nexthop(&single), Some(NexthopObject::Single(next_hop)));
+        let next_hop = NextHop {
+            ifindex: 3,
+            gateway: Some([10, 65, 0, 1].into()),
+        };
+        assert_eq!(
+            decode_nexthop(&single),
+            Some(NexthopObject::Single(next_hop))
+        );
         let mut members = 1_u32.to_ne_bytes().to_vec();
         members.extend([0; 4]);
         members.extend(2_u32.to_ne_bytes());
         members.extend([0; 4]);
         let group = body(&[0; NHMSG], &[(NHA_GROUP, &members)]);
-        assert_eq!(decode_nexthop(&group), Some(NexthopObject::Group(vec![1, 2])));
+        assert_eq!(
+            decode_nexthop(&group),
+            Some(NexthopObject::Group(vec![1, 2]))
+        );
         let blackhole = body(&[0; NHMSG], &[(4, &[])]);
         assert_eq!(decode_nexthop(&blackhole), Some(NexthopObject::Unusable));
     }

@@ -69,11 +69,19 @@ pub(super) fn align(length: usize) -> usize {
 }
 
 pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes.get(offset..)?.first_chunk().copied().map(u16::from_ne_bytes)
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .copied()
+        .map(u16::from_ne_bytes)
 }
 
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().copied().map(u32::from_ne_bytes)
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_ne_bytes)
 }
 
 /// An address in network byte order: 4 bytes are IPv4, 16 are IPv6.
@@ -157,7 +165,10 @@ pub(super) fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
             continue;
         }
         if length > buffer.len() {
-            debug!(length, "netlink datagram longer than the buffer: its end is lost");
+            debug!(
+                length,
+                "netlink datagram longer than the buffer: its end is lost"
+            );
         }
         return Ok(());
     }
@@ -187,7 +198,11 @@ impl RequestSocket {
     pub(super) fn open() -> io::Result<Self> {
         let socket = open(ANSWER_BUFFER)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, buffer: datagram_buffer() })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: datagram_buffer(),
+        })
     }
 
     /// Sends `count` requests at once and returns their answers in the same order; `push` appends
@@ -205,7 +220,9 @@ impl RequestSocket {
         }
         self.socket.send(&requests, 0)?;
 
-        let mut answers: Vec<Answer> = std::iter::repeat_with(|| Answer::Lost).take(count).collect();
+        let mut answers: Vec<Answer> = std::iter::repeat_with(|| Answer::Lost)
+            .take(count)
+            .collect();
         let mut missing = count;
         while missing > 0 {
             match receive(&self.socket, &mut self.buffer) {
@@ -217,7 +234,9 @@ impl RequestSocket {
             }
             for message in messages(&self.buffer) {
                 let number = message.sequence.wrapping_sub(first) as usize;
-                let Some(answer) = answers.get_mut(number) else { continue };
+                let Some(answer) = answers.get_mut(number) else {
+                    continue;
+                };
                 if matches!(answer, Answer::Lost) {
                     missing -= 1;
                 }
@@ -239,7 +258,14 @@ impl RequestSocket {
         attributes: &[(u16, &[u8])],
     ) -> io::Result<Answer> {
         let answers = self.ask_all(1, |out, _, sequence| {
-            push_request(out, kind, libc::NLM_F_REQUEST | flags, sequence, fixed, attributes);
+            push_request(
+                out,
+                kind,
+                libc::NLM_F_REQUEST | flags,
+                sequence,
+                fixed,
+                attributes,
+            );
         })?;
         Ok(answers.into_iter().next().unwrap_or(Answer::Lost))
     }
@@ -251,7 +277,9 @@ impl RequestSocket {
                 return Ok(bodies);
             }
         }
-        Err(io::Error::other("the kernel's tables changed during every dump"))
+        Err(io::Error::other(
+            "the kernel's tables changed during every dump",
+        ))
     }
 
     /// `None` when a change made the dump inconsistent (NLM_F_DUMP_INTR).
@@ -302,15 +330,28 @@ mod tests {
     #[test]
     fn a_request_is_framed_as_the_kernel_reads_it() {
         let mut out = Vec::new();
-        push_request(&mut out, 26, 1, 7, &[2, 32, 0, 0], &[(1, &[10, 0, 0, 1]), (9, &[1])]);
+        push_request(
+            &mut out,
+            26,
+            1,
+            7,
+            &[2, 32, 0, 0],
+            &[(1, &[10, 0, 0, 1]), (9, &[1])],
+        );
         push_request(&mut out, 18, 1, 8, &[], &[]);
         let framed: Vec<_> = messages(&out).collect();
         assert_eq!(framed.len(), 2);
-        assert_eq!((framed[0].kind, framed[0].flags, framed[0].sequence), (26, 1, 7));
+        assert_eq!(
+            (framed[0].kind, framed[0].flags, framed[0].sequence),
+            (26, 1, 7)
+        );
         assert_eq!(framed[0].body[..4], [2, 32, 0, 0]);
         let read: Vec<_> = attributes(&framed[0].body[4..]).collect();
         assert_eq!(read, [(1, &[10, 0, 0, 1][..]), (9, &[1][..])]);
-        assert_eq!((framed[1].kind, framed[1].sequence, framed[1].body.len()), (18, 8, 0));
+        assert_eq!(
+            (framed[1].kind, framed[1].sequence, framed[1].body.len()),
+            (18, 8, 0)
+        );
         assert_eq!(out.len() % 4, 0);
     }
 

@@ -51,7 +51,9 @@ impl Client {
         let stream = UnixStream::connect(socket)
             .await
             .with_context(|| format!("cannot connect to {}", socket.display()))?;
-        let mut client = Self { stream: BufReader::new(stream) };
+        let mut client = Self {
+            stream: BufReader::new(stream),
+        };
         let greeting = client.reply().await.context("no greeting")?;
         let lines = lines(&greeting)?;
         ensure!(
@@ -62,9 +64,14 @@ impl Client {
     }
 
     async fn ask(&mut self, command: &str) -> anyhow::Result<String> {
-        let sent = self.stream.write_all(format!("{command}\n").as_bytes()).await;
+        let sent = self
+            .stream
+            .write_all(format!("{command}\n").as_bytes())
+            .await;
         sent.with_context(|| format!("cannot send '{command}'"))?;
-        self.reply().await.with_context(|| format!("no reply to '{command}'"))
+        self.reply()
+            .await
+            .with_context(|| format!("no reply to '{command}'"))
     }
 
     /// Reads up to the line that ends a reply.
@@ -73,20 +80,49 @@ impl Client {
         loop {
             let start = reply.len();
             let left = (REPLY_LIMIT - start) as u64;
-            let read = (&mut self.stream).take(left).read_until(b'\n', &mut reply).await?;
-            ensure!(read > 0, "BIRD closed the connection, or the reply exceeds {REPLY_LIMIT} bytes");
+            let read = (&mut self.stream)
+                .take(left)
+                .read_until(b'\n', &mut reply)
+                .await?;
+            ensure!(
+                read > 0,
+                "BIRD closed the connection, or the reply exceeds {REPLY_LIMIT} bytes"
+            );
             let line = &reply[start..];
             ensure!(line.ends_with(b"\n"), "the reply ends within a line");
-            if ends_reply(line) {
-                return String::from_utf8(reply).context("the reply is no UTF-8");
+            match line_kind(line) {
+                LineKind::Last => {
+                    return String::from_utf8(reply).context("the reply is no UTF-8");
+                }
+                LineKind::More => {}
+                LineKind::Malformed => bail!(malformed(&String::from_utf8_lossy(line))),
             }
         }
     }
 }
 
-/// `NNNN ` starts the last line of a reply.
-fn ends_reply(line: &[u8]) -> bool {
-    line.len() > 4 && line[..4].iter().all(u8::is_ascii_digit) && line[4] == b' '
+/// What the start of a line says of the reply.
+#[derive(Debug, PartialEq, Eq)]
+enum LineKind {
+    Last,
+    More,
+    Malformed,
+}
+
+fn line_kind(line: &[u8]) -> LineKind {
+    match line {
+        [b' ', ..] => LineKind::More,
+        [a, b, c, d, separator @ (b' ' | b'-'), ..]
+            if [a, b, c, d].into_iter().all(u8::is_ascii_digit) =>
+        {
+            if *separator == b' ' {
+                LineKind::Last
+            } else {
+                LineKind::More
+            }
+        }
+        _ => LineKind::Malformed,
+    }
 }
 
 /// A line of a reply.
@@ -108,10 +144,14 @@ fn lines(reply: &str) -> anyhow::Result<Vec<Line<'_>>> {
             // `+` and `*` are asynchronous output, of which netbond asks for none.
             None => {
                 let (digits, text) = raw.split_at_checked(4).ok_or_else(|| malformed(raw))?;
-                ensure!(digits.bytes().all(|byte| byte.is_ascii_digit()), malformed(raw));
+                ensure!(
+                    digits.bytes().all(|byte| byte.is_ascii_digit()),
+                    malformed(raw)
+                );
                 code = Some(digits.parse().map_err(|_| malformed(raw))?);
                 ended = text.starts_with(' ');
-                text.strip_prefix([' ', '-']).ok_or_else(|| malformed(raw))?
+                text.strip_prefix([' ', '-'])
+                    .ok_or_else(|| malformed(raw))?
             }
         };
         let code = code.ok_or_else(|| malformed(raw))?;
@@ -164,7 +204,11 @@ fn parse_instance(interfaces: &str, neighbours: &str) -> anyhow::Result<Vec<Ospf
             bail!(malformed(line.text));
         };
         let address: IpAddr = address.parse().map_err(|_| malformed(line.text))?;
-        let neighbour = OspfNeighbour { router_id, address, state: state(status) };
+        let neighbour = OspfNeighbour {
+            router_id,
+            address,
+            state: state(status),
+        };
         entry(&mut all, device).neighbours.push(neighbour);
     }
     Ok(all)
@@ -180,7 +224,10 @@ fn parse_interfaces(reply: &str) -> anyhow::Result<Vec<OspfInterface>> {
             continue;
         }
         if let Some(rest) = line.text.strip_prefix("Interface ") {
-            let name = rest.split_whitespace().next().ok_or_else(|| malformed(line.text))?;
+            let name = rest
+                .split_whitespace()
+                .next()
+                .ok_or_else(|| malformed(line.text))?;
             entry(&mut all, name);
             device = Some(name);
         } else if let Some(cost) = line.text.trim_start().strip_prefix("Cost:") {
@@ -201,23 +248,38 @@ mod tests {
 
     macro_rules! fixture {
         ($name:literal) => {
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/ospf/bird-", $name))
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/fixtures/ospf/bird-",
+                $name
+            ))
         };
     }
 
     fn neighbour(id: [u8; 4], address: &str) -> OspfNeighbour {
         let address = address.parse().unwrap();
-        OspfNeighbour { router_id: id.into(), address, state: "Full".into() }
+        OspfNeighbour {
+            router_id: id.into(),
+            address,
+            state: "Full".into(),
+        }
     }
 
     fn interface(device: &str, cost: u32, neighbours: &[OspfNeighbour]) -> OspfInterface {
         let neighbours = neighbours.to_vec();
-        OspfInterface { device: device.into(), cost: Some(cost), neighbours }
+        OspfInterface {
+            device: device.into(),
+            cost: Some(cost),
+            neighbours,
+        }
     }
 
     #[test]
     fn one_instance_is_read() {
-        assert_eq!(parse_protocols(fixture!("protocols.txt")).unwrap(), ["seed"]);
+        assert_eq!(
+            parse_protocols(fixture!("protocols.txt")).unwrap(),
+            ["seed"]
+        );
         let read = parse_instance(fixture!("interface.txt"), fixture!("neighbors.txt")).unwrap();
         let expected = [
             interface("lo", 10, &[]),
@@ -252,11 +314,20 @@ mod tests {
 
     #[test]
     fn an_instance_that_is_down_or_missing_has_no_interfaces() {
-        assert_eq!(parse_protocols(fixture!("protocols-down.txt")).unwrap(), [""; 0]);
-        assert_eq!(parse_protocols(fixture!("none-protocols.txt")).unwrap(), [""; 0]);
+        assert_eq!(
+            parse_protocols(fixture!("protocols-down.txt")).unwrap(),
+            [""; 0]
+        );
+        assert_eq!(
+            parse_protocols(fixture!("none-protocols.txt")).unwrap(),
+            [""; 0]
+        );
         // It went down between two commands.
-        let down =
-            parse_instance(fixture!("interface-down.txt"), fixture!("neighbors-down.txt")).unwrap();
+        let down = parse_instance(
+            fixture!("interface-down.txt"),
+            fixture!("neighbors-down.txt"),
+        )
+        .unwrap();
         assert_eq!(down, []);
     }
 
@@ -278,7 +349,10 @@ mod tests {
         for reply in ["10é5 x\n", " first\n0000 \n", "abc\n", "1015+x\n0000 \n"] {
             assert!(says(reply).contains("cannot be read"), "{reply:?}");
         }
-        let unreadable = ["1015-\tCost: 10\n0000 \n", "1015-Interface e0 (-)\n \tCost: x\n0000 \n"];
+        let unreadable = [
+            "1015-\tCost: 10\n0000 \n",
+            "1015-Interface e0 (-)\n \tCost: x\n0000 \n",
+        ];
         for reply in unreadable {
             assert!(says(reply).contains("cannot be read"), "{reply:?}");
         }
@@ -290,11 +364,18 @@ mod tests {
 
     #[test]
     fn the_last_line_is_told_from_the_others() {
-        assert!(ends_reply(b"0000 \n") && ends_reply(b"9001 syntax error\n"));
-        assert!(!ends_reply(b"1015-seed:\n") && !ends_reply(b" 0000 x\n") && !ends_reply(b"0000"));
+        for last in ["0000 \n", "9001 syntax error\n"] {
+            assert_eq!(line_kind(last.as_bytes()), LineKind::Last);
+        }
+        for more in ["1015-seed:\n", " 0000 x\n"] {
+            assert_eq!(line_kind(more.as_bytes()), LineKind::More);
+        }
+        for malformed in ["0000\n", "SSH-2.0\n", "\n", ""] {
+            assert_eq!(line_kind(malformed.as_bytes()), LineKind::Malformed);
+        }
     }
 
-    /// Answers each command with the next reply, whatever it is.
+    /// Greets and answers each command with the next reply, whatever it is; then hangs up.
     async fn serve(replies: &'static [&'static str]) -> (tempfile::TempDir, std::path::PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bird.ctl");
@@ -302,10 +383,11 @@ mod tests {
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = BufReader::new(stream);
-            for reply in replies {
+            for (n, reply) in replies.iter().enumerate() {
+                if n > 0 {
+                    stream.read_line(&mut String::new()).await.unwrap();
+                }
                 stream.write_all(reply.as_bytes()).await.unwrap();
-                let mut command = String::new();
-                stream.read_line(&mut command).await.unwrap();
             }
         });
         (directory, path)
@@ -325,13 +407,29 @@ mod tests {
         ])
         .await;
         let read = interfaces(&path).await.unwrap();
-        let costs: Vec<_> = read.iter().map(|i| (i.device.as_str(), i.cost.unwrap())).collect();
-        assert_eq!(costs, [("wg-a-m1", 10), ("wg-a-m2", 25), ("wg-a-m1", 7), ("wg-a-m2", 7)]);
+        let costs: Vec<_> = read
+            .iter()
+            .map(|i| (i.device.as_str(), i.cost.unwrap()))
+            .collect();
+        assert_eq!(
+            costs,
+            [
+                ("wg-a-m1", 10),
+                ("wg-a-m2", 25),
+                ("wg-a-m1", 7),
+                ("wg-a-m2", 7)
+            ]
+        );
     }
 
     #[tokio::test]
     async fn a_socket_that_is_not_birds_is_an_error() {
-        for replies in [&["SSH-2.0\n"][..], &["0000 \n"], &["0001 BIRD\n", "1002-x\n"], &[]] {
+        for replies in [
+            &["SSH-2.0\n"][..],
+            &["0000 \n"],
+            &["0001 BIRD\n", "1002-x\n"],
+            &[],
+        ] {
             let (_directory, path) = serve(replies).await;
             assert!(interfaces(&path).await.is_err(), "{replies:?}");
         }

@@ -87,7 +87,9 @@ impl Poller {
     /// Outside a tokio runtime, or if `period` is zero.
     #[must_use]
     pub fn spawn(daemons: Vec<Daemon>, period: Duration, events: mpsc::Sender<Event>) -> Self {
-        Self { task: tokio::spawn(run(daemons, period, events)) }
+        Self {
+            task: tokio::spawn(run(daemons, period, events)),
+        }
     }
 }
 
@@ -147,17 +149,25 @@ async fn run(daemons: Vec<Daemon>, period: Duration, events: mpsc::Sender<Event>
 /// The daemons' own order may change without a reason.
 fn sort(interfaces: &mut [OspfInterface]) {
     for interface in &mut *interfaces {
-        interface.neighbours.sort_by_key(|neighbour| (neighbour.router_id, neighbour.address));
+        interface
+            .neighbours
+            .sort_by_key(|neighbour| (neighbour.router_id, neighbour.address));
     }
     interfaces.sort_by(|a, b| a.device.cmp(&b.device));
 }
 
 /// The interface of that name, added where it is new.
 fn entry<'a>(interfaces: &'a mut Vec<OspfInterface>, device: &str) -> &'a mut OspfInterface {
-    let index = interfaces.iter().position(|interface| interface.device == device);
+    let index = interfaces
+        .iter()
+        .position(|interface| interface.device == device);
     let index = index.unwrap_or_else(|| {
         let device = device.to_owned();
-        interfaces.push(OspfInterface { device, cost: None, neighbours: Vec::new() });
+        interfaces.push(OspfInterface {
+            device,
+            cost: None,
+            neighbours: Vec::new(),
+        });
         interfaces.len() - 1
     });
     &mut interfaces[index]
@@ -170,10 +180,12 @@ fn state(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::process::Command;
 
     use super::*;
     use crate::control::event::OspfNeighbour;
+    use crate::netlink::netns::{Process, await_event, in_netns, ip};
 
     fn interface(device: &str, ids: &[u8]) -> OspfInterface {
         let neighbours = ids
@@ -184,7 +196,11 @@ mod tests {
                 state: "Full".into(),
             })
             .collect();
-        OspfInterface { device: device.into(), cost: Some(10), neighbours }
+        OspfInterface {
+            device: device.into(),
+            cost: Some(10),
+            neighbours,
+        }
     }
 
     #[test]
@@ -204,6 +220,19 @@ mod tests {
         assert_eq!(state(""), "");
     }
 
+    #[tokio::test]
+    async fn a_daemon_that_is_silent_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("bird.ctl");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let vtysh = ["sh", "-c", "exec sleep 60"].map(str::to_owned).to_vec();
+        let daemons = [Daemon::Bird { socket }, Daemon::Frr { vtysh }];
+        for answer in join_all(daemons.iter().map(Daemon::interfaces)).await {
+            let error = answer.unwrap_err().to_string();
+            assert!(error.contains("within 3s"), "{error}");
+        }
+    }
+
     /// A daemon that answers, fails, and answers otherwise: one event for each change.
     #[tokio::test]
     async fn changes_are_sent_once() {
@@ -216,21 +245,29 @@ mod tests {
             std::fs::copy(format!("{fixtures}{name}"), &next).unwrap();
             std::fs::rename(&next, &reply).unwrap();
         };
-        let script = directory.path().join("vtysh");
-        std::fs::write(&script, format!("#!/bin/sh\nexec cat {}\n", reply.display())).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let daemons = vec![Daemon::Frr { vtysh: vec![script.display().to_string()] }];
+        let script = format!("exec cat {}", reply.display());
+        let daemons = vec![Daemon::Frr {
+            vtysh: vec!["sh".into(), "-c".into(), script],
+        }];
 
         let (sender, mut events) = mpsc::channel(4);
         answer_with("frr-full.txt");
         let _poller = Poller::spawn(daemons, Duration::from_millis(10), sender);
         let mut next = async || {
-            let event = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-            let Event::Ospf(interfaces) = event else { panic!("{event:?}") };
+            let event = timeout(Duration::from_secs(10), events.recv())
+                .await
+                .unwrap()
+                .unwrap();
+            let Event::Ospf(interfaces) = event else {
+                panic!("{event:?}")
+            };
             interfaces
         };
         let neighbours = |interfaces: &[OspfInterface]| -> Vec<usize> {
-            interfaces.iter().map(|interface| interface.neighbours.len()).collect()
+            interfaces
+                .iter()
+                .map(|interface| interface.neighbours.len())
+                .collect()
         };
         assert_eq!(neighbours(&next().await), [0, 1, 1]);
         answer_with("frr-one-lost.txt");
@@ -239,5 +276,147 @@ mod tests {
         assert_eq!(next().await, []);
         answer_with("frr-full.txt");
         assert_eq!(neighbours(&next().await), [0, 1, 1]);
+    }
+
+    /// Starts BIRD with OSPF on one device; without routes of its own, so that all may run beside
+    /// each other.
+    fn bird(directory: &Path, name: &str, router_id: &str, device: &str) -> (PathBuf, String) {
+        let config = format!(
+            "router id {router_id};
+             protocol device {{}}
+             protocol ospf v2 seed {{
+               tick 1;
+               area 0 {{ interface \"{device}\" {{ type ptp; cost 10; hello 1; dead 4; }}; }};
+             }}"
+        );
+        let (socket, file) = (
+            directory.join(format!("{name}.ctl")),
+            directory.join(format!("{name}.conf")),
+        );
+        std::fs::write(&file, config).unwrap();
+        let command = format!("bird -f -c {} -s {}", file.display(), socket.display());
+        (socket, command)
+    }
+
+    /// Starts FRR's zebra and ospfd with OSPF on one device.
+    fn frr(directory: &Path, router_id: &str, device: &str) -> (Vec<String>, Vec<Process>) {
+        let config = format!(
+            "interface {device}
+              ip ospf area 0
+              ip ospf network point-to-point
+              ip ospf cost 10
+              ip ospf hello-interval 1
+              ip ospf dead-interval 4
+             exit
+             router ospf
+              ospf router-id {router_id}
+             exit
+             "
+        );
+        let file = directory.join("ospfd.conf");
+        std::fs::write(&file, config).unwrap();
+        let owner = Command::new("chown")
+            .args(["-R", "frr:frr"])
+            .arg(directory)
+            .status()
+            .unwrap();
+        assert!(owner.success());
+        let place = directory.display();
+        let daemons = [
+            ("zebra", "/dev/null".to_owned()),
+            ("ospfd", file.display().to_string()),
+        ];
+        let daemons = daemons.map(|(daemon, config)| {
+            let arguments = format!(
+                "-A 127.0.0.1 -P 0 -z {place}/zserv.api --vty_socket {place} -i {place}/{daemon}.pid \
+                 -f {config}"
+            );
+            let mut command = Command::new(format!("/usr/lib/frr/{daemon}"));
+            Process::spawn(command.args(arguments.split_whitespace()))
+        });
+        let vtysh = vec!["vtysh".into(), "--vty_socket".into(), place.to_string()];
+        (vtysh, daemons.into())
+    }
+
+    /// Follows a real adjacency with a BIRD in another namespace until that freezes, and then the
+    /// death of the daemon itself.
+    async fn adjacency(directory: &Path, start: impl FnOnce() -> (Daemon, Vec<Process>)) {
+        let (_, command) = bird(directory, "peer", "10.65.1.1", "wg-m1-a");
+        let mut peer = Process::in_other_netns(&command);
+        ip(&format!(
+            "link add wg-a-m1 type veth peer name wg-m1-a netns {}",
+            peer.id()
+        ));
+        ip("addr add 10.65.0.2/30 dev wg-a-m1");
+        ip("link set wg-a-m1 up");
+        peer.ip("addr add 10.65.0.1/30 dev wg-m1-a");
+        peer.ip("link set wg-m1-a up");
+        peer.proceed();
+        let (daemon, processes) = start();
+
+        let (sender, mut events) = mpsc::channel(4);
+        let _poller = Poller::spawn(vec![daemon], Duration::from_millis(100), sender);
+        let neighbours = |event: &Event| {
+            let Event::Ospf(interfaces) = event else {
+                return None;
+            };
+            let interface = interfaces
+                .iter()
+                .find(|interface| interface.device == "wg-a-m1")?;
+            assert_eq!(interface.cost, Some(10));
+            Some(interface.neighbours.clone())
+        };
+        let full = OspfNeighbour {
+            router_id: [10, 65, 1, 1].into(),
+            address: [10, 65, 0, 1].into(),
+            state: "Full".into(),
+        };
+        await_event(&mut events, "full adjacency", |event| {
+            (neighbours(event)? == [full.clone()]).then_some(())
+        })
+        .await;
+        // Until the dead interval of 4 s has passed.
+        peer.freeze();
+        await_event(&mut events, "end of the adjacency", |event| {
+            neighbours(event)?.is_empty().then_some(())
+        })
+        .await;
+        drop(processes);
+        await_event(&mut events, "end of the daemon", |event| {
+            (*event == Event::Ospf(Vec::new())).then_some(())
+        })
+        .await;
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn bird_tells_of_a_real_adjacency() {
+        in_netns(async || {
+            let directory = tempfile::tempdir().unwrap();
+            adjacency(directory.path(), || {
+                let (socket, command) = bird(directory.path(), "a", "10.65.2.2", "wg-a-m1");
+                let mut words = command.split_whitespace();
+                let mut command = Command::new(words.next().unwrap());
+                (
+                    Daemon::Bird { socket },
+                    vec![Process::spawn(command.args(words))],
+                )
+            })
+            .await;
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn frr_tells_of_a_real_adjacency() {
+        in_netns(async || {
+            // zebra and ospfd run as user frr.
+            let directory = tempfile::tempdir().unwrap();
+            adjacency(directory.path(), || {
+                let (vtysh, processes) = frr(directory.path(), "10.65.2.2", "wg-a-m1");
+                (Daemon::Frr { vtysh }, processes)
+            })
+            .await;
+        });
     }
 }

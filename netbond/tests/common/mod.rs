@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use aya::{
     Ebpf,
-    programs::{TestRun as _, TestRunOptions},
+    programs::{ProgramInfo, TestRun as _, TestRunOptions},
 };
 use bytemuck::Zeroable as _;
 use etherparse::PacketBuilder;
@@ -144,6 +144,11 @@ impl Kernel {
             .expect("BPF_PROG_TEST_RUN");
         out.truncate(result.data_size_out as usize);
         Ran { action: result.return_value, frame: out, ns: result.duration.as_nanos() as u64 }
+    }
+
+    /// What the kernel says of a loaded program.
+    pub(crate) fn info(&mut self, name: &str) -> anyhow::Result<ProgramInfo> {
+        Ok(classifier(&mut self.ebpf, name)?.info()?)
     }
 
     /// Packets that each path sent.

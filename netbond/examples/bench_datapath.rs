@@ -1,0 +1,125 @@
+//! `cargo xtask bench datapath`: what a packet costs in the programs, and what the verifier made of
+//! them.
+//!
+//! Each figure is from BPF_PROG_TEST_RUN, one packet a run, as a program that lengthens a packet
+//! cannot be repeated on it. So each includes two readings of the kernel's clock and starts from the
+//! caches that a system call leaves: the `foreign` row, a program that returns after its first
+//! comparison, shows how much that is.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::io::Write as _;
+
+use anyhow::{Result, ensure};
+use common::{Kernel, TC_ACT_OK, TC_ACT_REDIRECT, Wrap, ipv4_frame, ipv6_frame};
+use netbond::loader::PROGRAMS;
+use netbond_common::names::program;
+use serde_json::json;
+
+/// Runs of each row.
+const RUNS: usize = 20_000;
+
+/// What is measured: a program on a frame.
+struct Row {
+    name: &'static str,
+    program: &'static str,
+    bytes: usize,
+    frame: Vec<u8>,
+    action: u32,
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let foreign = ipv6_frame(64);
+    rows.push(Row { name: "foreign", program: program::INGRESS_L2, bytes: 64, frame: foreign, action: TC_ACT_OK });
+    for bytes in [64, 512, 1400] {
+        let inner = ipv4_frame(bytes);
+        let received = Wrap::on(0).frame(&inner);
+        let row = |name, program, frame| Row { name, program, bytes, frame, action: TC_ACT_REDIRECT };
+        rows.push(row("egress", program::EGRESS, inner));
+        rows.push(row("ingress", program::INGRESS_L2, received));
+    }
+    rows
+}
+
+fn main() -> Result<()> {
+    let json = std::env::args().any(|arg| arg == "--json");
+    let mut kernel = Kernel::with_bond(&[1, 1], None);
+    let rows = rows();
+    let mut times = vec![Vec::with_capacity(RUNS); rows.len()];
+    // In turn, so that a busy moment of the machine falls on all rows alike.
+    for _ in 0..RUNS {
+        for (row, times) in rows.iter().zip(&mut times) {
+            let ran = kernel.run(row.program, &row.frame, None);
+            ensure!(ran.action == row.action, "{}: action {}", row.name, ran.action);
+            times.push(ran.ns);
+        }
+    }
+    let mut datapath = Vec::new();
+    for (row, times) in rows.iter().zip(&mut times) {
+        times.sort_unstable();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        datapath.push(json!({
+            "row": row.name, "bytes": row.bytes, "runs": times.len(),
+            "ns": {"min": at(0.0), "median": at(0.5), "p90": at(0.9), "p99": at(0.99)},
+        }));
+    }
+    let mut verifier = Vec::new();
+    for name in PROGRAMS {
+        let info = kernel.info(name)?;
+        verifier.push(json!({
+            "program": name,
+            "instructions_processed": info.verified_instruction_count(),
+            "translated_bytes": info.size_translated(),
+            "jited_bytes": info.size_jitted(),
+        }));
+    }
+    let host = nix::sys::utsname::uname()?;
+    let kernel = host.release().to_string_lossy().into_owned();
+    let mut out = std::io::stdout().lock();
+    if json {
+        let all = json!({"kernel": kernel, "cpu": cpu(), "datapath": datapath, "verifier": verifier});
+        serde_json::to_writer_pretty(&mut out, &all)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    writeln!(out, "Linux {kernel}, {}; {RUNS} runs a row, one packet each\n", cpu())?;
+    writeln!(out, "{:<10}{:>7}{:>10}{:>10}{:>10}{:>10}", "", "BYTES", "MIN ns", "MEDIAN", "P90", "P99")?;
+    for row in &datapath {
+        let ns = &row["ns"];
+        writeln!(
+            out,
+            "{:<10}{:>7}{:>10}{:>10}{:>10}{:>10}",
+            row["row"].as_str().unwrap_or_default(),
+            row["bytes"].to_string(),
+            ns["min"].to_string(),
+            ns["median"].to_string(),
+            ns["p90"].to_string(),
+            ns["p99"].to_string(),
+        )?;
+    }
+    writeln!(out, "\n{:<16}{:>24}{:>14}{:>14}", "PROGRAM", "VERIFIER INSTRUCTIONS", "BPF BYTES", "JITED BYTES")?;
+    for row in &verifier {
+        writeln!(
+            out,
+            "{:<16}{:>24}{:>14}{:>14}",
+            row["program"].as_str().unwrap_or_default(),
+            row["instructions_processed"].to_string(),
+            row["translated_bytes"].to_string(),
+            row["jited_bytes"].to_string(),
+        )?;
+    }
+    Ok(())
+}
+
+/// The processor's name.
+fn cpu() -> String {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| "unknown processor".to_owned())
+}

@@ -1,0 +1,66 @@
+//! The committed object, without privilege: what is in it, and that it fits the layouts of this
+//! build.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya_obj::{EbpfSectionKind, Object};
+use netbond::loader::{MAPS, OBJECT, PROGRAMS};
+use netbond_common::{
+    abi::{
+        Bond, BondInfo, BondStats, MAX_BONDS, MAX_PATHS, Meta, Path, PathInfo, PathStats, Ticket,
+        TunnelKey,
+    },
+    names::map,
+};
+
+/// Longest name the kernel keeps (BPF_OBJ_NAME_LEN less the NUL).
+const NAME_LEN: usize = 15;
+
+fn object() -> Object {
+    Object::parse(OBJECT).unwrap()
+}
+
+#[test]
+fn programs_and_maps_are_those_of_the_loader() {
+    let object = object();
+    let programs: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
+    assert_eq!(programs, PROGRAMS.into());
+    let maps: BTreeSet<&str> = object
+        .maps
+        .iter()
+        .filter(|(_, map)| map.section_kind() == EbpfSectionKind::Maps)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(maps, MAPS.into());
+    for name in programs.iter().chain(&maps) {
+        assert!(name.len() <= NAME_LEN, "{name} is cut short by the kernel");
+    }
+    assert!(object.btf.is_some(), "without BTF `bpftool map dump` shows bytes only");
+}
+
+#[test]
+fn maps_have_the_layouts_of_this_build() {
+    let sizes: BTreeMap<&str, (usize, usize, u32)> = [
+        (map::META, (4, size_of::<Meta>(), 1)),
+        (map::BOND_BY_IFINDEX, (4, 4, MAX_BONDS)),
+        (map::BONDS, (4, size_of::<Bond>(), MAX_BONDS)),
+        (map::PATHS, (4, size_of::<Path>(), MAX_PATHS)),
+        (map::TUNNELS, (size_of::<TunnelKey>(), 4, MAX_PATHS)),
+        (map::ADMIN, (4, 4, MAX_PATHS)),
+        (map::TICKETS, (4, size_of::<Ticket>(), MAX_BONDS)),
+        (map::PATH_STATS, (4, size_of::<PathStats>(), MAX_PATHS)),
+        (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),
+        (map::BOND_INFO, (4, size_of::<BondInfo>(), MAX_BONDS)),
+        (map::PATH_INFO, (4, size_of::<PathInfo>(), MAX_PATHS)),
+    ]
+    .into();
+    for (name, map) in object().maps.iter().filter(|(_, map)| map.section_kind() == EbpfSectionKind::Maps) {
+        let found = (map.key_size() as usize, map.value_size() as usize, map.max_entries());
+        assert_eq!(found, sizes[name.as_str()], "{name}");
+    }
+}
+
+#[test]
+fn license_lets_it_use_the_helpers() {
+    assert_eq!(object().license.to_bytes(), b"Dual MIT/GPL");
+}
