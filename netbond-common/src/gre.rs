@@ -34,7 +34,10 @@ impl Base {
         if flags & !(KEY | SEQUENCE) != 0 {
             return None;
         }
-        Some(Layout { key: flags & KEY != 0, sequence: flags & SEQUENCE != 0 })
+        Some(Layout {
+            key: flags & KEY != 0,
+            sequence: flags & SEQUENCE != 0,
+        })
     }
 }
 
@@ -68,14 +71,24 @@ mod tests {
 
     #[test]
     fn only_key_and_sequence_are_spoken() {
-        let layout = |flags: u16| Base { flags: flags.to_be_bytes(), protocol: IPV4 }.layout();
+        let layout = |flags: u16| {
+            Base {
+                flags: flags.to_be_bytes(),
+                protocol: IPV4,
+            }
+            .layout()
+        };
         assert_eq!(layout(0).map(Layout::header_len), Some(4));
         assert_eq!(layout(KEY).map(Layout::header_len), Some(8));
         assert_eq!(layout(SEQUENCE).map(Layout::header_len), Some(8));
         assert_eq!(layout(KEY | SEQUENCE).map(Layout::header_len), Some(12));
         for bit in 0..16 {
             let flag = 1_u16 << bit;
-            assert_eq!(layout(flag).is_some(), flag == KEY || flag == SEQUENCE, "{flag:#06x}");
+            assert_eq!(
+                layout(flag).is_some(),
+                flag == KEY || flag == SEQUENCE,
+                "{flag:#06x}"
+            );
         }
     }
 
@@ -83,9 +96,18 @@ mod tests {
     fn base_is_read_back() {
         for key in [false, true] {
             let bytes = base(IPV6, key);
-            let base = Base { flags: [bytes[0], bytes[1]], protocol: [bytes[2], bytes[3]] };
+            let base = Base {
+                flags: [bytes[0], bytes[1]],
+                protocol: [bytes[2], bytes[3]],
+            };
             assert_eq!(base.protocol, IPV6);
-            assert_eq!(base.layout(), Some(Layout { key, sequence: false }));
+            assert_eq!(
+                base.layout(),
+                Some(Layout {
+                    key,
+                    sequence: false
+                })
+            );
         }
     }
 }

@@ -73,8 +73,14 @@ mod tests {
     use super::*;
 
     fn ipv4(tos: u8, ttl: u8, dont_fragment: bool) -> Ipv4Hdr {
-        let mut header = etherparse::Ipv4Header::new(8, ttl, etherparse::IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2])
-            .unwrap();
+        let mut header = etherparse::Ipv4Header::new(
+            8,
+            ttl,
+            etherparse::IpNumber::UDP,
+            [10, 0, 0, 1],
+            [10, 0, 0, 2],
+        )
+        .unwrap();
         header.dscp = (tos >> 2).try_into().unwrap();
         header.ecn = (tos & 3).try_into().unwrap();
         header.dont_fragment = dont_fragment;
@@ -97,7 +103,15 @@ mod tests {
     fn ipv4_fields() {
         for dont_fragment in [false, true] {
             let inner = Inner::from_ipv4(&ipv4(0xb9, 17, dont_fragment)).unwrap();
-            assert_eq!(inner, Inner { protocol: gre::IPV4, tos: 0xb9, ttl: 17, dont_fragment });
+            assert_eq!(
+                inner,
+                Inner {
+                    protocol: gre::IPV4,
+                    tos: 0xb9,
+                    ttl: 17,
+                    dont_fragment
+                }
+            );
         }
         let mut short = ipv4(0, 64, false);
         short.vihl = 0x44;
@@ -120,7 +134,12 @@ mod tests {
         ));
         builder.udp(1, 2).write(&mut bytes, &[]).unwrap();
         let header: [u8; 40] = bytes[..40].try_into().unwrap();
-        let want = Inner { protocol: gre::IPV6, tos: 0xb9, ttl: 17, dont_fragment: true };
+        let want = Inner {
+            protocol: gre::IPV6,
+            tos: 0xb9,
+            ttl: 17,
+            dont_fragment: true,
+        };
         assert_eq!(Inner::from_ipv6(&header), Some(want));
         let mut four = header;
         four[0] = 0x45;

@@ -92,9 +92,16 @@ impl Outward<'_> {
     fn write<const N: usize>(&self, bytes: &mut [u8; N]) {
         // A GSO packet may be longer than the field holds; its segments get lengths of their own.
         let total = self.payload_len.wrapping_add(N as u32) as u16;
-        let (id, flags) =
-            if self.inner.dont_fragment { (0, DONT_FRAGMENT) } else { (self.identification, 0) };
-        let ttl = if self.ttl == 0 { self.inner.ttl } else { self.ttl };
+        let (id, flags) = if self.inner.dont_fragment {
+            (0, DONT_FRAGMENT)
+        } else {
+            (self.identification, 0)
+        };
+        let ttl = if self.ttl == 0 {
+            self.inner.ttl
+        } else {
+            self.ttl
+        };
         let sum = self.sum
             + self.inner.tos as u32
             + total as u32

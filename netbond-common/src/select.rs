@@ -26,7 +26,11 @@ pub fn select(
     mut flags: impl FnMut(u32) -> u32,
 ) -> Option<(u32, Choice)> {
     if bond.wheel_len != 0 {
-        let slot = if ticket.slot < bond.wheel_len { ticket.slot } else { 0 };
+        let slot = if ticket.slot < bond.wheel_len {
+            ticket.slot
+        } else {
+            0
+        };
         ticket.slot = slot + 1;
         let path = u32::from(bond.wheel[slot as usize & (WHEEL_SLOTS - 1)]);
         if path < MAX_BOND_PATHS && flags(path) & PATH_USABLE != 0 {
@@ -65,13 +69,21 @@ mod tests {
     fn bond(weights: &[u32]) -> Bond {
         let mut all = [0; MAX_BOND_PATHS as usize];
         all[..weights.len()].copy_from_slice(weights);
-        let mut bond = Bond { paths: weights.len() as u32, ..Bond::zeroed() };
+        let mut bond = Bond {
+            paths: weights.len() as u32,
+            ..Bond::zeroed()
+        };
         bond.wheel_len = wheel::build(&all, &mut bond.wheel) as u32;
         bond
     }
 
     /// The paths of the next `n` packets.
-    fn run(bond: &Bond, ticket: &mut Ticket, flags: &[u32], n: usize) -> Vec<Option<(u32, Choice)>> {
+    fn run(
+        bond: &Bond,
+        ticket: &mut Ticket,
+        flags: &[u32],
+        n: usize,
+    ) -> Vec<Option<(u32, Choice)>> {
         let flags = |path: u32| flags.get(path as usize).copied().unwrap_or(0);
         (0..n).map(|_| select(bond, ticket, flags)).collect()
     }
@@ -100,21 +112,45 @@ mod tests {
         let bond = bond(&[1, 1, 1]);
         let mut ticket = Ticket::default();
         let some = run(&bond, &mut ticket, &[PATH_LAST_RESORT, 0, USABLE], 6);
-        assert!(some.iter().all(|choice| matches!(choice, Some((2, _)))), "{some:?}");
-        let none = run(&bond, &mut ticket, &[PATH_LAST_RESORT, 0, PATH_LAST_RESORT], 4);
+        assert!(
+            some.iter().all(|choice| matches!(choice, Some((2, _)))),
+            "{some:?}"
+        );
+        let none = run(
+            &bond,
+            &mut ticket,
+            &[PATH_LAST_RESORT, 0, PATH_LAST_RESORT],
+            4,
+        );
         let mut paths: Vec<_> = none.iter().flatten().collect();
-        assert!(paths.iter().all(|(_, choice)| *choice == Choice::LastResort));
+        assert!(
+            paths
+                .iter()
+                .all(|(_, choice)| *choice == Choice::LastResort)
+        );
         paths.sort_by_key(|(path, _)| *path);
-        assert_eq!(paths.iter().map(|(path, _)| *path).collect::<Vec<_>>(), [0, 0, 2, 2]);
+        assert_eq!(
+            paths.iter().map(|(path, _)| *path).collect::<Vec<_>>(),
+            [0, 0, 2, 2]
+        );
         assert_eq!(run(&bond, &mut ticket, &[0; 3], 2), [None, None]);
     }
 
     #[test]
     fn a_shrunk_wheel_is_not_overrun() {
-        let mut ticket = Ticket { slot: 200, stand_in: 99 };
+        let mut ticket = Ticket {
+            slot: 200,
+            stand_in: 99,
+        };
         let got = run(&bond(&[1, 1]), &mut ticket, &[USABLE; 2], 2);
         assert_eq!(got, [Some((0, Choice::Wheel)), Some((1, Choice::Wheel))]);
-        let mut ticket = Ticket { slot: 0, stand_in: 99 };
-        assert_eq!(run(&bond(&[0, 0]), &mut ticket, &[0, USABLE], 1), [Some((1, Choice::StandIn))]);
+        let mut ticket = Ticket {
+            slot: 0,
+            stand_in: 99,
+        };
+        assert_eq!(
+            run(&bond(&[0, 0]), &mut ticket, &[0, USABLE], 1),
+            [Some((1, Choice::StandIn))]
+        );
     }
 }

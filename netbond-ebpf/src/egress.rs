@@ -42,7 +42,11 @@ pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
         inner,
         ttl: bond.ttl,
         payload_len,
-        identification: if inner.dont_fragment { 0 } else { random() as u16 },
+        identification: if inner.dont_fragment {
+            0
+        } else {
+            random() as u16
+        },
     };
     if path.flags & PATH_KEY != 0 {
         packet.encapsulate(&outward.headers_with_key(path.key))
@@ -66,9 +70,9 @@ fn inner(packet: &Packet) -> Result<Inner, Fate> {
         return Err(Fate::TxNotIp);
     }
     match packet.protocol() {
-        gre::IPV4 => {
-            packet.read::<Ipv4Hdr>(EthHdr::LEN).and_then(|header| Inner::from_ipv4(&header))
-        }
+        gre::IPV4 => packet
+            .read::<Ipv4Hdr>(EthHdr::LEN)
+            .and_then(|header| Inner::from_ipv4(&header)),
         gre::IPV6 => packet
             .read::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN)
             .and_then(|header| Inner::from_ipv6(&header)),

@@ -24,7 +24,10 @@ impl End {
     /// An end before a bond was found.
     #[inline(always)]
     pub(crate) const fn outside(fate: Fate) -> Self {
-        Self { bond: NO_BOND, fate }
+        Self {
+            bond: NO_BOND,
+            fate,
+        }
     }
 
     /// Counts the packet and returns the kernel's action.

@@ -35,12 +35,19 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
 
     let packets = packet.wire_packets();
-    packet.decapsulate(outer.len).map_err(|_| end(Fate::RxNoDecap))?;
+    packet
+        .decapsulate(outer.len)
+        .map_err(|_| end(Fate::RxNoDecap))?;
     if L3 == 0 {
-        packet.prepend_ethernet().map_err(|_| end(Fate::RxNoDecap))?;
+        packet
+            .prepend_ethernet()
+            .map_err(|_| end(Fate::RxNoDecap))?;
     }
     let ethernet = frame_header(bond.mac, outer.protocol);
-    packet.write(0, &ethernet).and_then(|()| mark.apply(packet)).map_err(|_| end(Fate::RxNoDecap))?;
+    packet
+        .write(0, &ethernet)
+        .and_then(|()| mark.apply(packet))
+        .map_err(|_| end(Fate::RxNoDecap))?;
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(packet.len() - EthHdr::LEN as u32);
@@ -73,7 +80,9 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     let base: gre::Base = packet.read(L3 + ip_len).ok_or(Fate::RxForeign)?;
     let layout = base.layout().ok_or(Fate::RxGreFlags)?;
     let key = if layout.key {
-        packet.read(L3 + ip_len + gre::BASE_LEN).ok_or(Fate::RxForeign)?
+        packet
+            .read(L3 + ip_len + gre::BASE_LEN)
+            .ok_or(Fate::RxForeign)?
     } else {
         [0; gre::FIELD_LEN]
     };
@@ -158,8 +167,19 @@ fn congestion(
 #[inline(always)]
 const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> [u8; EthHdr::LEN] {
     [
-        to[0], to[1], to[2], to[3], to[4], to[5], //
-        FROM[0], FROM[1], FROM[2], FROM[3], FROM[4], FROM[5], //
-        protocol[0], protocol[1],
+        to[0],
+        to[1],
+        to[2],
+        to[3],
+        to[4],
+        to[5], //
+        FROM[0],
+        FROM[1],
+        FROM[2],
+        FROM[3],
+        FROM[4],
+        FROM[5], //
+        protocol[0],
+        protocol[1],
     ]
 }

@@ -19,8 +19,7 @@ use netbond_common::{
 
 // Without preallocation an element is freed, not handed out again, while a program still reads it.
 #[map]
-static BOND_BY_IFINDEX: HashMap<u32, u32> =
-    HashMap::with_max_entries(MAX_BONDS, BPF_F_NO_PREALLOC);
+static BOND_BY_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BONDS, BPF_F_NO_PREALLOC);
 #[map]
 static TUNNELS: HashMap<TunnelKey, u32> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
 #[map]
@@ -112,7 +111,9 @@ pub(crate) fn path_stats(path: u32) -> Option<&'static mut PathStats> {
 /// Counts packets that took no path.
 #[inline(always)]
 pub(crate) fn count_fate(bond: u32, fate: Fate, packets: u32) {
-    let Some(stats) = BOND_STATS.get_ptr_mut(bond) else { return };
+    let Some(stats) = BOND_STATS.get_ptr_mut(bond) else {
+        return;
+    };
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     let stats = unsafe { &mut *stats };
     if let Some(counter) = stats.fates.get_mut(fate as usize) {

@@ -3,9 +3,9 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, __sk_buff,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS,
+        BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
@@ -94,7 +94,9 @@ impl Packet {
     /// Overwrites bytes that the packet's checksum covers.
     #[inline(always)]
     pub(crate) fn rewrite<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
-        self.ctx.store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM)).map_err(|_| Refused)
+        self.ctx
+            .store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
+            .map_err(|_| Refused)
     }
 
     /// Makes room for outer headers behind the Ethernet header, and writes them.
@@ -116,7 +118,11 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn decapsulate(&self, len: usize) -> Result<(), Refused> {
         self.ctx
-            .adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO))
+            .adjust_room(
+                -(len as i32),
+                BPF_ADJ_ROOM_MAC,
+                u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
+            )
             .map_err(|_| Refused)
     }
 

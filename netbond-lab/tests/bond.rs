@@ -1,7 +1,10 @@
 //! netbond on the reference topology: what its users rely on, in real namespaces, over real WireGuard
 //! and OSPF.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
 
 use std::fs::File;
 use std::io::{IoSlice, Read as _, Write as _};
@@ -49,7 +52,11 @@ fn status(router: &Router) -> Value {
 fn path(router: &Router, name: &str) -> Value {
     let status = status(router);
     let paths = status["bonds"][0]["paths"].as_array().unwrap();
-    paths.iter().find(|path| path["name"] == name).unwrap().clone()
+    paths
+        .iter()
+        .find(|path| path["name"] == name)
+        .unwrap()
+        .clone()
 }
 
 /// A counter of both paths of the first bond.
@@ -66,36 +73,53 @@ fn tx_fates(router: &Router) -> u64 {
 }
 
 fn wait_state(router: &Router, name: &str, state: &str) -> Value {
-    wait_for(&format!("{name} {state} in {}", router.name()), SOON, || {
-        let path = path(router, name);
-        Ok((path["state"] == state).then_some(path))
-    })
+    wait_for(
+        &format!("{name} {state} in {}", router.name()),
+        SOON,
+        || {
+            let path = path(router, name);
+            Ok((path["state"] == state).then_some(path))
+        },
+    )
     .unwrap()
 }
 
 fn wait_unused(router: &Router, name: &str) -> Value {
-    wait_for(&format!("{name} out of use in {}", router.name()), SOON, || {
-        let path = path(router, name);
-        Ok((path["in_use"] == false).then_some(path))
-    })
+    wait_for(
+        &format!("{name} out of use in {}", router.name()),
+        SOON,
+        || {
+            let path = path(router, name);
+            Ok((path["in_use"] == false).then_some(path))
+        },
+    )
     .unwrap()
 }
 
 fn ping(router: &Router, address: &str) {
     let counts = traffic::ping(router, address, 20, Duration::from_millis(10)).unwrap();
-    assert_eq!((counts.sent, counts.lost), (20, 0), "{} -> {address}", router.name());
+    assert_eq!(
+        (counts.sent, counts.lost),
+        (20, 0),
+        "{} -> {address}",
+        router.name()
+    );
 }
 
 /// The byte at an offset of the test's data: no two blocks alike.
 fn byte(offset: usize) -> u8 {
-    (offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]
+    (offset as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .to_be_bytes()[0]
 }
 
 /// Sends `len` bytes from one router to the other over TCP; fails unless they arrive as they were.
 /// `during` runs once half of them have arrived.
 fn transfer(from: &Router, to: &Router, address: &str, len: usize, during: impl FnOnce()) {
     let address: SocketAddr = format!("{address}:7000").parse().unwrap();
-    let listener = inside(to, move || TcpListener::bind(address).unwrap()).join().unwrap();
+    let listener = inside(to, move || TcpListener::bind(address).unwrap())
+        .join()
+        .unwrap();
     let (half, reached) = std::sync::mpsc::channel();
     let receiver = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -134,13 +158,19 @@ fn transfer(from: &Router, to: &Router, address: &str, len: usize, during: impl 
 
 /// Leaves no packets in the bond but ours: without IPv6 the kernel sends none of its own.
 fn silence(router: &Router) {
-    router.run(&["sysctl", "-qw", "net.ipv6.conf.nb0.disable_ipv6=1"]).unwrap();
+    router
+        .run(&["sysctl", "-qw", "net.ipv6.conf.nb0.disable_ipv6=1"])
+        .unwrap();
 }
 
 /// Sends UDP packets of 100 bytes to a port where nobody listens.
 fn send_udp(router: &Router, address: &'static str, packets: usize) {
     inside(router, move || {
-        let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+        let any = if address.contains(':') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
         let socket = UdpSocket::bind(any).unwrap();
         let to: SocketAddr = (address.parse::<std::net::IpAddr>().unwrap(), 9).into();
         for _ in 0..packets {
@@ -171,15 +201,24 @@ fn carries_ipv4_and_ipv6_tcp_and_udp_both_ways() {
     for (from, to, address) in [(a, b, B), (b, a, A), (a, b, B6), (b, a, A6)] {
         ping(from, address);
         let tcp = traffic::tcp(from, to, address, Duration::from_secs(1)).unwrap();
-        assert!(tcp.mbit_per_s > 1.0, "{} -> {address}: {tcp:?}", from.name());
+        assert!(
+            tcp.mbit_per_s > 1.0,
+            "{} -> {address}: {tcp:?}",
+            from.name()
+        );
         // UDP in both directions: the receiver counts what the sender numbered.
         let server = std::thread::scope(|scope| {
             let server = scope.spawn(|| to.run(&["iperf3", "-s", "-1", "-B", address]));
             wait_for("iperf3's socket", SOON, || {
-                Ok(to.run(&["ss", "-Hltn", "sport = :5201"])?.contains(address).then_some(()))
+                Ok(to
+                    .run(&["ss", "-Hltn", "sport = :5201"])?
+                    .contains(address)
+                    .then_some(()))
             })
             .unwrap();
-            let client = from.run(&["iperf3", "-c", address, "-u", "-b", "5M", "-l", "1200", "-t", "1", "--json"]);
+            let client = from.run(&[
+                "iperf3", "-c", address, "-u", "-b", "5M", "-l", "1200", "-t", "1", "--json",
+            ]);
             server.join().unwrap().unwrap();
             client.unwrap()
         });
@@ -257,7 +296,10 @@ fn killed_controllers_lose_nothing() {
     let counts = stream.stop().unwrap().counts();
     assert_eq!(counts.lost, 0, "of {}", counts.sent);
     let after = counters(a, "tx_packets");
-    assert!(after[0] > before[0] && after[1] > before[1], "counters went on: {before:?} {after:?}");
+    assert!(
+        after[0] > before[0] && after[1] > before[1],
+        "counters went on: {before:?} {after:?}"
+    );
 }
 
 #[test]
@@ -278,10 +320,16 @@ fn a_withdrawn_route_takes_the_path_out() {
     ping(a, B);
     ping(b, A);
     let after = counters(a, "tx_packets");
-    assert_eq!(after[0], before[0], "nothing goes down the path without a route");
+    assert_eq!(
+        after[0], before[0],
+        "nothing goes down the path without a route"
+    );
     assert!(after[1] >= before[1] + 40);
     let log = a.netbond_log();
-    assert!(log.contains("route to 10.65.0.6"), "the cause is in the log: {log}");
+    assert!(
+        log.contains("route to 10.65.0.6"),
+        "the cause is in the log: {log}"
+    );
     lab.router("M1").bird_start().unwrap();
     for router in [a, b] {
         wait_state(router, "via-m1", "up");
@@ -296,16 +344,24 @@ fn a_route_change_is_in_the_maps_within_milliseconds() {
     let lab = up("reaction");
     let a = lab.router("A");
     // BIRD stays silent about a route that it did not withdraw itself.
-    let route = a.run(&["ip", "-o", "route", "show", "10.65.0.4/30", "proto", "bird"]).unwrap();
+    let route = a
+        .run(&["ip", "-o", "route", "show", "10.65.0.4/30", "proto", "bird"])
+        .unwrap();
     let words: Vec<&str> = route.split_whitespace().collect();
     let mut slowest = Duration::ZERO;
     for _ in 0..5 {
         let before = SystemTime::now();
-        a.run(&["ip", "route", "del", "10.65.0.4/30", "proto", "bird"]).unwrap();
+        a.run(&["ip", "route", "del", "10.65.0.4/30", "proto", "bird"])
+            .unwrap();
         let down = wait_state(a, "via-m1", "down");
         let changed = UNIX_EPOCH + Duration::from_secs_f64(down["changed"].as_f64().unwrap());
         slowest = slowest.max(changed.duration_since(before).unwrap());
-        let restore = [&["ip", "route", "replace"], words.as_slice(), &["proto", "bird"]].concat();
+        let restore = [
+            &["ip", "route", "replace"],
+            words.as_slice(),
+            &["proto", "bird"],
+        ]
+        .concat();
         a.run(&restore).unwrap();
         wait_state(a, "via-m1", "up");
     }
@@ -320,7 +376,9 @@ fn a_device_made_anew_brings_its_path_back() {
     let lab = up("anew");
     let (a, b) = (lab.router("A"), lab.router("B"));
     let index = |device: &str| {
-        let text = a.run(&["cat", &format!("/sys/class/net/{device}/ifindex")]).unwrap();
+        let text = a
+            .run(&["cat", &format!("/sys/class/net/{device}/ifindex")])
+            .unwrap();
         text.trim().parse::<u64>().unwrap()
     };
     let old = index("wg-a-m1");
@@ -338,8 +396,14 @@ fn a_device_made_anew_brings_its_path_back() {
     ping(a, B);
     let after = (counters(a, "tx_packets"), counters(a, "rx_packets"));
     // Each CPU turns a wheel of its own: about half, not exactly.
-    assert!(after.0[0] >= before.0[0] + 5, "sent on the new device: {before:?} {after:?}");
-    assert!(after.1[0] >= before.1[0] + 5, "received on the new device: {before:?} {after:?}");
+    assert!(
+        after.0[0] >= before.0[0] + 5,
+        "sent on the new device: {before:?} {after:?}"
+    );
+    assert!(
+        after.1[0] >= before.1[0] + 5,
+        "received on the new device: {before:?} {after:?}"
+    );
 }
 
 #[test]
@@ -365,19 +429,29 @@ fn a_bad_configuration_changes_nothing() {
     let stream = traffic::Ping::start(a, B, Duration::from_millis(2)).unwrap();
     let maps = || a.run(&["netbond", "maps", "dump", "PATHS"]).unwrap();
     let before = maps();
-    let bad = good.replace("\"10.65.0.6\"", "\"10.65.0.666\"").replace("weight = 1", "weight = 1000");
-    a.write_config(&format!("{bad}\n[[bond.path]]\nname = \"via-m3\"\n")).unwrap();
+    let bad = good
+        .replace("\"10.65.0.6\"", "\"10.65.0.666\"")
+        .replace("weight = 1", "weight = 1000");
+    a.write_config(&format!("{bad}\n[[bond.path]]\nname = \"via-m3\"\n"))
+        .unwrap();
     let reload = || {
         let pid = a.netbond_pid().unwrap();
         nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
     };
     reload();
-    wait_for("the refusal", SOON, || Ok(a.netbond_log().contains("not reloaded").then_some(())))
-        .unwrap();
+    wait_for("the refusal", SOON, || {
+        Ok(a.netbond_log().contains("not reloaded").then_some(()))
+    })
+    .unwrap();
     let log = a.netbond_log();
-    assert!(log.contains("10.65.0.666") && log.contains("via-m3"), "all problems at once: {log}");
+    assert!(
+        log.contains("10.65.0.666") && log.contains("via-m3"),
+        "all problems at once: {log}"
+    );
     assert_eq!(maps(), before);
-    let error = a.run(&["netbond", "check", "-c", "/run/netbond/netbond.toml"]).unwrap_err();
+    let error = a
+        .run(&["netbond", "check", "-c", "/run/netbond/netbond.toml"])
+        .unwrap_err();
     assert!(error.to_string().contains("10.65.0.666"), "{error}");
 
     // A good one is taken over without a lost packet: another address, and one path less, which the
@@ -389,13 +463,16 @@ fn a_bad_configuration_changes_nothing() {
     a.write_config(&changed).unwrap();
     reload();
     wait_paths(a, 1);
-    a.run(&["netbond", "check", "-c", "/run/netbond/netbond.toml"]).unwrap();
+    a.run(&["netbond", "check", "-c", "/run/netbond/netbond.toml"])
+        .unwrap();
     ping(b, "10.67.0.3");
     a.write_config(&good).unwrap();
     reload();
     wait_paths(a, 2);
     wait_state(a, "via-m2", "up");
-    let addresses = a.run(&["ip", "-o", "address", "show", "dev", "nb0"]).unwrap();
+    let addresses = a
+        .run(&["ip", "-o", "address", "show", "dev", "nb0"])
+        .unwrap();
     assert!(!addresses.contains("10.67.0.3"), "{addresses}");
     let counts = stream.stop().unwrap().counts();
     assert_eq!(counts.lost, 0, "of {}", counts.sent);
@@ -403,7 +480,10 @@ fn a_bad_configuration_changes_nothing() {
 
 fn wait_paths(router: &Router, count: usize) {
     wait_for(&format!("{count} paths"), SOON, || {
-        let paths = status(router)["bonds"][0]["paths"].as_array().unwrap().len();
+        let paths = status(router)["bonds"][0]["paths"]
+            .as_array()
+            .unwrap()
+            .len();
         Ok((paths == count).then_some(()))
     })
     .unwrap();
@@ -439,7 +519,11 @@ fn every_packet_is_accounted_for() {
         let before = (total(), fate(name));
         send_frames(a, frame, 100);
         let counted = (total() - before.0, fate(name) - before.1);
-        assert_eq!(counted, (100, if name.is_empty() { 0 } else { 100 }), "{name}");
+        assert_eq!(
+            counted,
+            (100, if name.is_empty() { 0 } else { 100 }),
+            "{name}"
+        );
     }
     let before = total();
     send_udp(a, B, 1000);
@@ -448,11 +532,17 @@ fn every_packet_is_accounted_for() {
     a.run(&["netbond", "path", "down", "via-m1"]).unwrap();
     let before = (total(), counters(a, "tx_packets")[0]);
     send_udp(a, B, 1000);
-    assert_eq!((total() - before.0, counters(a, "tx_packets")[0]), (1000, before.1));
+    assert_eq!(
+        (total() - before.0, counters(a, "tx_packets")[0]),
+        (1000, before.1)
+    );
     a.run(&["netbond", "path", "down", "via-m2"]).unwrap();
     let before = (total(), fate("tx_no_path"));
     send_udp(a, B, 1000);
-    assert_eq!((total() - before.0, fate("tx_no_path") - before.1), (1000, 1000));
+    assert_eq!(
+        (total() - before.0, fate("tx_no_path") - before.1),
+        (1000, 1000)
+    );
 }
 
 /// Sends raw frames into the bond device.
@@ -473,8 +563,17 @@ fn send_frames(router: &Router, frame: Vec<u8>, count: usize) {
         for _ in 0..count {
             let parts = [IoSlice::new(&frame)];
             // A frame that the program drops is reported as ENOBUFS: it was sent all the same.
-            let sent = sendmsg(socket.as_raw_fd(), &parts, &[], MsgFlags::empty(), Some(&address));
-            assert!(matches!(sent, Ok(_) | Err(nix::errno::Errno::ENOBUFS)), "{sent:?}");
+            let sent = sendmsg(
+                socket.as_raw_fd(),
+                &parts,
+                &[],
+                MsgFlags::empty(),
+                Some(&address),
+            );
+            assert!(
+                matches!(sent, Ok(_) | Err(nix::errno::Errno::ENOBUFS)),
+                "{sent:?}"
+            );
         }
     })
     .join()
@@ -489,7 +588,10 @@ fn super_packets_are_counted_by_segments() {
     let (a, b) = (lab.router("A"), lab.router("B"));
     // Else the kernel would not build any: this is what is tested.
     let features = a.run(&["ethtool", "-k", "nb0"]).unwrap();
-    assert!(features.contains("tcp-segmentation-offload: on"), "{features}");
+    assert!(
+        features.contains("tcp-segmentation-offload: on"),
+        "{features}"
+    );
     silence(a);
     let before = (counters(a, "tx_packets"), counters(b, "rx_packets"));
     transfer(a, b, B, 1_000_000, || ());
@@ -508,14 +610,24 @@ fn the_mtu_leaves_room_for_the_headers() {
     let lab = up("mtu");
     let a = lab.router("A");
     assert_eq!(status(a)["bonds"][0]["mtu"], 1420 - 24);
-    let ping = |size: &str| a.run(&["ping", "-c", "2", "-i", "0.1", "-W", "2", "-M", "do", "-s", size, B]);
+    let ping = |size: &str| {
+        a.run(&[
+            "ping", "-c", "2", "-i", "0.1", "-W", "2", "-M", "do", "-s", size, B,
+        ])
+    };
     ping("1368").unwrap();
     assert!(ping("1369").is_err());
-    let ping6 = |size: &str| a.run(&["ping", "-6", "-c", "2", "-i", "0.1", "-W", "2", "-M", "do", "-s", size, B6]);
+    let ping6 = |size: &str| {
+        a.run(&[
+            "ping", "-6", "-c", "2", "-i", "0.1", "-W", "2", "-M", "do", "-s", size, B6,
+        ])
+    };
     ping6("1348").unwrap();
     // Without "don't fragment" larger ones go in pieces.
-    a.run(&["ping", "-c", "2", "-i", "0.1", "-W", "2", "-s", "5000", B]).unwrap();
-    a.run(&["ip", "link", "set", "wg-a-m2", "mtu", "1400"]).unwrap();
+    a.run(&["ping", "-c", "2", "-i", "0.1", "-W", "2", "-s", "5000", B])
+        .unwrap();
+    a.run(&["ip", "link", "set", "wg-a-m2", "mtu", "1400"])
+        .unwrap();
     wait_for("the bond's MTU to follow", SOON, || {
         Ok((status(a)["bonds"][0]["mtu"] == 1376).then_some(()))
     })
@@ -532,7 +644,10 @@ fn the_peer_prefix_shows_failures_beyond_the_first_hop() {
     lab.blackhole("M1", "B").unwrap();
     lab.blackhole("B", "M1").unwrap();
     let path = wait_state(a, "via-m1", "suspect");
-    assert_eq!((&path["in_use"], &path["route"]["device"]), (&false.into(), &"wg-a-m1".into()));
+    assert_eq!(
+        (&path["in_use"], &path["route"]["device"]),
+        (&false.into(), &"wg-a-m1".into())
+    );
     wait_unused(b, "via-m1");
     ping(a, B);
     ping(b, A);
@@ -566,13 +681,21 @@ fn keys_tell_bonds_apart() {
         .unwrap();
         router.wait_netbond(SOON).unwrap();
         assert_eq!(status(router)["bonds"][1]["mtu"], 1420 - 28);
-        assert!(router.run(&["ip", "address", "show", "dev", "nb1"]).unwrap().contains(&format!("10.68.0.{host}")));
+        assert!(
+            router
+                .run(&["ip", "address", "show", "dev", "nb1"])
+                .unwrap()
+                .contains(&format!("10.68.0.{host}"))
+        );
     }
     let (a, b) = (lab.router("A"), lab.router("B"));
     let of = |router: &Router, bond: usize| -> u64 {
         let status = status(router);
         let paths = status["bonds"][bond]["paths"].as_array().unwrap().clone();
-        paths.iter().map(|path| path["rx_packets"].as_u64().unwrap()).sum()
+        paths
+            .iter()
+            .map(|path| path["rx_packets"].as_u64().unwrap())
+            .sum()
     };
     let before = (of(b, 0), of(b, 1));
     ping(a, "10.68.0.2");
@@ -593,9 +716,16 @@ fn a_path_is_taken_out_with_the_controller_dead() {
     let before = counters(a, "tx_packets");
     ping(a, B);
     assert_eq!(counters(a, "tx_packets")[0], before[0]);
-    assert!(a.run(&["netbond", "path", "list"]).unwrap().contains("down"));
+    assert!(
+        a.run(&["netbond", "path", "list"])
+            .unwrap()
+            .contains("down")
+    );
     let taken_out = path(a, "via-m1");
-    assert_eq!((&taken_out["state"], &taken_out["in_use"]), (&"down".into(), &false.into()));
+    assert_eq!(
+        (&taken_out["state"], &taken_out["in_use"]),
+        (&"down".into(), &false.into())
+    );
     a.start_netbond().unwrap();
     wait_for("the take-over", SOON, || {
         Ok((status(a)["controller"]["running"] == true).then_some(()))
@@ -608,7 +738,10 @@ fn a_path_is_taken_out_with_the_controller_dead() {
     .unwrap();
     a.run(&["netbond", "path", "up", "via-m1"]).unwrap();
     a.wait_netbond(SOON).unwrap();
-    let error = a.run(&["netbond", "path", "down", "via-m9"]).unwrap_err().to_string();
+    let error = a
+        .run(&["netbond", "path", "down", "via-m9"])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("there are: via-m1, via-m2"), "{error}");
 }
 
@@ -617,7 +750,9 @@ fn a_path_is_taken_out_with_the_controller_dead() {
 fn a_second_controller_refuses_and_detach_removes_everything() {
     let lab = up("detach");
     let a = lab.router("A");
-    let second = a.run(&["netbond", "run", "-c", "/run/netbond/netbond.toml"]).unwrap_err();
+    let second = a
+        .run(&["netbond", "run", "-c", "/run/netbond/netbond.toml"])
+        .unwrap_err();
     assert!(second.to_string().contains("another netbond"), "{second}");
     let refused = a.run(&["netbond", "detach"]).unwrap_err();
     assert!(refused.to_string().contains("another netbond"), "{refused}");
@@ -631,7 +766,17 @@ fn a_second_controller_refuses_and_detach_removes_everything() {
     let gone = a.run(&["netbond", "status"]).unwrap_err().to_string();
     assert!(gone.contains("no netbond here"), "{gone}");
     // The paths themselves are as they were.
-    a.run(&["ping", "-c", "2", "-i", "0.1", "-I", "10.65.0.2", "10.65.0.6"]).unwrap();
+    a.run(&[
+        "ping",
+        "-c",
+        "2",
+        "-i",
+        "0.1",
+        "-I",
+        "10.65.0.2",
+        "10.65.0.6",
+    ])
+    .unwrap();
     a.start_netbond().unwrap();
     a.wait_netbond(SOON).unwrap();
     ping(a, B);

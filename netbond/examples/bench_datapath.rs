@@ -32,11 +32,23 @@ struct Row {
 fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     let foreign = ipv6_frame(64);
-    rows.push(Row { name: "foreign", program: program::INGRESS_L2, bytes: 64, frame: foreign, action: TC_ACT_OK });
+    rows.push(Row {
+        name: "foreign",
+        program: program::INGRESS_L2,
+        bytes: 64,
+        frame: foreign,
+        action: TC_ACT_OK,
+    });
     for bytes in [64, 512, 1400] {
         let inner = ipv4_frame(bytes);
         let received = Wrap::on(0).frame(&inner);
-        let row = |name, program, frame| Row { name, program, bytes, frame, action: TC_ACT_REDIRECT };
+        let row = |name, program, frame| Row {
+            name,
+            program,
+            bytes,
+            frame,
+            action: TC_ACT_REDIRECT,
+        };
         rows.push(row("egress", program::EGRESS, inner));
         rows.push(row("ingress", program::INGRESS_L2, received));
     }
@@ -52,7 +64,12 @@ fn main() -> Result<()> {
     for _ in 0..RUNS {
         for (row, times) in rows.iter().zip(&mut times) {
             let ran = kernel.run(row.program, &row.frame, None);
-            ensure!(ran.action == row.action, "{}: action {}", row.name, ran.action);
+            ensure!(
+                ran.action == row.action,
+                "{}: action {}",
+                row.name,
+                ran.action
+            );
             times.push(ran.ns);
         }
     }
@@ -79,13 +96,22 @@ fn main() -> Result<()> {
     let kernel = host.release().to_string_lossy().into_owned();
     let mut out = std::io::stdout().lock();
     if json {
-        let all = json!({"kernel": kernel, "cpu": cpu(), "datapath": datapath, "verifier": verifier});
+        let all =
+            json!({"kernel": kernel, "cpu": cpu(), "datapath": datapath, "verifier": verifier});
         serde_json::to_writer_pretty(&mut out, &all)?;
         writeln!(out)?;
         return Ok(());
     }
-    writeln!(out, "Linux {kernel}, {}; {RUNS} runs a row, one packet each\n", cpu())?;
-    writeln!(out, "{:<10}{:>7}{:>10}{:>10}{:>10}{:>10}", "", "BYTES", "MIN ns", "MEDIAN", "P90", "P99")?;
+    writeln!(
+        out,
+        "Linux {kernel}, {}; {RUNS} runs a row, one packet each\n",
+        cpu()
+    )?;
+    writeln!(
+        out,
+        "{:<10}{:>7}{:>10}{:>10}{:>10}{:>10}",
+        "", "BYTES", "MIN ns", "MEDIAN", "P90", "P99"
+    )?;
     for row in &datapath {
         let ns = &row["ns"];
         writeln!(
@@ -99,7 +125,11 @@ fn main() -> Result<()> {
             ns["p99"].to_string(),
         )?;
     }
-    writeln!(out, "\n{:<16}{:>24}{:>14}{:>14}", "PROGRAM", "VERIFIER INSTRUCTIONS", "BPF BYTES", "JITED BYTES")?;
+    writeln!(
+        out,
+        "\n{:<16}{:>24}{:>14}{:>14}",
+        "PROGRAM", "VERIFIER INSTRUCTIONS", "BPF BYTES", "JITED BYTES"
+    )?;
     for row in &verifier {
         writeln!(
             out,

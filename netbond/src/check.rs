@@ -35,8 +35,14 @@ pub fn host(config: &Config) -> Result<Vec<Problem>> {
         .context("reading the host's addresses")?
         .filter_map(|interface| {
             let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+            let v4 = address
+                .as_sockaddr_in()
+                .map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| {
+                address
+                    .as_sockaddr_in6()
+                    .map(|address| IpAddr::V6(address.ip()))
+            })
         })
         .collect();
     let mut problems = Vec::new();
@@ -70,22 +76,42 @@ pub fn host(config: &Config) -> Result<Vec<Problem>> {
 #[must_use]
 pub fn abilities(pins: &Pins) -> Vec<Ability> {
     vec![
-        Ability { name: "kernel", result: kernel() },
-        Ability { name: "capabilities", result: capabilities() },
-        Ability { name: "bpffs", result: bpffs(pins) },
-        Ability { name: "programs", result: programs() },
+        Ability {
+            name: "kernel",
+            result: kernel(),
+        },
+        Ability {
+            name: "capabilities",
+            result: capabilities(),
+        },
+        Ability {
+            name: "bpffs",
+            result: bpffs(pins),
+        },
+        Ability {
+            name: "programs",
+            result: programs(),
+        },
     ]
 }
 
 fn kernel() -> Result<String, String> {
     let name = uname().map_err(|errno| errno.to_string())?;
     let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let mut parts = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if version < (6, 1) {
-        return Err(format!("Linux {release}: netbond is tested from 6.1 on; use a newer kernel"));
+        return Err(format!(
+            "Linux {release}: netbond is tested from 6.1 on; use a newer kernel"
+        ));
     }
-    let hook = if version < (6, 6) { "clsact filters" } else { "tcx links" };
+    let hook = if version < (6, 6) {
+        "clsact filters"
+    } else {
+        "tcx links"
+    };
     Ok(format!("Linux {release}: {hook}"))
 }
 
@@ -116,12 +142,16 @@ fn bpffs(pins: &Pins) -> Result<String, String> {
     /// BPF_FS_MAGIC of linux/magic.h.
     const MAGIC: statfs::FsType = statfs::FsType(0xcafe_4a11);
     let place = pins.root().parent().unwrap_or(pins.root()).display();
-    let found = pins.root().ancestors().find(|ancestor| ancestor.exists()).map(statfs::statfs);
+    let found = pins
+        .root()
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .map(statfs::statfs);
     match found {
         Some(Ok(found)) if found.filesystem_type() == MAGIC => Ok(format!("mounted on {place}")),
-        Some(_) | None => {
-            Err(format!("no bpffs on {place}: mount it with `mount -t bpf bpf {place}`"))
-        }
+        Some(_) | None => Err(format!(
+            "no bpffs on {place}: mount it with `mount -t bpf bpf {place}`"
+        )),
     }
 }
 

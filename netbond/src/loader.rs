@@ -112,9 +112,15 @@ impl Programs {
         for name in MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
-        let mut ebpf = loader.load(OBJECT).context("loading netbond's maps into the kernel")?;
+        let mut ebpf = loader
+            .load(OBJECT)
+            .context("loading netbond's maps into the kernel")?;
         load_programs(&mut ebpf)?;
-        Ok(Self { ebpf, pins: pins.clone(), tcx: has_tcx() })
+        Ok(Self {
+            ebpf,
+            pins: pins.clone(),
+            tcx: has_tcx(),
+        })
     }
 
     /// Puts the program on the device's hook, or swaps it into the hook that is there already.
@@ -123,8 +129,11 @@ impl Programs {
     ///
     /// Where the device is gone or the kernel refuses.
     pub fn attach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
-        let attached =
-            if self.tcx { self.attach_tcx(device, ifindex, hook) } else { self.attach_clsact(device, hook) };
+        let attached = if self.tcx {
+            self.attach_tcx(device, ifindex, hook)
+        } else {
+            self.attach_clsact(device, hook)
+        };
         attached.with_context(|| format!("attaching to {device} {}", hook.label()))
     }
 
@@ -158,7 +167,8 @@ impl Programs {
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options(device, hook.attach_type(), order)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
-        link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?;
+        link.pin(&pin)
+            .with_context(|| format!("pinning {}", pin.display()))?;
         Ok(())
     }
 
@@ -166,7 +176,11 @@ impl Programs {
         // Fails where it is there already; where it fails otherwise, so does what follows.
         let _ = qdisc_add_clsact(device);
         let program = classifier(&mut self.ebpf, hook.program())?;
-        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let options = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        };
         let id = match program.attach_with_options(
             device,
             hook.attach_type(),
@@ -207,7 +221,13 @@ fn has_tcx() -> bool {
 }
 
 fn filter(device: &str, hook: Hook) -> Result<SchedClassifierLink> {
-    Ok(SchedClassifierLink::attached(device, hook.attach_type(), PRIORITY, HANDLE, None)?)
+    Ok(SchedClassifierLink::attached(
+        device,
+        hook.attach_type(),
+        PRIORITY,
+        HANDLE,
+        None,
+    )?)
 }
 
 fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
@@ -234,6 +254,8 @@ pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
 ///
 /// Where the object has none of this name.
 pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the object has no program {name}"))?;
     Ok(program.try_into()?)
 }

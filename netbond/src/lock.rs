@@ -43,8 +43,8 @@ impl Lock {
 }
 
 fn try_lock(pins: &Pins) -> Result<Option<Flock<File>>> {
-    let directory = File::open(pins.root())
-        .with_context(|| format!("opening {}", pins.root().display()))?;
+    let directory =
+        File::open(pins.root()).with_context(|| format!("opening {}", pins.root().display()))?;
     match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),

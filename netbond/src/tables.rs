@@ -97,7 +97,9 @@ impl Tables {
 
     /// Ids of a bond's paths.
     pub fn path_ids(&self, bond: u32) -> impl Iterator<Item = u32> + '_ {
-        (bond * MAX_BOND_PATHS..).take(MAX_BOND_PATHS as usize).filter(|&id| self.path_info(id).is_some())
+        (bond * MAX_BOND_PATHS..)
+            .take(MAX_BOND_PATHS as usize)
+            .filter(|&id| self.path_info(id).is_some())
     }
 
     /// What is told of a path; `None` where there is none of this id.
@@ -113,14 +115,16 @@ impl Tables {
     /// Where the map cannot be read.
     pub fn path_stats(&self, id: u32) -> Result<PathStats> {
         let values = self.path_stats.get(&id, 0).context("reading PATH_STATS")?;
-        Ok(values.iter().fold(PathStats::default(), |sum, Raw(one)| PathStats {
-            tx_packets: sum.tx_packets + one.tx_packets,
-            tx_bytes: sum.tx_bytes + one.tx_bytes,
-            rx_packets: sum.rx_packets + one.rx_packets,
-            rx_bytes: sum.rx_bytes + one.rx_bytes,
-            tx_stand_in: sum.tx_stand_in + one.tx_stand_in,
-            tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
-        }))
+        Ok(values
+            .iter()
+            .fold(PathStats::default(), |sum, Raw(one)| PathStats {
+                tx_packets: sum.tx_packets + one.tx_packets,
+                tx_bytes: sum.tx_bytes + one.tx_bytes,
+                rx_packets: sum.rx_packets + one.rx_packets,
+                rx_bytes: sum.rx_bytes + one.rx_bytes,
+                tx_stand_in: sum.tx_stand_in + one.tx_stand_in,
+                tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
+            }))
     }
 
     /// The counters of packets that took no path, summed over the CPUs; `id` is a bond's or
@@ -143,9 +147,12 @@ impl Tables {
     /// The id of the path with this name, within any bond.
     #[must_use]
     pub fn path_named(&self, name: &str) -> Option<u32> {
-        self.bond_ids().flat_map(|bond| self.path_ids(bond)).find(|&id| {
-            self.path_info(id).is_some_and(|info| text(&info.name) == name)
-        })
+        self.bond_ids()
+            .flat_map(|bond| self.path_ids(bond))
+            .find(|&id| {
+                self.path_info(id)
+                    .is_some_and(|info| text(&info.name) == name)
+            })
     }
 }
 
@@ -190,7 +197,10 @@ pub fn value<T: bytemuck::Pod>(values: &Values<T>, index: u32) -> Option<T> {
 /// A name field as text.
 #[must_use]
 pub fn text(field: &[u8]) -> String {
-    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    let end = field
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()
 }
 

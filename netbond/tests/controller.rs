@@ -39,13 +39,26 @@ fn ip(text: &str) -> IpAddr {
 
 fn link(ifindex: u32, up: bool) -> Event {
     let name = if ifindex == M1 { "wg-a-m1" } else { "wg-a-m2" };
-    Event::Link(Link { ifindex, name: name.to_owned(), up, mtu: 1420, mac: None })
+    Event::Link(Link {
+        ifindex,
+        name: name.to_owned(),
+        up,
+        mtu: 1420,
+        mac: None,
+    })
 }
 
 fn route(to: &str, protocol: u8, devices: &[u32]) -> Event {
     let next_hop = |&ifindex: &u32| {
-        let gateway = if ifindex == M1 { "10.65.0.1" } else { "10.65.0.13" };
-        NextHop { ifindex, gateway: Some(ip(gateway)) }
+        let gateway = if ifindex == M1 {
+            "10.65.0.1"
+        } else {
+            "10.65.0.13"
+        };
+        NextHop {
+            ifindex,
+            gateway: Some(ip(gateway)),
+        }
     };
     let route = Route {
         prefix: (ip(to), 30),
@@ -54,11 +67,17 @@ fn route(to: &str, protocol: u8, devices: &[u32]) -> Event {
         usable: true,
         next_hops: devices.iter().map(next_hop).collect(),
     };
-    Event::Route { to: ip(to), route: Some(route) }
+    Event::Route {
+        to: ip(to),
+        route: Some(route),
+    }
 }
 
 fn no_route(to: &str) -> Event {
-    Event::Route { to: ip(to), route: None }
+    Event::Route {
+        to: ip(to),
+        route: None,
+    }
 }
 
 /// A controller and the last plan it made.
@@ -70,16 +89,26 @@ struct Bench {
 impl Bench {
     /// Router A of the reference topology; all is well unless the configuration says otherwise.
     fn with(config: &str) -> Self {
-        let mut bench = Self { controller: Controller::default(), plan: None };
+        let mut bench = Self {
+            controller: Controller::default(),
+            plan: None,
+        };
         bench.configure(config);
-        let addresses = [(M1, "10.65.0.2"), (M2, "10.65.0.14")]
-            .map(|(ifindex, address)| Event::Address { ifindex, address: ip(address) });
+        let addresses =
+            [(M1, "10.65.0.2"), (M2, "10.65.0.14")].map(|(ifindex, address)| Event::Address {
+                ifindex,
+                address: ip(address),
+            });
         let routes = [
             route("10.65.0.6", BIRD, &[M1]),
             route("10.65.0.10", BIRD, &[M2]),
             route("10.65.2.1", BIRD, &[M1, M2]),
         ];
-        for event in [link(M1, true), link(M2, true)].into_iter().chain(addresses).chain(routes) {
+        for event in [link(M1, true), link(M2, true)]
+            .into_iter()
+            .chain(addresses)
+            .chain(routes)
+        {
             bench.feed(event);
         }
         bench
@@ -92,7 +121,9 @@ impl Bench {
     fn configure(&mut self, config: &str) {
         let config = Config::parse(config, "test.toml").unwrap();
         let paths = (0..config.bonds[0].paths.len() as u32).collect();
-        let outcomes = self.controller.configure(&config, &[Ids { bond: 0, paths }]);
+        let outcomes = self
+            .controller
+            .configure(&config, &[Ids { bond: 0, paths }]);
         for outcome in outcomes {
             self.plan = Some(outcome.plan);
         }
@@ -110,7 +141,10 @@ impl Bench {
     /// State, reason and standing of each path.
     fn paths(&self) -> Vec<(PathState, StateReason, Standing)> {
         let plan = self.plan.as_ref().expect("a plan");
-        plan.paths.iter().map(|path| (path.state, path.reason, path.standing)).collect()
+        plan.paths
+            .iter()
+            .map(|path| (path.state, path.reason, path.standing))
+            .collect()
     }
 }
 
@@ -125,10 +159,28 @@ const fn down(reason: StateReason) -> (PathState, StateReason, Standing) {
 fn nothing_is_decided_before_every_route_is_known() {
     let mut controller = Controller::default();
     let config = Config::parse(CONFIG, "test.toml").unwrap();
-    assert!(controller.configure(&config, &[Ids { bond: 0, paths: vec![0, 1] }]).is_empty());
-    let early = [link(M1, true), link(M2, true), route("10.65.0.6", BIRD, &[M1]), no_route("10.65.0.10")];
+    assert!(
+        controller
+            .configure(
+                &config,
+                &[Ids {
+                    bond: 0,
+                    paths: vec![0, 1]
+                }]
+            )
+            .is_empty()
+    );
+    let early = [
+        link(M1, true),
+        link(M2, true),
+        route("10.65.0.6", BIRD, &[M1]),
+        no_route("10.65.0.10"),
+    ];
     for event in early {
-        assert!(controller.handle(event).is_empty(), "a restart must not take paths out");
+        assert!(
+            controller.handle(event).is_empty(),
+            "a restart must not take paths out"
+        );
     }
     assert_eq!(controller.handle(no_route("10.65.2.1")).len(), 1);
 }
@@ -148,8 +200,14 @@ fn withdrawn_route() {
     let transitions = bench.feed(no_route("10.65.0.6"));
     assert_eq!(bench.paths(), [down(StateReason::NoRoute), UP]);
     assert_eq!(transitions.len(), 1);
-    assert_eq!((transitions[0].path.as_str(), transitions[0].cause.as_str()), ("via-m1", "route to 10.65.0.6 withdrawn"));
-    assert!(bench.feed(no_route("10.65.0.6")).is_empty(), "the same again is no news");
+    assert_eq!(
+        (transitions[0].path.as_str(), transitions[0].cause.as_str()),
+        ("via-m1", "route to 10.65.0.6 withdrawn")
+    );
+    assert!(
+        bench.feed(no_route("10.65.0.6")).is_empty(),
+        "the same again is no news"
+    );
     bench.feed(route("10.65.0.6", BIRD, &[M1]));
     assert_eq!(bench.paths(), [UP, UP]);
 }
@@ -160,17 +218,30 @@ fn detour_is_avoided_while_a_path_is_up() {
     let mut bench = Bench::new();
     bench.feed(route("10.65.0.6", BIRD, &[M2]));
     assert_eq!(bench.paths(), [detour(Standing::LastResort), UP]);
-    let device = bench.plan.as_ref().unwrap().paths[0].device.as_ref().unwrap();
+    let device = bench.plan.as_ref().unwrap().paths[0]
+        .device
+        .as_ref()
+        .unwrap();
     assert_eq!(device.ifindex, M1, "egress stays on the path's own device");
     bench.feed(no_route("10.65.0.10"));
-    assert_eq!(bench.paths(), [detour(Standing::Usable), down(StateReason::NoRoute)]);
+    assert_eq!(
+        bench.paths(),
+        [detour(Standing::Usable), down(StateReason::NoRoute)]
+    );
 }
 
 #[test]
 fn detour_is_used_where_the_user_says_so() {
-    let mut bench = Bench::with(&CONFIG.replace("name = \"nb0\"", "name = \"nb0\"\ndetour = \"use\""));
+    let mut bench =
+        Bench::with(&CONFIG.replace("name = \"nb0\"", "name = \"nb0\"\ndetour = \"use\""));
     bench.feed(route("10.65.0.6", BIRD, &[M2]));
-    assert_eq!(bench.paths(), [(PathState::Detour, StateReason::Elsewhere, Standing::Usable), UP]);
+    assert_eq!(
+        bench.paths(),
+        [
+            (PathState::Detour, StateReason::Elsewhere, Standing::Usable),
+            UP
+        ]
+    );
 }
 
 /// A multipath route that has the path's own device among others is no detour.
@@ -179,7 +250,10 @@ fn multipath_over_the_own_device() {
     let mut bench = Bench::new();
     bench.feed(route("10.65.0.6", BIRD, &[M2, M1]));
     assert_eq!(bench.paths(), [UP, UP]);
-    assert_eq!(bench.plan.unwrap().paths[0].route.as_ref().unwrap().ifindex, M1);
+    assert_eq!(
+        bench.plan.unwrap().paths[0].route.as_ref().unwrap().ifindex,
+        M1
+    );
 }
 
 /// Beyond the first hop: the path's own route never changes, but the peer is no longer reached over
@@ -188,25 +262,42 @@ fn multipath_over_the_own_device() {
 fn peer_lost_over_one_device() {
     let mut bench = Bench::new();
     bench.feed(route("10.65.2.1", BIRD, &[M2]));
-    let suspect = (PathState::Suspect, StateReason::PeerElsewhere, Standing::LastResort);
+    let suspect = (
+        PathState::Suspect,
+        StateReason::PeerElsewhere,
+        Standing::LastResort,
+    );
     assert_eq!(bench.paths(), [suspect, UP]);
     bench.feed(route("10.65.2.1", BIRD, &[M1, M2]));
     assert_eq!(bench.paths(), [UP, UP]);
     bench.feed(no_route("10.65.2.1"));
-    assert_eq!(bench.paths(), [UP, UP], "no route to the peer at all says nothing of one path");
+    assert_eq!(
+        bench.paths(),
+        [UP, UP],
+        "no route to the peer at all says nothing of one path"
+    );
     assert_eq!(bench.plan.as_ref().unwrap().peer_reachable, Some(false));
 }
 
 /// With unequal costs the peer is only ever reached over the better device: that is no fault.
 #[test]
 fn peer_never_seen_over_a_device_is_no_suspicion() {
-    let mut bench = Bench { controller: Controller::default(), plan: None };
+    let mut bench = Bench {
+        controller: Controller::default(),
+        plan: None,
+    };
     bench.configure(CONFIG);
     for event in [
         link(M1, true),
         link(M2, true),
-        Event::Address { ifindex: M1, address: ip("10.65.0.2") },
-        Event::Address { ifindex: M2, address: ip("10.65.0.14") },
+        Event::Address {
+            ifindex: M1,
+            address: ip("10.65.0.2"),
+        },
+        Event::Address {
+            ifindex: M2,
+            address: ip("10.65.0.14"),
+        },
         route("10.65.0.6", BIRD, &[M1]),
         route("10.65.0.10", BIRD, &[M2]),
         route("10.65.2.1", BIRD, &[M2]),
@@ -223,15 +314,28 @@ fn device_goes_and_comes_back_with_another_ifindex() {
     assert_eq!(bench.paths(), [down(StateReason::DeviceDown), UP]);
     bench.feed(Event::LinkGone { ifindex: M1 });
     assert_eq!(bench.paths(), [down(StateReason::NoAddress), UP]);
-    let again = Link { ifindex: 40, name: "wg-a-m1".to_owned(), up: true, mtu: 1380, mac: None };
+    let again = Link {
+        ifindex: 40,
+        name: "wg-a-m1".to_owned(),
+        up: true,
+        mtu: 1380,
+        mac: None,
+    };
     bench.feed(Event::Link(again));
-    bench.feed(Event::Address { ifindex: 40, address: ip("10.65.0.2") });
+    bench.feed(Event::Address {
+        ifindex: 40,
+        address: ip("10.65.0.2"),
+    });
     bench.feed(route("10.65.0.6", BIRD, &[40]));
     bench.feed(route("10.65.2.1", BIRD, &[40, M2]));
     assert_eq!(bench.paths(), [UP, UP]);
     let plan = bench.plan.unwrap();
     assert_eq!(plan.paths[0].device.as_ref().unwrap().ifindex, 40);
-    assert_eq!(plan.mtu, Some(1356), "the smallest device less the overhead");
+    assert_eq!(
+        plan.mtu,
+        Some(1356),
+        "the smallest device less the overhead"
+    );
 }
 
 #[test]
@@ -239,7 +343,9 @@ fn routes_that_are_not_ospf_do_not_count() {
     let mut bench = Bench::new();
     bench.feed(route("10.65.0.6", 4, &[M1]));
     assert_eq!(bench.paths(), [down(StateReason::NotOspf), UP]);
-    let mut bench = Bench::with(&format!("route_protocols = [\"static\", \"bird\"]\n{CONFIG}"));
+    let mut bench = Bench::with(&format!(
+        "route_protocols = [\"static\", \"bird\"]\n{CONFIG}"
+    ));
     bench.feed(route("10.65.0.6", 4, &[M1]));
     assert_eq!(bench.paths(), [UP, UP]);
 }
@@ -247,11 +353,18 @@ fn routes_that_are_not_ospf_do_not_count() {
 #[test]
 fn blackhole_route() {
     let mut bench = Bench::new();
-    let Event::Route { to, route: Some(mut blackhole) } = route("10.65.0.6", BIRD, &[]) else {
+    let Event::Route {
+        to,
+        route: Some(mut blackhole),
+    } = route("10.65.0.6", BIRD, &[])
+    else {
         unreachable!()
     };
     blackhole.usable = false;
-    bench.feed(Event::Route { to, route: Some(blackhole) });
+    bench.feed(Event::Route {
+        to,
+        route: Some(blackhole),
+    });
     assert_eq!(bench.paths(), [down(StateReason::Unreachable), UP]);
 }
 
@@ -283,10 +396,57 @@ fn reload() {
     bench.feed(route("10.65.2.1", BIRD, &[M2]));
     bench.configure(&CONFIG.replace("[\"10.67.0.1/24\"]", "[\"10.67.0.9/24\"]"));
     assert_eq!(bench.paths()[0].0, PathState::Suspect);
-    let one_path = CONFIG.split("[[bond.path]]").take(2).collect::<Vec<_>>().join("[[bond.path]]");
+    let one_path = CONFIG
+        .split("[[bond.path]]")
+        .take(2)
+        .collect::<Vec<_>>()
+        .join("[[bond.path]]");
     bench.configure(&one_path);
     assert_eq!(bench.paths().len(), 1);
-    assert_eq!(bench.controller.targets(), [ip("10.65.0.6"), ip("10.65.2.1")]);
+    assert_eq!(
+        bench.controller.targets(),
+        [ip("10.65.0.6"), ip("10.65.2.1")]
+    );
+}
+
+/// What a controller on router A really saw (`netbond run --record FILE`): M1 died silently and came
+/// back, the user took via-m2 out and back, its device went down and up. Every decision it leads to
+/// is in the file beside it; NETBOND_BLESS=1 writes that anew.
+#[test]
+fn recorded_events() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/events");
+    let recorded = std::fs::read_to_string(format!("{directory}/failures.jsonl")).unwrap();
+    let mut bench = Bench {
+        controller: Controller::default(),
+        plan: None,
+    };
+    bench.configure(CONFIG);
+    let mut story = String::new();
+    for (number, line) in recorded.lines().enumerate() {
+        let event: Event = serde_json::from_str(line).unwrap();
+        for transition in bench.feed(event) {
+            let Transition {
+                path,
+                to: (state, reason),
+                cause,
+                ..
+            } = transition;
+            story += &format!(
+                "event {}: {path} {} ({}): {cause}\n",
+                number + 1,
+                state.label(),
+                reason.label()
+            );
+            for path in &bench.plan.as_ref().unwrap().paths {
+                story += &format!("  {} {:?}\n", path.name, path.standing);
+            }
+        }
+    }
+    let expected = format!("{directory}/failures.txt");
+    if std::env::var_os("NETBOND_BLESS").is_some() {
+        std::fs::write(&expected, &story).unwrap();
+    }
+    assert_eq!(story, std::fs::read_to_string(expected).unwrap());
 }
 
 /// Whatever happens in whatever order, a path without an OSPF route or device takes no packets, and
@@ -303,8 +463,14 @@ fn invariants_hold_after_any_events() {
         (M1..=M2, any::<bool>()).prop_map(|(ifindex, up)| link(ifindex, up)),
         (M1..=M2).prop_map(|ifindex| Event::LinkGone { ifindex }),
         (0..2_u32, any::<bool>()).prop_map(|(path, up)| Event::Admin { path, up }),
-        Just(Event::Address { ifindex: M1, address: ip("10.65.0.2") }),
-        Just(Event::AddressGone { ifindex: M1, address: ip("10.65.0.2") }),
+        Just(Event::Address {
+            ifindex: M1,
+            address: ip("10.65.0.2")
+        }),
+        Just(Event::AddressGone {
+            ifindex: M1,
+            address: ip("10.65.0.2")
+        }),
     ];
     proptest!(|(events in prop::collection::vec(event, 0..60))| {
         let mut bench = Bench::new();

@@ -35,7 +35,10 @@ fn programs_and_maps_are_those_of_the_loader() {
     for name in programs.iter().chain(&maps) {
         assert!(name.len() <= NAME_LEN, "{name} is cut short by the kernel");
     }
-    assert!(object.btf.is_some(), "without BTF `bpftool map dump` shows bytes only");
+    assert!(
+        object.btf.is_some(),
+        "without BTF `bpftool map dump` shows bytes only"
+    );
 }
 
 #[test]
@@ -54,8 +57,16 @@ fn maps_have_the_layouts_of_this_build() {
         (map::PATH_INFO, (4, size_of::<PathInfo>(), MAX_PATHS)),
     ]
     .into();
-    for (name, map) in object().maps.iter().filter(|(_, map)| map.section_kind() == EbpfSectionKind::Maps) {
-        let found = (map.key_size() as usize, map.value_size() as usize, map.max_entries());
+    for (name, map) in object()
+        .maps
+        .iter()
+        .filter(|(_, map)| map.section_kind() == EbpfSectionKind::Maps)
+    {
+        let found = (
+            map.key_size() as usize,
+            map.value_size() as usize,
+            map.max_entries(),
+        );
         assert_eq!(found, sizes[name.as_str()], "{name}");
     }
 }

@@ -28,7 +28,9 @@ fn path_of(frame: &[u8]) -> u32 {
 fn round_robin_is_exact() {
     let mut kernel = Kernel::with_bond(&[1, 1], None);
     let frame = ipv4_frame(100);
-    let paths: Vec<u32> = (0..6).map(|_| path_of(&kernel.egress(&frame).frame)).collect();
+    let paths: Vec<u32> = (0..6)
+        .map(|_| path_of(&kernel.egress(&frame).frame))
+        .collect();
     assert_eq!(paths, [0, 1, 0, 1, 0, 1]);
     assert_eq!(kernel.sent(2), [3, 3]);
     assert_eq!(kernel.fates(), []);
@@ -78,7 +80,10 @@ fn egress_headers_decode() {
             assert_eq!(header.dcp().value() << 2 | header.ecn().value(), tos);
             assert_eq!(header.ttl(), ttl);
             assert_eq!(header.dont_fragment(), dont_fragment);
-            assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
+            assert_eq!(
+                header.header_checksum(),
+                header.to_header().calc_header_checksum()
+            );
             let gre = ip.payload().payload;
             assert_eq!(gre[2..4], protocol.to_be_bytes());
             match key {
@@ -99,7 +104,10 @@ fn fixed_ttl() {
     let mut kernel = Kernel::with_bond(&[1], None);
     let bond = kernel.bond();
     kernel.set_bond(&Bond { ttl: 200, ..bond });
-    assert_eq!(outer_header(&kernel.egress(&ipv4_frame(60)).frame).ttl(), 200);
+    assert_eq!(
+        outer_header(&kernel.egress(&ipv4_frame(60)).frame).ttl(),
+        200
+    );
 }
 
 /// A super-packet counts as its segments, here in its end: a test run cannot say of which type it is,
@@ -126,9 +134,13 @@ fn unusable_paths_are_skipped() {
     }
     let sent = kernel.sent(3);
     assert_eq!((sent[1], sent.iter().sum::<u64>()), (0, 30), "{sent:?}");
-    assert_eq!(sent[0], sent[2], "the share of the lost path is spread evenly");
-    let stand_in: u64 =
-        (0..3).map(|slot| kernel.tables.path_stats(path_id(slot)).unwrap().tx_stand_in).sum();
+    assert_eq!(
+        sent[0], sent[2],
+        "the share of the lost path is spread evenly"
+    );
+    let stand_in: u64 = (0..3)
+        .map(|slot| kernel.tables.path_stats(path_id(slot)).unwrap().tx_stand_in)
+        .sum();
     assert_eq!(stand_in, 10);
 
     kernel.set_flags(0, PATH_LAST_RESORT);
@@ -139,7 +151,10 @@ fn unusable_paths_are_skipped() {
     for _ in 0..10 {
         assert_eq!(path_of(&kernel.egress(&frame).frame), 0, "the last resort");
     }
-    assert_eq!(kernel.tables.path_stats(path_id(0)).unwrap().tx_last_resort, 10);
+    assert_eq!(
+        kernel.tables.path_stats(path_id(0)).unwrap().tx_last_resort,
+        10
+    );
     kernel.set_flags(0, 0);
     assert_eq!(kernel.egress(&frame).action, TC_ACT_SHOT);
     assert_eq!(kernel.fates(), [(BOND, Fate::TxNoPath, 1)]);
@@ -169,7 +184,11 @@ fn egress_fates() {
     for (what, frame, fate) in cases {
         let mut kernel = Kernel::with_bond(&[1, 1], None);
         let ran = kernel.egress(&frame);
-        assert_eq!((ran.action, fate.verdict()), (TC_ACT_SHOT, Verdict::Drop), "{what}");
+        assert_eq!(
+            (ran.action, fate.verdict()),
+            (TC_ACT_SHOT, Verdict::Drop),
+            "{what}"
+        );
         assert_eq!(kernel.fates(), [(BOND, fate, 1)], "{what}");
         assert_eq!(kernel.sent(2), [0, 0], "{what}");
     }
@@ -208,16 +227,58 @@ fn ingress_decapsulates() {
     let plain = || Wrap::on(1);
     let cases = [
         ("plain", None, plain()),
-        ("outer options", None, Wrap { options: 8, ..plain() }),
-        ("sequence", None, Wrap { gre_flags: 0x1000, gre_fields: vec![0, 0, 0, 1], ..plain() }),
-        ("don't fragment", None, Wrap { frags: 0x4000, ..plain() }),
-        ("key", Some(key), Wrap { gre_flags: 0x2000, gre_fields: key_bytes, ..plain() }),
-        ("key and sequence", Some(key), Wrap { gre_flags: 0x3000, gre_fields: sequence, ..plain() }),
+        (
+            "outer options",
+            None,
+            Wrap {
+                options: 8,
+                ..plain()
+            },
+        ),
+        (
+            "sequence",
+            None,
+            Wrap {
+                gre_flags: 0x1000,
+                gre_fields: vec![0, 0, 0, 1],
+                ..plain()
+            },
+        ),
+        (
+            "don't fragment",
+            None,
+            Wrap {
+                frags: 0x4000,
+                ..plain()
+            },
+        ),
+        (
+            "key",
+            Some(key),
+            Wrap {
+                gre_flags: 0x2000,
+                gre_fields: key_bytes,
+                ..plain()
+            },
+        ),
+        (
+            "key and sequence",
+            Some(key),
+            Wrap {
+                gre_flags: 0x3000,
+                gre_fields: sequence,
+                ..plain()
+            },
+        ),
     ];
     for (what, key, wrap) in cases {
         for (inner, protocol) in [(ipv4_frame(300), 0x0800_u16), (ipv6_frame(300), 0x86dd)] {
             let mut kernel = Kernel::with_bond(&[1, 1], key);
-            let wrap = Wrap { gre_protocol: protocol, gre_fields: wrap.gre_fields.clone(), ..wrap };
+            let wrap = Wrap {
+                gre_protocol: protocol,
+                gre_fields: wrap.gre_fields.clone(),
+                ..wrap
+            };
             let ran = kernel.ingress(&wrap.frame(&inner));
             assert_eq!(ran.action, TC_ACT_REDIRECT, "{what}");
             assert_eq!(ran.frame[..6], MAC, "{what}: to the bond device");
@@ -236,7 +297,11 @@ fn ingress_decapsulates() {
 fn ingress_fates() {
     let inner = ipv4_frame(200);
     let plain = || Wrap::on(0);
-    let keyed = |flags, fields: &[u8]| Wrap { gre_flags: flags, gre_fields: fields.to_vec(), ..plain() };
+    let keyed = |flags, fields: &[u8]| Wrap {
+        gre_flags: flags,
+        gre_fields: fields.to_vec(),
+        ..plain()
+    };
     let mut stranger = plain().frame(&inner);
     stranger[14 + 15] = 99;
     let mut reversed = plain().frame(&inner);
@@ -251,28 +316,119 @@ fn ingress_fates() {
     wrong_inner[14] = 0x65;
     let mut short_inner = inner.clone();
     short_inner[14] = 0x44;
-    let four_as_six = Wrap { gre_protocol: 0x86dd, ..plain() }.frame(&inner);
+    let four_as_six = Wrap {
+        gre_protocol: 0x86dd,
+        ..plain()
+    }
+    .frame(&inner);
     let cases = [
         ("not GRE", NO_BOND, Fate::RxForeign, not_gre),
         ("another source", NO_BOND, Fate::RxForeign, stranger),
-        ("our own addresses reversed", NO_BOND, Fate::RxForeign, reversed),
+        (
+            "our own addresses reversed",
+            NO_BOND,
+            Fate::RxForeign,
+            reversed,
+        ),
         ("overheard", NO_BOND, Fate::RxForeign, for_another_host),
-        ("key 0 where no key is", NO_BOND, Fate::RxForeign, keyed(0x2000, &[0; 4]).frame(&inner)),
-        ("cut in the GRE header", NO_BOND, Fate::RxForeign, plain().frame(&inner)[..36].to_vec()),
-        ("cut in the key", NO_BOND, Fate::RxForeign, keyed(0x2000, &[0; 4]).frame(&inner)[..40].to_vec()),
+        (
+            "key 0 where no key is",
+            NO_BOND,
+            Fate::RxForeign,
+            keyed(0x2000, &[0; 4]).frame(&inner),
+        ),
+        (
+            "cut in the GRE header",
+            NO_BOND,
+            Fate::RxForeign,
+            plain().frame(&inner)[..36].to_vec(),
+        ),
+        (
+            "cut in the key",
+            NO_BOND,
+            Fate::RxForeign,
+            keyed(0x2000, &[0; 4]).frame(&inner)[..40].to_vec(),
+        ),
         ("IPv6", NO_BOND, Fate::RxForeign, ipv6_frame(100)),
-        ("first fragment", NO_BOND, Fate::RxFragment, Wrap { frags: 0x2000, ..plain() }.frame(&inner)),
-        ("last fragment", NO_BOND, Fate::RxFragment, Wrap { frags: 0x0010, ..plain() }.frame(&inner)),
-        ("checksum", NO_BOND, Fate::RxGreFlags, keyed(0x8000, &[0; 4]).frame(&inner)),
-        ("routing", NO_BOND, Fate::RxGreFlags, keyed(0x4000, &[0; 4]).frame(&inner)),
-        ("PPTP", NO_BOND, Fate::RxGreFlags, keyed(0x3001, &[0; 8]).frame(&inner)),
-        ("gretap", BOND, Fate::RxProtocol, Wrap { gre_protocol: 0x6558, ..plain() }.frame(&inner)),
-        ("nothing inside", BOND, Fate::RxMalformed, plain().frame(&inner)[..38].to_vec()),
-        ("cut inside", BOND, Fate::RxMalformed, plain().frame(&inner)[..38 + 19].to_vec()),
-        ("version 6 inside", BOND, Fate::RxMalformed, plain().frame(&wrong_inner)),
-        ("short header inside", BOND, Fate::RxMalformed, plain().frame(&short_inner)),
+        (
+            "first fragment",
+            NO_BOND,
+            Fate::RxFragment,
+            Wrap {
+                frags: 0x2000,
+                ..plain()
+            }
+            .frame(&inner),
+        ),
+        (
+            "last fragment",
+            NO_BOND,
+            Fate::RxFragment,
+            Wrap {
+                frags: 0x0010,
+                ..plain()
+            }
+            .frame(&inner),
+        ),
+        (
+            "checksum",
+            NO_BOND,
+            Fate::RxGreFlags,
+            keyed(0x8000, &[0; 4]).frame(&inner),
+        ),
+        (
+            "routing",
+            NO_BOND,
+            Fate::RxGreFlags,
+            keyed(0x4000, &[0; 4]).frame(&inner),
+        ),
+        (
+            "PPTP",
+            NO_BOND,
+            Fate::RxGreFlags,
+            keyed(0x3001, &[0; 8]).frame(&inner),
+        ),
+        (
+            "gretap",
+            BOND,
+            Fate::RxProtocol,
+            Wrap {
+                gre_protocol: 0x6558,
+                ..plain()
+            }
+            .frame(&inner),
+        ),
+        (
+            "nothing inside",
+            BOND,
+            Fate::RxMalformed,
+            plain().frame(&inner)[..38].to_vec(),
+        ),
+        (
+            "cut inside",
+            BOND,
+            Fate::RxMalformed,
+            plain().frame(&inner)[..38 + 19].to_vec(),
+        ),
+        (
+            "version 6 inside",
+            BOND,
+            Fate::RxMalformed,
+            plain().frame(&wrong_inner),
+        ),
+        (
+            "short header inside",
+            BOND,
+            Fate::RxMalformed,
+            plain().frame(&short_inner),
+        ),
         ("version 4 as IPv6", BOND, Fate::RxMalformed, four_as_six),
-        ("CE on not ECN-capable", BOND, Fate::RxEcn, Wrap { tos: 3, ..plain() }.frame(&inner)),
+        (
+            "CE on not ECN-capable",
+            BOND,
+            Fate::RxEcn,
+            Wrap { tos: 3, ..plain() }.frame(&inner),
+        ),
     ];
     for (what, bond, fate, frame) in cases {
         let mut kernel = Kernel::with_bond(&[1, 1], None);
@@ -284,7 +440,11 @@ fn ingress_fates() {
         assert_eq!(ran.action, action, "{what}");
         assert_eq!(kernel.fates(), [(bond, fate, 1)], "{what}");
         assert_eq!(ran.frame, frame, "{what}: left as it was");
-        assert_eq!(kernel.tables.path_stats(path_id(0)).unwrap().rx_packets, 0, "{what}");
+        assert_eq!(
+            kernel.tables.path_stats(path_id(0)).unwrap().rx_packets,
+            0,
+            "{what}"
+        );
     }
 }
 
@@ -293,9 +453,17 @@ fn ingress_fates() {
 #[ignore = "needs CAP_BPF: cargo xtask test test-run"]
 fn another_key_is_foreign() {
     let inner = ipv4_frame(200);
-    for (flags, fields) in [(0, vec![]), (0x2000, vec![0, 0, 0, 8]), (0x2000, vec![7, 0, 0, 0])] {
+    for (flags, fields) in [
+        (0, vec![]),
+        (0x2000, vec![0, 0, 0, 8]),
+        (0x2000, vec![7, 0, 0, 0]),
+    ] {
         let mut kernel = Kernel::with_bond(&[1], Some(7));
-        let wrap = Wrap { gre_flags: flags, gre_fields: fields, ..Wrap::on(0) };
+        let wrap = Wrap {
+            gre_flags: flags,
+            gre_fields: fields,
+            ..Wrap::on(0)
+        };
         assert_eq!(kernel.ingress(&wrap.frame(&inner)).action, TC_ACT_OK);
         assert_eq!(kernel.fates(), [(NO_BOND, Fate::RxForeign, 1)]);
     }
@@ -308,18 +476,34 @@ fn congestion_reaches_the_inner_packet() {
     for inner_ecn in [0b01_u8, 0b10, 0b11] {
         let mut four = ipv4_frame(100);
         four[15] = 0x2e << 2 | inner_ecn;
-        let check = Ipv4HeaderSlice::from_slice(&four[14..]).unwrap().to_header().calc_header_checksum();
+        let check = Ipv4HeaderSlice::from_slice(&four[14..])
+            .unwrap()
+            .to_header()
+            .calc_header_checksum();
         four[24..26].copy_from_slice(&check.to_be_bytes());
         let mut kernel = Kernel::with_bond(&[1], None);
-        let ran = kernel.ingress(&Wrap { tos: 3, ..Wrap::on(0) }.frame(&four));
+        let ran = kernel.ingress(
+            &Wrap {
+                tos: 3,
+                ..Wrap::on(0)
+            }
+            .frame(&four),
+        );
         let header = Ipv4HeaderSlice::from_slice(&ran.frame[14..]).unwrap();
         assert_eq!((header.ecn().value(), header.dcp().value()), (0b11, 0x2e));
-        assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
+        assert_eq!(
+            header.header_checksum(),
+            header.to_header().calc_header_checksum()
+        );
         assert_eq!(ran.frame[34..], four[34..]);
 
         let mut six = ipv6_frame(100);
         six[15] = six[15] & 0xcf | inner_ecn << 4;
-        let wrap = Wrap { tos: 3, gre_protocol: 0x86dd, ..Wrap::on(0) };
+        let wrap = Wrap {
+            tos: 3,
+            gre_protocol: 0x86dd,
+            ..Wrap::on(0)
+        };
         let ran = kernel.ingress(&wrap.frame(&six));
         let mut want = six.clone();
         want[15] |= 0b11 << 4;
@@ -334,7 +518,12 @@ fn out_and_in_again() {
     for key in [None, Some(5)] {
         let mut here = Kernel::with_bond(&[1, 1], key);
         let mut there = Kernel::with_bond(&[1, 1], key);
-        for inner in [ipv4_frame(28), ipv4_frame(1400), ipv6_frame(48), ipv6_frame(1400)] {
+        for inner in [
+            ipv4_frame(28),
+            ipv4_frame(1400),
+            ipv6_frame(48),
+            ipv6_frame(1400),
+        ] {
             for _ in 0..2 {
                 let mut frame = here.egress(&inner).frame;
                 // The peer's paths have the addresses the other way round.
@@ -355,7 +544,10 @@ fn out_and_in_again() {
                 there.tables.path_stats(path_id(slot)).unwrap(),
             );
             assert_eq!(sent.tx_packets, 4);
-            assert_eq!((sent.tx_packets, sent.tx_bytes), (received.rx_packets, received.rx_bytes));
+            assert_eq!(
+                (sent.tx_packets, sent.tx_bytes),
+                (received.rx_packets, received.rx_bytes)
+            );
         }
     }
 }

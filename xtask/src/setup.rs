@@ -46,7 +46,7 @@ const TOOLS: &[(&str, &[&str])] = &[
 /// The packages that bring the compiler, and the source of its library.
 const COMPILER: &[&str] = &["rustc-web", "rust-web-src"];
 /// The packages that bpf-linker is built with.
-const LINKER: &[&str] = &["llvm-22-dev", "libstdc++-12-dev", "libc6-dev", "gcc"];
+const LINKER: &[&str] = &["llvm-22-dev", "libc6-dev", "gcc"];
 /// The package that brings llvm-strip.
 const STRIP: &[&str] = &["llvm-22"];
 

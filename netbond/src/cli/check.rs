@@ -10,7 +10,12 @@ use crate::{check, config::Config, pins::Pins};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration file
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/netbond/netbond.toml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/netbond/netbond.toml"
+    )]
     config: PathBuf,
 }
 
@@ -19,7 +24,13 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut problems = 0;
     for problem in check::host(&config)? {
-        writeln!(out, "{}:{}: {}", args.config.display(), problem.line, problem.message)?;
+        writeln!(
+            out,
+            "{}:{}: {}",
+            args.config.display(),
+            problem.line,
+            problem.message
+        )?;
         problems += 1;
     }
     for ability in check::abilities(pins) {
@@ -32,9 +43,17 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
         }
     }
     if problems != 0 {
-        bail!("{problems} problem{} found", if problems == 1 { "" } else { "s" });
+        bail!(
+            "{problems} problem{} found",
+            if problems == 1 { "" } else { "s" }
+        );
     }
     let paths: usize = config.bonds.iter().map(|bond| bond.paths.len()).sum();
-    writeln!(out, "{}: {} bonds, {paths} paths: good", args.config.display(), config.bonds.len())?;
+    writeln!(
+        out,
+        "{}: {} bonds, {paths} paths: good",
+        args.config.display(),
+        config.bonds.len()
+    )?;
     Ok(())
 }

@@ -24,9 +24,13 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
     let lock = Lock::take(pins)?;
     // Devices first: their programs go with them, and no packet meets half a bond.
     if let Ok(tables) = Tables::open(pins) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         for id in tables.bond_ids() {
-            let Some(info) = tables.bond_info(id) else { continue };
+            let Some(info) = tables.bond_info(id) else {
+                continue;
+            };
             runtime.block_on(async { Netlink::open()?.delete_device(info.ifindex).await })?;
             writeln!(out, "{}: removed", text(&info.name))?;
         }
@@ -34,13 +38,16 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
     for pin in fs::read_dir(pins.links()).into_iter().flatten() {
         let pin = pin?;
         let name = pin.file_name();
-        let ifindex = name.to_str().and_then(|name| name.split('-').next()?.parse().ok());
+        let ifindex = name
+            .to_str()
+            .and_then(|name| name.split('-').next()?.parse().ok());
         if let Some(ifindex) = ifindex
             && let Ok(device) = if_indextoname(ifindex)
         {
             writeln!(out, "{}: program removed", device.to_string_lossy())?;
         }
-        fs::remove_file(pin.path()).with_context(|| format!("removing {}", pin.path().display()))?;
+        fs::remove_file(pin.path())
+            .with_context(|| format!("removing {}", pin.path().display()))?;
     }
     detach_filters(pins)?;
     fs::remove_dir_all(pins.root())
@@ -53,7 +60,12 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
 fn detach_filters(pins: &Pins) -> Result<()> {
     for interface in nix::net::if_::if_nameindex()?.iter() {
         let name = interface.name().to_string_lossy();
-        detach(pins, &name, interface.index(), Hook::Path { ethernet: false })?;
+        detach(
+            pins,
+            &name,
+            interface.index(),
+            Hook::Path { ethernet: false },
+        )?;
     }
     Ok(())
 }

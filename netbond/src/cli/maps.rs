@@ -45,7 +45,14 @@ pub(super) fn run(command: &Command, pins: &Pins) -> Result<()> {
 }
 
 fn list(pins: &Pins, json: bool) -> Result<()> {
-    let mut table = Table::new(&["NAME", "ID", "TYPE", "KEY BYTES", "VALUE BYTES", "MAX ENTRIES"]);
+    let mut table = Table::new(&[
+        "NAME",
+        "ID",
+        "TYPE",
+        "KEY BYTES",
+        "VALUE BYTES",
+        "MAX ENTRIES",
+    ]);
     let mut all = Vec::new();
     for name in MAPS {
         let info = aya::maps::MapInfo::from_pin(pins.map(name))?;
@@ -84,10 +91,15 @@ fn dump(tables: &Tables, only: Option<&str>, json: bool) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     let mut all = serde_json::Map::new();
-    for name in MAPS.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
+    for name in MAPS
+        .into_iter()
+        .filter(|name| only.is_none_or(|only| only == *name))
+    {
         let entries = entries(tables, name)?;
         if json {
-            let entries = entries.into_iter().map(|(key, value)| json!({"key": key, "value": value}));
+            let entries = entries
+                .into_iter()
+                .map(|(key, value)| json!({"key": key, "value": value}));
             all.insert(name.to_owned(), entries.collect());
         } else {
             writeln!(out, "{name}")?;
@@ -105,9 +117,10 @@ fn dump(tables: &Tables, only: Option<&str>, json: bool) -> Result<()> {
 
 fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
     Ok(match name {
-        map::META => array(&tables.meta, |meta| {
-            json!({"abi": meta.abi, "pid": meta.pid, "heartbeat_ns": meta.heartbeat_ns})
-        }),
+        map::META => array(
+            &tables.meta,
+            |meta| json!({"abi": meta.abi, "pid": meta.pid, "heartbeat_ns": meta.heartbeat_ns}),
+        ),
         map::BOND_BY_IFINDEX => tables
             .bond_by_ifindex
             .iter()
@@ -127,13 +140,20 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             });
             set.collect()
         }
-        map::TICKETS => per_cpu(&tables.tickets, |ticket: &Ticket| {
-            json!({"slot": ticket.slot, "stand_in": ticket.stand_in})
-        })?,
+        map::TICKETS => per_cpu(
+            &tables.tickets,
+            |ticket: &Ticket| json!({"slot": ticket.slot, "stand_in": ticket.stand_in}),
+        )?,
         map::PATH_STATS => per_cpu(&tables.path_stats, path_stats)?,
         map::BOND_STATS => per_cpu(&tables.bond_stats, bond_stats)?
             .into_iter()
-            .map(|(key, value)| if key == NO_BOND { (json!("no bond"), value) } else { (key, value) })
+            .map(|(key, value)| {
+                if key == NO_BOND {
+                    (json!("no bond"), value)
+                } else {
+                    (key, value)
+                }
+            })
             .collect(),
         map::BOND_INFO => array(&tables.bond_info, bond_info),
         map::PATH_INFO => array(&tables.path_info, path_info),
@@ -141,7 +161,10 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
     })
 }
 
-fn array<T: bytemuck::Pod + PartialEq>(values: &Values<T>, show: impl Fn(&T) -> Value) -> Vec<Entry> {
+fn array<T: bytemuck::Pod + PartialEq>(
+    values: &Values<T>,
+    show: impl Fn(&T) -> Value,
+) -> Vec<Entry> {
     (0..values.len())
         .filter_map(|index| {
             let Raw(value) = values.get(&index, 0).ok()?;
@@ -158,7 +181,10 @@ fn per_cpu<T: bytemuck::Pod + PartialEq>(
     for index in 0..values.len() {
         let cpus = values.get(&index, 0)?;
         if cpus.iter().any(|Raw(value)| *value != T::zeroed()) {
-            entries.push((json!(index), cpus.iter().map(|Raw(value)| show(value)).collect()));
+            entries.push((
+                json!(index),
+                cpus.iter().map(|Raw(value)| show(value)).collect(),
+            ));
         }
     }
     Ok(entries)
@@ -200,9 +226,9 @@ fn path_stats(stats: &PathStats) -> Value {
 }
 
 fn bond_stats(stats: &BondStats) -> Value {
-    let counters = Fate::ALL.iter().map(|&fate| {
-        (fate.label().to_owned(), json!(stats.fates[fate as usize]))
-    });
+    let counters = Fate::ALL
+        .iter()
+        .map(|&fate| (fate.label().to_owned(), json!(stats.fates[fate as usize])));
     Value::Object(counters.collect())
 }
 

@@ -33,9 +33,13 @@ pub(super) fn run(command: &Command, pins: &Pins) -> Result<()> {
 fn list(tables: &Tables) -> Result<()> {
     let mut table = Table::new(&["BOND", "PATH", "ADMIN"]);
     for bond in tables.bond_ids() {
-        let bond_name = tables.bond_info(bond).map_or_else(String::new, |info| text(&info.name));
+        let bond_name = tables
+            .bond_info(bond)
+            .map_or_else(String::new, |info| text(&info.name));
         for id in tables.path_ids(bond) {
-            let Some(info) = tables.path_info(id) else { continue };
+            let Some(info) = tables.path_info(id) else {
+                continue;
+            };
             let down = matches!(tables.admin.get(&id, 0), Ok(ADMIN_DOWN));
             let admin = if down { "down" } else { "up" };
             table.row([bond_name.clone(), text(&info.name), admin.to_owned()]);

@@ -13,7 +13,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration file
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/netbond/netbond.toml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/netbond/netbond.toml"
+    )]
     config: PathBuf,
     /// Write every event the controller sees to this file, as lines of JSON
     #[arg(long, value_name = "FILE")]
@@ -28,6 +33,13 @@ pub(super) fn run(args: Args, pins: Pins) -> Result<()> {
         .with_target(false)
         .with_ansi(false)
         .init();
-    let options = Options { config: args.config, pins, record: args.record };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(options))
+    let options = Options {
+        config: args.config,
+        pins,
+        record: args.record,
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(daemon::run(options))
 }

@@ -120,9 +120,14 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
 fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
     let mut bonds = Vec::new();
     for id in tables.bond_ids() {
-        let Some(info) = tables.bond_info(id) else { continue };
+        let Some(info) = tables.bond_info(id) else {
+            continue;
+        };
         let ids: Vec<u32> = tables.path_ids(id).collect();
-        let stats = ids.iter().map(|&id| tables.path_stats(id)).collect::<Result<Vec<_>>>()?;
+        let stats = ids
+            .iter()
+            .map(|&id| tables.path_stats(id))
+            .collect::<Result<Vec<_>>>()?;
         let total = stats.iter().fold((0, 0), |sum, stats| {
             (sum.0 + stats.tx_packets, sum.1 + stats.rx_packets)
         });
@@ -225,12 +230,22 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
     writeln!(out, "controller: {controller}")?;
     for bond in &status.bonds {
         let used = bond.paths.iter().filter(|path| path.in_use).count();
-        write!(out, "\n{}: {used} of {} paths in use, mtu {}", bond.name, bond.paths.len(), bond.mtu)?;
+        write!(
+            out,
+            "\n{}: {used} of {} paths in use, mtu {}",
+            bond.name,
+            bond.paths.len(),
+            bond.mtu
+        )?;
         if let Some(key) = bond.key {
             write!(out, ", key {key}")?;
         }
         if let Some(peer) = &bond.peer {
-            let reachable = if peer.reachable { "reachable" } else { "UNREACHABLE" };
+            let reachable = if peer.reachable {
+                "reachable"
+            } else {
+                "UNREACHABLE"
+            };
             write!(out, ", peer {} {reachable}", peer.prefix)?;
         }
         writeln!(out)?;
@@ -255,23 +270,35 @@ const DASH: &str = "-";
 
 /// How each path stands.
 fn paths(bond: &Bond) -> Table {
-    let mut table = Table::new(&["PATH", "STATE", "REASON", "FOR", "DEVICE", "REMOTE", "ROUTE", "OSPF"]);
+    let mut table = Table::new(&[
+        "PATH", "STATE", "REASON", "FOR", "DEVICE", "REMOTE", "ROUTE", "OSPF",
+    ]);
     for path in &bond.paths {
         let route = path.route.as_ref().map_or_else(
             || DASH.to_owned(),
             |route| {
-                let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+                let via = route
+                    .via
+                    .map(|via| format!(" via {via}"))
+                    .unwrap_or_default();
                 format!("{}{via} dev {}", route.protocol, route.device)
             },
         );
         let ospf = path.neighbour.as_ref().map_or_else(
             || DASH.to_owned(),
             |neighbour| {
-                let cost = path.ospf_cost.map(|cost| format!(" cost {cost}")).unwrap_or_default();
+                let cost = path
+                    .ospf_cost
+                    .map(|cost| format!(" cost {cost}"))
+                    .unwrap_or_default();
                 format!("{} {}{cost}", neighbour.router_id, neighbour.state)
             },
         );
-        let device = if path.device.is_empty() { DASH } else { &path.device };
+        let device = if path.device.is_empty() {
+            DASH
+        } else {
+            &path.device
+        };
         table.row([
             path.name.clone(),
             path.state.to_owned(),
@@ -289,7 +316,14 @@ fn paths(bond: &Bond) -> Table {
 /// What each path carried.
 fn traffic(bond: &Bond) -> Table {
     let mut table = Table::new(&[
-        "PATH", "WEIGHT", "TX PACKETS", "TX BYTES", "TX %", "RX PACKETS", "RX BYTES", "RX %",
+        "PATH",
+        "WEIGHT",
+        "TX PACKETS",
+        "TX BYTES",
+        "TX %",
+        "RX PACKETS",
+        "RX BYTES",
+        "RX %",
     ]);
     let percent = |share: Option<f64>| {
         share.map_or_else(|| DASH.to_owned(), |share| format!("{:.1}", share * 100.0))
@@ -333,10 +367,14 @@ fn since(changed: f64) -> String {
 /// An address of the maps.
 fn address(mapped: [u8; 16]) -> IpAddr {
     let address = Ipv6Addr::from(mapped);
-    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+    address
+        .to_ipv4_mapped()
+        .map_or(IpAddr::V6(address), IpAddr::V4)
 }
 
 fn device_name(ifindex: u32) -> String {
-    if_indextoname(ifindex)
-        .map_or_else(|_| format!("#{ifindex}"), |name| name.to_string_lossy().into_owned())
+    if_indextoname(ifindex).map_or_else(
+        |_| format!("#{ifindex}"),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

@@ -58,7 +58,10 @@ impl Applier {
     pub fn start(pins: &Pins) -> Result<Self> {
         let programs = Programs::load(pins)?;
         let mut tables = Tables::open(pins)?;
-        let mut meta = Meta { abi: ABI_VERSION, ..Meta::zeroed() };
+        let mut meta = Meta {
+            abi: ABI_VERSION,
+            ..Meta::zeroed()
+        };
         meta.pid = std::process::id();
         tables.meta.set(0, Raw(meta), 0).context("writing META")?;
         let mut tunnels = BTreeMap::new();
@@ -97,10 +100,16 @@ impl Applier {
         }
         let ids = self.allocate(config)?;
         for ((bond, ids), device) in config.bonds.iter().zip(&ids).zip(devices) {
-            self.bring_up(bond, ids, device).await.with_context(|| format!("bond \"{}\"", bond.name))?;
+            self.bring_up(bond, ids, device)
+                .await
+                .with_context(|| format!("bond \"{}\"", bond.name))?;
         }
         let kept: BTreeSet<u32> = ids.iter().map(|ids| ids.bond).collect();
-        let stale: Vec<u32> = self.tables.bond_ids().filter(|id| !kept.contains(id)).collect();
+        let stale: Vec<u32> = self
+            .tables
+            .bond_ids()
+            .filter(|id| !kept.contains(id))
+            .collect();
         for id in stale {
             self.remove_bond(id).await?;
         }
@@ -147,7 +156,10 @@ impl Applier {
                 used.insert(path);
                 ids.push(path);
             }
-            all.push(Ids { bond: id, paths: ids });
+            all.push(Ids {
+                bond: id,
+                paths: ids,
+            });
         }
         Ok(all)
     }
@@ -156,7 +168,11 @@ impl Applier {
     async fn bring_up(&mut self, bond: &config::Bond, ids: &Ids, device: BondDevice) -> Result<()> {
         let earlier = self.live.remove(&ids.bond);
         let known = self.tables.bond_info(ids.bond);
-        let Raw(before) = self.tables.bonds.get(&ids.bond, 0).unwrap_or(Raw(Bond::zeroed()));
+        let Raw(before) = self
+            .tables
+            .bonds
+            .get(&ids.bond, 0)
+            .unwrap_or(Raw(Bond::zeroed()));
         if known.is_none() {
             set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
             set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
@@ -168,7 +184,12 @@ impl Applier {
             (None, Some(known)) if known.mtu != 0 => known.mtu,
             (None, Some(_) | None) => FIRST_MTU.min(bond.mtu.unwrap_or(u32::MAX)),
         };
-        let slots = ids.paths.iter().map(|path| path % MAX_BOND_PATHS + 1).max().unwrap_or(0);
+        let slots = ids
+            .paths
+            .iter()
+            .map(|path| path % MAX_BOND_PATHS + 1)
+            .max()
+            .unwrap_or(0);
         let record = Bond {
             paths: slots,
             ifindex: device.ifindex,
@@ -179,9 +200,14 @@ impl Applier {
             mac: device.mac,
             ..before
         };
-        self.tables.bonds.set(ids.bond, Raw(record), 0).context("writing BONDS")?;
+        self.tables
+            .bonds
+            .set(ids.bond, Raw(record), 0)
+            .context("writing BONDS")?;
         let by_ifindex = &mut self.tables.bond_by_ifindex;
-        by_ifindex.insert(device.ifindex, ids.bond, 0).context("writing BOND_BY_IFINDEX")?;
+        by_ifindex
+            .insert(device.ifindex, ids.bond, 0)
+            .context("writing BOND_BY_IFINDEX")?;
         if let Some(known) = known.filter(|known| known.ifindex != device.ifindex) {
             let _ = by_ifindex.remove(&known.ifindex);
         }
@@ -190,19 +216,41 @@ impl Applier {
         }
         self.write_bond_info(ids.bond, bond, device, mtu, None)?;
 
-        self.programs.attach(&bond.name, device.ifindex, Hook::Bond)?;
+        self.programs
+            .attach(&bond.name, device.ifindex, Hook::Bond)?;
         self.netlink.set_mtu(device, mtu).await?;
         let addresses = |bond: &config::Bond| -> Vec<(IpAddr, u8)> {
-            bond.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect()
+            bond.addresses
+                .iter()
+                .map(|prefix| (prefix.address, prefix.length))
+                .collect()
         };
-        let before = earlier.as_ref().map(|earlier| addresses(&earlier.config)).unwrap_or_default();
+        let before = earlier
+            .as_ref()
+            .map(|earlier| addresses(&earlier.config))
+            .unwrap_or_default();
         // Up goes first: the kernel refuses some addresses to a device that is down, and drops the
         // IPv6 ones when it goes down.
         self.netlink.set_up(device).await?;
-        self.netlink.set_addresses(device.ifindex, &addresses(bond), &before).await?;
-        info!(bond = bond.name, mtu, created = device.created, "bond device ready");
+        self.netlink
+            .set_addresses(device.ifindex, &addresses(bond), &before)
+            .await?;
+        info!(
+            bond = bond.name,
+            mtu,
+            created = device.created,
+            "bond device ready"
+        );
         let plan = earlier.and_then(|earlier| earlier.plan);
-        self.live.insert(ids.bond, Live { config: bond.clone(), device, mtu, plan });
+        self.live.insert(
+            ids.bond,
+            Live {
+                config: bond.clone(),
+                device,
+                mtu,
+                plan,
+            },
+        );
         Ok(())
     }
 
@@ -211,7 +259,10 @@ impl Applier {
         let all: Vec<u32> = self.tables.path_ids(ids.bond).collect();
         for id in all.into_iter().filter(|id| !ids.paths.contains(id)) {
             if let Some(info) = self.tables.path_info(id) {
-                info!(path = text(&info.name), "path removed: no longer configured");
+                info!(
+                    path = text(&info.name),
+                    "path removed: no longer configured"
+                );
             }
             self.remove_path(id)?;
         }
@@ -222,18 +273,35 @@ impl Applier {
         if let Some(key) = self.tunnels.remove(&id) {
             let _ = self.tables.tunnels.remove(&Raw(key));
         }
-        self.tables.paths.set(id, Raw(Path::zeroed()), 0).context("writing PATHS")?;
-        self.tables.path_info.set(id, Raw(PathInfo::zeroed()), 0).context("writing PATH_INFO")?;
+        self.tables
+            .paths
+            .set(id, Raw(Path::zeroed()), 0)
+            .context("writing PATHS")?;
+        self.tables
+            .path_info
+            .set(id, Raw(PathInfo::zeroed()), 0)
+            .context("writing PATH_INFO")?;
         self.tables.admin.set(id, 0, 0).context("writing ADMIN")
     }
 
     async fn remove_bond(&mut self, id: u32) -> Result<()> {
-        let Some(info) = self.tables.bond_info(id) else { return Ok(()) };
+        let Some(info) = self.tables.bond_info(id) else {
+            return Ok(());
+        };
         let name = text(&info.name);
-        self.retire_paths(&Ids { bond: id, paths: Vec::new() })?;
+        self.retire_paths(&Ids {
+            bond: id,
+            paths: Vec::new(),
+        })?;
         let _ = self.tables.bond_by_ifindex.remove(&info.ifindex);
-        self.tables.bonds.set(id, Raw(Bond::zeroed()), 0).context("writing BONDS")?;
-        self.tables.bond_info.set(id, Raw(BondInfo::zeroed()), 0).context("writing BOND_INFO")?;
+        self.tables
+            .bonds
+            .set(id, Raw(Bond::zeroed()), 0)
+            .context("writing BONDS")?;
+        self.tables
+            .bond_info
+            .set(id, Raw(BondInfo::zeroed()), 0)
+            .context("writing BOND_INFO")?;
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
         self.netlink.delete_device(info.ifindex).await?;
         self.live.remove(&id);
@@ -253,7 +321,10 @@ impl Applier {
                 changed_ns: now_ns(),
                 ..PathInfo::zeroed()
             };
-            self.tables.path_info.set(id, Raw(info), 0).context("writing PATH_INFO")?;
+            self.tables
+                .path_info
+                .set(id, Raw(info), 0)
+                .context("writing PATH_INFO")?;
         }
         let (local, remote) = (mapped(path.local), mapped(path.remote));
         let key = TunnelKey {
@@ -263,7 +334,10 @@ impl Applier {
             has_key: u32::from(bond.key.is_some()),
         };
         if self.tunnels.get(&id) != Some(&key) {
-            self.tables.tunnels.insert(Raw(key), id, 0).context("writing TUNNELS")?;
+            self.tables
+                .tunnels
+                .insert(Raw(key), id, 0)
+                .context("writing TUNNELS")?;
             if let Some(old) = self.tunnels.insert(id, key)
                 && !self.tunnels.values().any(|key| *key == old)
             {
@@ -294,7 +368,9 @@ impl Applier {
             );
         }
         let plan = outcome.plan;
-        let Some(live) = self.live.get(&plan.id) else { return Ok(()) };
+        let Some(live) = self.live.get(&plan.id) else {
+            return Ok(());
+        };
         let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
         for path in &plan.paths {
             if let Some(device) = &path.device {
@@ -306,7 +382,11 @@ impl Applier {
         let wanted = plan.mtu.unwrap_or(mtu);
         if wanted != mtu {
             match self.netlink.set_mtu(device, wanted).await {
-                Ok(()) => info!(bond = plan.name, mtu = wanted, "MTU set from the paths' devices"),
+                Ok(()) => info!(
+                    bond = plan.name,
+                    mtu = wanted,
+                    "MTU set from the paths' devices"
+                ),
                 Err(error) => warn!(bond = plan.name, "{error:#}"),
             }
         }
@@ -328,28 +408,43 @@ impl Applier {
     /// Where it cannot be made.
     pub async fn link_gone(&mut self, ifindex: u32) -> Result<()> {
         self.ingress.remove(&ifindex);
-        let Some((&id, live)) = self.live.iter().find(|(_, live)| live.device.ifindex == ifindex)
+        let Some((&id, live)) = self
+            .live
+            .iter()
+            .find(|(_, live)| live.device.ifindex == ifindex)
         else {
             return Ok(());
         };
         let bond = live.config.clone();
         warn!(bond = bond.name, "bond device was deleted; making it again");
-        let spec = BondSpec { name: &bond.name, peer_name: &bond.peer_device(), arp: false };
+        let spec = BondSpec {
+            name: &bond.name,
+            peer_name: &bond.peer_device(),
+            arp: false,
+        };
         let device = self.netlink.ensure_bond_device(spec).await?;
         let paths: Vec<u32> = self.tables.path_ids(id).collect();
         let by_name = |name: &str| {
             paths.iter().copied().find(|&id| {
-                self.tables.path_info(id).is_some_and(|info| text(&info.name) == name)
+                self.tables
+                    .path_info(id)
+                    .is_some_and(|info| text(&info.name) == name)
             })
         };
-        let paths = bond.paths.iter().filter_map(|path| by_name(&path.name)).collect();
+        let paths = bond
+            .paths
+            .iter()
+            .filter_map(|path| by_name(&path.name))
+            .collect();
         self.bring_up(&bond, &Ids { bond: id, paths }, device).await
     }
 
     /// The paths that the user took out, of those asked for.
     #[must_use]
     pub fn admin_down(&self, paths: impl Iterator<Item = u32>) -> BTreeSet<u32> {
-        paths.filter(|id| matches!(self.tables.admin.get(id, 0), Ok(ADMIN_DOWN))).collect()
+        paths
+            .filter(|id| matches!(self.tables.admin.get(id, 0), Ok(ADMIN_DOWN)))
+            .collect()
     }
 
     /// Tells that the controller is alive.
@@ -364,7 +459,10 @@ impl Applier {
             pid: std::process::id(),
             heartbeat_ns: std::time::Duration::from(now).as_nanos() as u64,
         };
-        self.tables.meta.set(0, Raw(meta), 0).context("writing META")
+        self.tables
+            .meta
+            .set(0, Raw(meta), 0)
+            .context("writing META")
     }
 
     fn attach_ingress(&mut self, ifindex: u32, name: &str, ethernet: bool) {
@@ -392,8 +490,12 @@ impl Applier {
             .flat_map(|plan| &plan.paths)
             .filter_map(|path| Some(path.device.as_ref()?.ifindex))
             .collect();
-        let stale: Vec<u32> =
-            self.ingress.keys().copied().filter(|ifindex| !used.contains(ifindex)).collect();
+        let stale: Vec<u32> = self
+            .ingress
+            .keys()
+            .copied()
+            .filter(|ifindex| !used.contains(ifindex))
+            .collect();
         for ifindex in stale {
             if let Some((name, hook)) = self.ingress.remove(&ifindex) {
                 self.programs.detach(&name, ifindex, hook)?;
@@ -439,7 +541,11 @@ impl Applier {
                 weights[(path.id % MAX_BOND_PATHS) as usize] = path.weight;
             }
         }
-        let Raw(mut record) = self.tables.bonds.get(&plan.id, 0).context("reading BONDS")?;
+        let Raw(mut record) = self
+            .tables
+            .bonds
+            .get(&plan.id, 0)
+            .context("reading BONDS")?;
         record.wheel_len = wheel::build(&weights, &mut record.wheel) as u32;
         set_if_new(&mut self.tables.bonds, plan.id, record).context("writing BONDS")
     }
@@ -474,7 +580,10 @@ impl Applier {
             .map_or_else(now_ns, |known| known.changed_ns);
         let mut info = PathInfo {
             name: field(&path.name),
-            device: path.device.as_ref().map_or([0; 32], |device| field(&device.name)),
+            device: path
+                .device
+                .as_ref()
+                .map_or([0; 32], |device| field(&device.name)),
             changed_ns,
             state,
             reason,
@@ -509,7 +618,9 @@ fn mapped(address: IpAddr) -> [u8; 16] {
 }
 
 fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Writes an entry unless it says so already: the data plane's cache lines stay its own.

@@ -16,7 +16,12 @@ use tracing::{error, info, warn};
 
 use super::{apply::Applier, event::Event, state::Controller};
 use crate::{
-    check, config::Config, lock::Lock, netlink::{Monitor, MonitorOptions}, ospf, pins::Pins,
+    check,
+    config::Config,
+    lock::Lock,
+    netlink::{Monitor, MonitorOptions},
+    ospf,
+    pins::Pins,
 };
 
 /// How often the user's flags are looked at. The data plane obeys them at once; this only brings the
@@ -85,8 +90,11 @@ impl Daemon {
         let ids = applier.configure(&config).await?;
         controller.configure(&config, &ids);
         let (sender, events) = mpsc::channel(QUEUE);
-        let monitor =
-            Monitor::spawn(&MonitorOptions::default(), controller.targets(), sender.clone())?;
+        let monitor = Monitor::spawn(
+            &MonitorOptions::default(),
+            controller.targets(),
+            sender.clone(),
+        )?;
         let mut daemon = Self {
             options,
             controller,
@@ -155,9 +163,16 @@ impl Daemon {
     /// Sends what the user changed in the map through the state machine.
     async fn look_at_admin(&mut self) -> Result<()> {
         let now = self.applier.admin_down(self.controller.path_ids());
-        let changed: Vec<u32> = now.symmetric_difference(&self.admin_down).copied().collect();
+        let changed: Vec<u32> = now
+            .symmetric_difference(&self.admin_down)
+            .copied()
+            .collect();
         for path in changed {
-            self.handle(Event::Admin { path, up: !now.contains(&path) }).await?;
+            self.handle(Event::Admin {
+                path,
+                up: !now.contains(&path),
+            })
+            .await?;
         }
         self.admin_down = now;
         Ok(())
@@ -184,9 +199,17 @@ impl Daemon {
     }
 
     fn poll_ospf(&mut self, config: &Config) {
-        let bird = config.bird.iter().map(|bird| ospf::Daemon::Bird { socket: bird.socket.clone() });
-        let frr = config.frr.iter().map(|frr| ospf::Daemon::Frr { vtysh: frr.vtysh.clone() });
-        let poller = ospf::Poller::spawn(bird.chain(frr).collect(), OSPF_INTERVAL, self.sender.clone());
+        let bird = config.bird.iter().map(|bird| ospf::Daemon::Bird {
+            socket: bird.socket.clone(),
+        });
+        let frr = config.frr.iter().map(|frr| ospf::Daemon::Frr {
+            vtysh: frr.vtysh.clone(),
+        });
+        let poller = ospf::Poller::spawn(
+            bird.chain(frr).collect(),
+            OSPF_INTERVAL,
+            self.sender.clone(),
+        );
         self.ospf = Some(poller);
     }
 }

@@ -38,7 +38,10 @@ impl World {
     }
 
     fn link_with(&self, address: IpAddr) -> Option<&Link> {
-        self.addresses.get(&address)?.iter().find_map(|ifindex| self.links.get(ifindex))
+        self.addresses
+            .get(&address)?
+            .iter()
+            .find_map(|ifindex| self.links.get(ifindex))
     }
 }
 
@@ -113,12 +116,21 @@ pub struct OspfSummary {
     pub neighbour: Option<(Ipv4Addr, String)>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn label_of_state<S: serde::Serializer>(state: &PathState, serializer: S) -> Result<S::Ok, S::Error> {
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn label_of_state<S: serde::Serializer>(
+    state: &PathState,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(state.label())
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
 fn label_of_reason<S: serde::Serializer>(
     reason: &StateReason,
     serializer: S,
@@ -145,7 +157,10 @@ impl Member {
 
     /// Decides; `None` as long as a route is not known.
     pub(super) fn plan(&mut self, world: &World, route_protocols: &[u8]) -> Option<BondPlan> {
-        if !self.targets().all(|target| world.routes.contains_key(&target)) {
+        if !self
+            .targets()
+            .all(|target| world.routes.contains_key(&target))
+        {
             return None;
         }
         let peer = self.config.peer.map(|peer| {
@@ -154,7 +169,14 @@ impl Member {
         });
         let mut paths: Vec<PathPlan> = Vec::with_capacity(self.paths.len());
         for (path, (id, peer_seen)) in self.config.paths.iter().zip(&mut self.paths) {
-            paths.push(plan_path(world, route_protocols, path, *id, peer, peer_seen));
+            paths.push(plan_path(
+                world,
+                route_protocols,
+                path,
+                *id,
+                peer,
+                peer_seen,
+            ));
         }
         settle_standings(&mut paths, self.config.detour);
         let mtu = paths
@@ -196,7 +218,10 @@ fn plan_path(
         },
     };
     let over = |route: &Route, link: &Link| {
-        route.next_hops.iter().any(|next_hop| next_hop.ifindex == link.ifindex)
+        route
+            .next_hops
+            .iter()
+            .any(|next_hop| next_hop.ifindex == link.ifindex)
     };
     if let (Some(Some(peer)), Some(link)) = (peer, link) {
         *peer_seen |= over(peer, link);
@@ -283,7 +308,10 @@ fn summary(route: &Route, link: Option<&Link>) -> Option<RouteSummary> {
 }
 
 fn ospf(world: &World, device: &str) -> Option<OspfSummary> {
-    let interface = world.ospf.iter().find(|interface| interface.device == device)?;
+    let interface = world
+        .ospf
+        .iter()
+        .find(|interface| interface.device == device)?;
     let neighbour = interface.neighbours.first();
     Some(OspfSummary {
         cost: interface.cost,

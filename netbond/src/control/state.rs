@@ -85,7 +85,9 @@ impl Controller {
             }
         }
         let by_target = &self.by_target;
-        self.world.routes.retain(|target, _| by_target.contains_key(target));
+        self.world
+            .routes
+            .retain(|target, _| by_target.contains_key(target));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         self.replan(0..self.members.len(), "configuration")
@@ -99,12 +101,16 @@ impl Controller {
 
     /// Ids of all paths.
     pub fn path_ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.members.iter().flat_map(|member| member.paths.iter().map(|(id, _)| *id))
+        self.members
+            .iter()
+            .flat_map(|member| member.paths.iter().map(|(id, _)| *id))
     }
 
     /// Takes in an event; returns what it changed, bond by bond.
     pub fn handle(&mut self, event: Event) -> Vec<Outcome> {
-        let Some(cause) = self.absorb(&event) else { return Vec::new() };
+        let Some(cause) = self.absorb(&event) else {
+            return Vec::new();
+        };
         match event {
             Event::Route { to, .. } => {
                 let affected = self.by_target.get(&to).cloned().unwrap_or_default();
@@ -123,7 +129,10 @@ impl Controller {
     fn absorb(&mut self, event: &Event) -> Option<String> {
         let world = &mut self.world;
         let name = |world: &World, ifindex: u32| {
-            world.links.get(&ifindex).map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+            world
+                .links
+                .get(&ifindex)
+                .map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
         };
         match event {
             Event::Link(link) => {
@@ -140,7 +149,11 @@ impl Controller {
                 Some(match before {
                     None => format!("device {} appeared", link.name),
                     Some(before) if before.up != link.up => {
-                        format!("device {} {}", link.name, if link.up { "up" } else { "down" })
+                        format!(
+                            "device {} {}",
+                            link.name,
+                            if link.up { "up" } else { "down" }
+                        )
                     }
                     Some(before) if before.mtu != link.mtu => {
                         format!("device {} has MTU {}", link.name, link.mtu)
@@ -161,7 +174,11 @@ impl Controller {
                 Some(format!("device {} deleted", link.name))
             }
             Event::Address { ifindex, address } => {
-                let new = world.addresses.entry(*address).or_default().insert(*ifindex);
+                let new = world
+                    .addresses
+                    .entry(*address)
+                    .or_default()
+                    .insert(*ifindex);
                 new.then(|| format!("address {address} on {}", name(world, *ifindex)))
             }
             Event::AddressGone { ifindex, address } => {
@@ -182,8 +199,11 @@ impl Controller {
                 Some(match route {
                     None => format!("route to {to} withdrawn"),
                     Some(route) => {
-                        let devices: Vec<String> =
-                            route.next_hops.iter().map(|hop| name(world, hop.ifindex)).collect();
+                        let devices: Vec<String> = route
+                            .next_hops
+                            .iter()
+                            .map(|hop| name(world, hop.ifindex))
+                            .collect();
                         format!(
                             "route to {to} by {} dev {}",
                             protocol_name(route.protocol),

@@ -20,7 +20,9 @@ use netbond_common::{
         Bond, MAX_BOND_PATHS, NO_BOND, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, TunnelKey,
     },
     fate::Fate,
-    ipv4, names::program, wheel,
+    ipv4,
+    names::program,
+    wheel,
 };
 
 pub(crate) const TC_ACT_OK: u32 = 0;
@@ -65,17 +67,26 @@ impl Kernel {
         let mut ebpf = Ebpf::load(OBJECT).expect("loading the object (root or CAP_BPF needed)");
         load_programs(&mut ebpf).unwrap();
         let tables = Tables::new(|name| {
-            ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"))
+            ebpf.take_map(name)
+                .ok_or_else(|| anyhow::anyhow!("no map {name}"))
         })
         .unwrap();
         let mut kernel = Self { ebpf, tables };
-        let mut bond =
-            Bond { paths: weights.len() as u32, ifindex: IFINDEX, mac: MAC, ..Bond::zeroed() };
+        let mut bond = Bond {
+            paths: weights.len() as u32,
+            ifindex: IFINDEX,
+            mac: MAC,
+            ..Bond::zeroed()
+        };
         let mut all = [0; MAX_BOND_PATHS as usize];
         all[..weights.len()].copy_from_slice(weights);
         bond.wheel_len = wheel::build(&all, &mut bond.wheel) as u32;
         kernel.set_bond(&bond);
-        kernel.tables.bond_by_ifindex.insert(IFINDEX, BOND, 0).unwrap();
+        kernel
+            .tables
+            .bond_by_ifindex
+            .insert(IFINDEX, BOND, 0)
+            .unwrap();
         for slot in 0..weights.len() as u32 {
             let (local, remote) = outer(slot);
             let path = Path {
@@ -93,7 +104,11 @@ impl Kernel {
                 key: path.key,
                 has_key: u32::from(key.is_some()),
             };
-            kernel.tables.tunnels.insert(Raw(tunnel), path_id(slot), 0).unwrap();
+            kernel
+                .tables
+                .tunnels
+                .insert(Raw(tunnel), path_id(slot), 0)
+                .unwrap();
         }
         kernel
     }
@@ -143,7 +158,11 @@ impl Kernel {
             })
             .expect("BPF_PROG_TEST_RUN");
         out.truncate(result.data_size_out as usize);
-        Ran { action: result.return_value, frame: out, ns: result.duration.as_nanos() as u64 }
+        Ran {
+            action: result.return_value,
+            frame: out,
+            ns: result.duration.as_nanos() as u64,
+        }
     }
 
     /// What the kernel says of a loaded program.
@@ -154,7 +173,9 @@ impl Kernel {
     /// Packets that each path sent.
     #[must_use]
     pub(crate) fn sent(&self, paths: u32) -> Vec<u64> {
-        (0..paths).map(|slot| self.tables.path_stats(path_id(slot)).unwrap().tx_packets).collect()
+        (0..paths)
+            .map(|slot| self.tables.path_stats(path_id(slot)).unwrap().tx_packets)
+            .collect()
     }
 
     /// Every fate counted so far, in this bond and outside of any.
@@ -162,9 +183,14 @@ impl Kernel {
     pub(crate) fn fates(&self) -> Vec<(u32, Fate, u64)> {
         let of = |bond| {
             let stats = self.tables.bond_stats(bond).unwrap();
-            Fate::ALL.iter().map(move |&fate| (bond, fate, stats.fates[fate as usize]))
+            Fate::ALL
+                .iter()
+                .map(move |&fate| (bond, fate, stats.fates[fate as usize]))
         };
-        of(BOND).chain(of(NO_BOND)).filter(|&(_, _, count)| count != 0).collect()
+        of(BOND)
+            .chain(of(NO_BOND))
+            .filter(|&(_, _, count)| count != 0)
+            .collect()
     }
 }
 
@@ -193,10 +219,19 @@ pub(crate) fn ipv6_frame(len: usize) -> Vec<u8> {
         traffic_class: 0x2a << 2 | 0b10,
         ..Default::default()
     };
-    header.source = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    header.destination = "2001:db8::2".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    header.source = "2001:db8::1"
+        .parse::<std::net::Ipv6Addr>()
+        .unwrap()
+        .octets();
+    header.destination = "2001:db8::2"
+        .parse::<std::net::Ipv6Addr>()
+        .unwrap()
+        .octets();
     let builder = PacketBuilder::ethernet2([2; 6], [0; 6])
-        .ip(etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default()))
+        .ip(etherparse::IpHeaders::Ipv6(
+            header,
+            etherparse::Ipv6Extensions::default(),
+        ))
         .udp(4000, 5000);
     let mut frame = Vec::new();
     builder.write(&mut frame, &vec![0x5a; len - 48]).unwrap();
@@ -246,7 +281,9 @@ impl Wrap {
         ip.extend(remote.octets());
         ip.extend(local.octets());
         ip.resize(header_len, 1);
-        let check = etherparse::checksum::Sum16BitWords::new().add_slice(&ip).ones_complement();
+        let check = etherparse::checksum::Sum16BitWords::new()
+            .add_slice(&ip)
+            .ones_complement();
         ip[10..12].copy_from_slice(&check.to_ne_bytes());
         let mut frame = vec![0; 12];
         frame.extend([0x08, 0x00]);
