@@ -57,12 +57,11 @@ impl Inner {
 #[must_use]
 pub const fn wire_packets(gso_segs: u32, gso_size: u32, len: u32) -> u32 {
     if gso_segs != 0 {
-        gso_segs
-    } else if gso_size != 0 {
-        let packets = len / gso_size;
-        if packets == 0 { 1 } else { packets }
-    } else {
-        1
+        return gso_segs;
+    }
+    match len.checked_div(gso_size) {
+        None | Some(0) => 1,
+        Some(packets) => packets,
     }
 }
 

@@ -128,7 +128,7 @@ fn capabilities() -> Result<String, String> {
     let has = |bit: u32| effective & 1 << bit != 0;
     let missing: Vec<&str> = WANTED
         .iter()
-        .filter(|(name, bit)| !has(*bit) && !(*name == "CAP_BPF" && has(SYS_ADMIN)))
+        .filter(|(name, bit)| !(has(*bit) || *name == "CAP_BPF" && has(SYS_ADMIN)))
         .map(|(name, _)| *name)
         .collect();
     if missing.is_empty() {

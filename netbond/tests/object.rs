@@ -1,6 +1,11 @@
 //! The committed object, without privilege: what is in it, and that it fits the layouts of this
 //! build.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya_obj::{EbpfSectionKind, Object};

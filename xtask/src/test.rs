@@ -31,6 +31,8 @@ enum Layer {
     Object,
     /// The eBPF programs on packets, in the kernel (CAP_BPF)
     TestRun,
+    /// netbond's own parts against the kernel, BIRD and FRR in network namespaces (root)
+    Netns,
     /// Routers in network namespaces (root)
     Lab,
 }
@@ -49,6 +51,7 @@ impl Layer {
             Self::Pure => "pure",
             Self::Object => "object",
             Self::TestRun => "test-run",
+            Self::Netns => "netns",
             Self::Lab => "lab",
         }
     }
@@ -58,7 +61,7 @@ impl Layer {
             Self::Lint => &[Need::Lint],
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
-            Self::Lab => &[Need::Tools],
+            Self::Netns | Self::Lab => &[Need::Tools],
         }
     }
 
@@ -69,6 +72,7 @@ impl Layer {
             Self::Pure => pure().map(Some),
             Self::Object => object().map(Some),
             Self::TestRun => test_run().map(Some),
+            Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
         }
     }
@@ -154,11 +158,21 @@ fn test_run() -> Result<u32> {
     cargo_test(tests()?.args(["--test", "test_run", "--", "--ignored"]))
 }
 
-fn lab() -> Result<u32> {
+fn netns() -> Result<u32> {
+    ensure_root()?;
+    cargo_test(tests()?.args(["--package", "netbond", "--lib", "--", "--ignored"]))
+}
+
+fn ensure_root() -> Result<()> {
     ensure!(
         setup::is_root()?,
         "these tests make network namespaces and need root: run them as root"
     );
+    Ok(())
+}
+
+fn lab() -> Result<u32> {
+    ensure_root()?;
     // The tests run the programs; cargo builds those only of the package it tests.
     build::programs_for_tests()?;
     let mut test = tests()?;

@@ -424,8 +424,13 @@ mod tests {
 
             netlink.set_mtu(device, 1396).await.unwrap();
             netlink.set_up(device).await.unwrap();
+            // The kernel's link watch sets IFF_RUNNING a little later.
+            let begin = Instant::now();
             for index in [device.ifindex, device.peer_ifindex] {
-                let link = netlink.link_by_index(index).unwrap().unwrap();
+                let mut link = netlink.link_by_index(index).unwrap().unwrap();
+                while !link.up && begin.elapsed() < Duration::from_secs(5) {
+                    link = netlink.link_by_index(index).unwrap().unwrap();
+                }
                 assert_eq!((link.mtu, link.up), (1396, true));
             }
 

@@ -835,22 +835,29 @@ mod tests {
         in_netns(async || {
             two_links();
             let (monitor, mut events) = start(&["10.9.0.6"], &MonitorOptions::default());
-            // Everything there is comes first, links before routes.
-            await_event(&mut events, "link vb", |event| {
-                matches!(event, Event::Link(link) if link.name == "vb" && link.up).then_some(())
-            })
-            .await;
+            // Everything there is comes first. The kernel's word that a new device has a carrier
+            // may take its time.
+            let index = ifindex("vb");
             let address = v4("10.0.2.1");
-            await_event(&mut events, "address of vb", |event| {
-                (*event
+            let (mut known, mut up, mut addressed, mut routed) = (false, false, false, false);
+            await_event(&mut events, "device, address and route", |event| {
+                if let Event::Link(link) = event {
+                    known |= link.name == "vb";
+                    up |= link.name == "vb" && link.up;
+                }
+                addressed |= *event
                     == Event::Address {
-                        ifindex: ifindex("vb"),
+                        ifindex: index,
                         address,
-                    })
-                .then_some(())
+                    };
+                if let Event::Route { route, .. } = event {
+                    assert!(known, "a route before the devices");
+                    assert_eq!(*route, None);
+                    routed = true;
+                }
+                (up && addressed && routed).then_some(())
             })
             .await;
-            assert_eq!(route_to(&mut events, "10.9.0.6").await, None);
 
             ip("route add 10.9.0.4/30 via 10.0.1.2 proto bird metric 32");
             let route = route_to(&mut events, "10.9.0.6").await.unwrap();

@@ -13,7 +13,7 @@ use crate::control::event::Event;
 /// What a whole test may take.
 const TEST: Duration = Duration::from_secs(120);
 /// What may pass until an awaited event: an OSPF adjacency takes the longest.
-const EVENT: Duration = Duration::from_secs(6);
+const EVENT: Duration = Duration::from_secs(40);
 
 /// Runs `test` on a thread of its own in a new network namespace, which vanishes with the thread:
 /// the host's devices and routes are out of reach, and nothing is left to clean up.
