@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::fate::Fate;
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -128,6 +128,70 @@ pub struct PathStats {
     pub tx_last_resort: u64,
 }
 const _: () = assert!(size_of::<PathStats>() == 48);
+
+/// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
+/// two. Times the interval it is the longest round trip that can be measured.
+pub const PROBES_IN_FLIGHT: usize = 32;
+
+/// What the data plane knows of a path's liveness: an entry of `LIVE`, by path id. Only programs
+/// write it. Times are CLOCK_MONOTONIC, ns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Live {
+    /// When it was last proven that packets pass both ways.
+    pub proof_ns: u64,
+    /// The nonce of the last answer, to be returned by the next request; 0: none.
+    pub echo: u64,
+    /// The request that answer was to.
+    pub echo_sequence: u32,
+    /// The last request sent; the first has 1.
+    pub sequence: u32,
+    /// Answers accepted.
+    pub answers_seen: u32,
+    /// Requests received.
+    pub requests_seen: u32,
+    /// When the current span of answers began.
+    pub window_ns: u64,
+    /// Answers given in it.
+    pub answered: u32,
+    pub reserved: u32,
+    /// Requests by the low bits of their sequence.
+    pub sent: [Sent; PROBES_IN_FLIGHT],
+    /// Nonces given away, by the low bits of the request's sequence; 0 once returned.
+    pub nonces: [u64; PROBES_IN_FLIGHT],
+}
+const _: () = assert!(size_of::<Live>() == 816);
+
+/// A request that was sent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sent {
+    /// 0 once its answer is here.
+    pub cookie: u64,
+    pub at_ns: u64,
+}
+
+/// An answer that came in: a record of the ring buffer `SAMPLES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sample {
+    /// Path id.
+    pub path: u32,
+    /// Of the request.
+    pub sequence: u32,
+    /// When the answer came, CLOCK_MONOTONIC, ns.
+    pub at_ns: u64,
+    /// Round trip, ns: from the program that sent to the program that received.
+    pub rtt_ns: u64,
+    /// Requests that the peer had received by then.
+    pub requests_seen: u32,
+    /// Bytes of the outer packet.
+    pub len: u32,
+}
+const _: () = assert!(size_of::<Sample>() == 32);
+
+/// Bytes of the ring buffer `SAMPLES`.
+pub const SAMPLES_LEN: u32 = 1 << 20;
 
 /// What became of the packets that took no path: an entry of `BOND_STATS`, by bond id or
 /// [`NO_BOND`]. One counter for each [`Fate`].

@@ -3,7 +3,7 @@
 /// What the kernel is told to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Left to the kernel, untouched (TC_ACT_OK).
+    /// Left to the next program or filter and the kernel, untouched (TC_ACT_UNSPEC).
     Pass,
     /// Ended here (TC_ACT_SHOT).
     Drop,
@@ -53,7 +53,7 @@ fates! {
     /// No path has a route and is not taken out.
     TxNoPath = "tx_no_path", Drop, "sent into the bond while no path was up";
     /// The kernel refused to make room for the outer headers.
-    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large to encapsulate";
+    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel, to encapsulate";
     /// The device runs the program and is no bond.
     TxNoBond = "tx_no_bond", Drop, "sent into a device that is a bond no longer";
     /// Not GRE over IPv4, or not between the addresses of a path, or with another key.
@@ -68,6 +68,14 @@ fates! {
     RxMalformed = "rx_malformed", Drop, "on a path, but the inner IP packet is malformed";
     /// Congestion marked on a packet whose transport does not understand it (RFC 6040, 4.2).
     RxEcn = "rx_ecn", Drop, "on a path, marked CE outside and not ECN-capable inside (RFC 6040)";
+    /// A probe: it did its work.
+    RxProbe = "rx_probe", Drop, "probes received, and answered or taken in";
+    /// Not a probe that this version understands.
+    RxProbeMalformed = "rx_probe_malformed", Drop, "on a path, of a probe's type, but malformed";
+    /// An answer to no request that waits for one: late, replayed, or forged.
+    RxProbeCookie = "rx_probe_cookie", Drop, "answers to probes that were not sent, or long ago";
+    /// More requests than a path answers.
+    RxProbeRate = "rx_probe_rate", Drop, "probes left without an answer: more than a path answers";
     /// The kernel refused to remove the outer headers.
     RxNoDecap = "rx_no_decap", Drop, "on a path, but the kernel refused to decapsulate it";
 }

@@ -51,15 +51,17 @@ impl Inner {
 /// Packets on the wire that a socket buffer stands for.
 ///
 /// `gso_segs` is 0 where the kernel has not counted (packets from a tap or forwarded after
-/// generic receive offload); `len` is the whole packet in bytes and `gso_size` its payload per
-/// segment: headers make the quotient at most one too large.
+/// generic receive offload); then they are told from `len`, the frame's bytes, and `gso_size`, the
+/// payload's bytes per segment, as if the headers were those of TCP over IPv4.
 #[inline(always)]
 #[must_use]
 pub const fn wire_packets(gso_segs: u32, gso_size: u32, len: u32) -> u32 {
     if gso_segs != 0 {
         return gso_segs;
     }
-    match len.checked_div(gso_size) {
+    const HEADERS: u32 = 14 + 20 + 20;
+    let payload = len.saturating_sub(HEADERS);
+    match (payload.saturating_add(gso_size).saturating_sub(1)).checked_div(gso_size) {
         None | Some(0) => 1,
         Some(packets) => packets,
     }
@@ -149,7 +151,8 @@ mod tests {
     fn wire_packets_of_gso() {
         assert_eq!(wire_packets(0, 0, 1500), 1);
         assert_eq!(wire_packets(3, 1400, 4000), 3);
-        assert_eq!(wire_packets(0, 1400, 4240), 3);
+        assert_eq!(wire_packets(0, 1400, 54 + 2900), 3);
+        assert_eq!(wire_packets(0, 1400, 54 + 2800), 2);
         assert_eq!(wire_packets(0, 1400, 900), 1);
     }
 }

@@ -12,5 +12,6 @@ pub mod gre;
 pub mod inner;
 pub mod ipv4;
 pub mod names;
+pub mod probe;
 pub mod select;
 pub mod wheel;

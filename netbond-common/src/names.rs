@@ -12,6 +12,9 @@ pub mod map {
     pub const PATHS: &str = "PATHS";
     pub const TUNNELS: &str = "TUNNELS";
     pub const ADMIN: &str = "ADMIN";
+    pub const LIMITS: &str = "LIMITS";
+    pub const LIVE: &str = "LIVE";
+    pub const SAMPLES: &str = "SAMPLES";
     pub const TICKETS: &str = "TICKETS";
     pub const PATH_STATS: &str = "PATH_STATS";
     pub const BOND_STATS: &str = "BOND_STATS";

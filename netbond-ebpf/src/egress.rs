@@ -16,7 +16,8 @@ use network_types::{
 use crate::{
     end::End,
     maps,
-    packet::{Packet, random, redirect, redirect_to_neighbour},
+    packet::{Packet, monotonic_coarse, random, redirect, redirect_to_neighbour},
+    probe,
 };
 
 /// Sends a packet down a path of the bond; returns the kernel's action.
@@ -25,10 +26,16 @@ pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
     let id = maps::bond_id(packet.ifindex()).ok_or(End::outside(Fate::TxNoBond))?;
     let end = |fate| End::new(id, fate);
     let bond = maps::bond(id).ok_or(end(Fate::TxNoBond))?;
-    let inner = inner(packet).map_err(end)?;
+    let inner = match inner(packet) {
+        Ok(inner) => inner,
+        // What is no IP packet may be the controller asking for a probe.
+        Err(Fate::TxMalformed) => return probe::ask(packet, id),
+        Err(fate) => return Err(end(fate)),
+    };
 
     let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
-    let flags = |path| maps::path_flags(maps::path_of(id, path));
+    let now = monotonic_coarse();
+    let flags = |path| maps::path_flags(maps::path_of(id, path), now);
     let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
     let path_id = maps::path_of(id, slot);
     let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;

@@ -1,6 +1,6 @@
 //! How the work on a packet ends when it takes no path.
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use netbond_common::{
     abi::NO_BOND,
     fate::{Fate, Verdict},
@@ -35,7 +35,8 @@ impl End {
     pub(crate) fn settle(self, packet: &Packet) -> i32 {
         maps::count_fate(self.bond, self.fate, packet.wire_packets());
         match self.fate.verdict() {
-            Verdict::Pass => TC_ACT_OK,
+            // Not TC_ACT_OK, which would end the chain of programs and filters on this device.
+            Verdict::Pass => TC_ACT_UNSPEC,
             Verdict::Drop => TC_ACT_SHOT,
         }
     }

@@ -7,6 +7,7 @@ use netbond_common::{
     fate::Fate,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
+    probe,
 };
 use network_types::{
     eth::EthHdr,
@@ -28,6 +29,9 @@ const FROM: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
 pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let outer = outer::<L3>(packet).map_err(End::outside)?;
     let path_id = maps::path_id(&outer.key).ok_or(End::outside(Fate::RxForeign))?;
+    if outer.protocol == probe::PROTOCOL {
+        return crate::probe::receive::<L3>(packet, path_id, &outer);
+    }
     let id = maps::bond_of(path_id);
     let end = |fate| End::new(id, fate);
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
@@ -55,10 +59,10 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
 }
 
 /// What the outer headers say.
-struct Outer {
+pub(crate) struct Outer {
     key: TunnelKey,
     /// Bytes of all outer headers.
-    len: usize,
+    pub(crate) len: usize,
     /// GRE payload type, big-endian.
     protocol: [u8; 2],
     tos: u8,
@@ -66,7 +70,7 @@ struct Outer {
 
 #[inline(always)]
 fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
-    if packet.protocol() != gre::IPV4 || (L3 != 0 && !packet.is_for_us()) {
+    if packet.protocol() != gre::IPV4 || packet.has_vlan() || (L3 != 0 && !packet.is_for_us()) {
         return Err(Fate::RxForeign);
     }
     let ip: Ipv4Hdr = packet.read(L3).ok_or(Fate::RxForeign)?;

@@ -11,6 +11,7 @@ mod end;
 mod ingress;
 mod maps;
 mod packet;
+mod probe;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use network_types::eth::EthHdr;

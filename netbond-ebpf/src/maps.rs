@@ -5,14 +5,14 @@
 //! path of that bond. Counters and tickets are per CPU and programs do not migrate: no atomics.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, MAX_PATHS, Meta, NO_BOND,
-        Path, PathInfo, PathStats, Ticket, TunnelKey,
+        ADMIN_DOWN, Bond, BondInfo, BondStats, Live, MAX_BOND_PATHS, MAX_BONDS, MAX_PATHS, Meta,
+        NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
 };
@@ -28,6 +28,12 @@ static BONDS: Array<Bond> = Array::with_max_entries(MAX_BONDS, 0);
 static PATHS: Array<Path> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
 static ADMIN: Array<u32> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static LIMITS: Array<u64> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static LIVE: Array<Live> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_LEN, 0);
 #[map]
 static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
 #[map]
@@ -83,13 +89,39 @@ pub(crate) fn path(id: u32) -> Option<&'static Path> {
     PATHS.get(id)
 }
 
-/// A path's `PATH_*` flags; 0 where the user took it out.
+/// A path's `PATH_*` flags: 0 where the user took it out, not usable where its last proof of life is
+/// older than its limit. `now` is CLOCK_MONOTONIC, ns.
 #[inline(always)]
-pub(crate) fn path_flags(id: u32) -> u32 {
-    match (ADMIN.get(id), PATHS.get(id)) {
-        (Some(&admin), Some(path)) if admin != ADMIN_DOWN => path.flags,
-        (Some(_) | None, Some(_) | None) => 0,
+pub(crate) fn path_flags(id: u32, now: u64) -> u32 {
+    let (Some(&admin), Some(path)) = (ADMIN.get(id), PATHS.get(id)) else {
+        return 0;
+    };
+    if admin == ADMIN_DOWN {
+        return 0;
     }
+    match (LIMITS.get(id), LIVE.get(id)) {
+        // The clock of the proof may be a tick ahead of this one.
+        (Some(&limit), Some(live)) if limit != 0 && now.saturating_sub(live.proof_ns) > limit => {
+            path.flags & !PATH_USABLE
+        }
+        (Some(_) | None, Some(_) | None) => path.flags,
+    }
+}
+
+/// What is known of a path's liveness. Two probes of one path on two CPUs at once may mix up their
+/// notes: the worst is a probe that proves nothing.
+#[inline(always)]
+pub(crate) fn live(path: u32) -> Option<&'static mut Live> {
+    let live = LIVE.get_ptr_mut(path)?;
+    // SAFETY: plain integers, which any mix of writes leaves valid.
+    Some(unsafe { &mut *live })
+}
+
+/// Tells the controller of an answer; lost where it does not read.
+#[inline(always)]
+pub(crate) fn report(sample: Sample) {
+    // The controller looks by itself: a wake-up for each answer would cost more than the probe.
+    let _ = SAMPLES.output::<Sample>(sample, u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// This CPU's place on a bond's wheel.

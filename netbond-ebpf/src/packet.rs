@@ -8,11 +8,12 @@ use aya_ebpf::{
         BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
-        bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+        bpf_redirect_neigh, bpf_skb_change_head,
     },
     programs::TcContext,
 };
-use netbond_common::inner;
+use netbond_common::{gre, inner};
 use network_types::eth::EthHdr;
 
 /// A helper of the kernel refused.
@@ -65,6 +66,12 @@ impl Packet {
         self.skb().pkt_type == 0
     }
 
+    /// Whether this host made the packet: it came in on no device.
+    #[inline(always)]
+    pub(crate) fn is_ours(&self) -> bool {
+        self.skb().ingress_ifindex == 0
+    }
+
     /// Packets on the wire: a super-packet counts its segments.
     #[inline(always)]
     pub(crate) fn wire_packets(&self) -> u32 {
@@ -104,25 +111,30 @@ impl Packet {
     pub(crate) fn encapsulate<T>(&self, headers: &T) -> Result<(), Refused> {
         // Segments keep their size: the bond's MTU leaves room for what is added (FIXED_GSO), and
         // without it UDP segments are refused.
-        const FLAGS: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-            | BPF_F_ADJ_ROOM_ENCAP_L4_GRE
-            | BPF_F_ADJ_ROOM_FIXED_GSO
-            | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
-        self.ctx
-            .adjust_room(size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, u64::from(FLAGS))
-            .map_err(|_| Refused)?;
+        const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+        const TUNNEL: u64 =
+            PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+        let len = size_of::<T>() as i32;
+        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
+            // A packet of a tunnel over the bond is one inside another already (EALREADY). With
+            // nothing to segment, only its EtherType needs the flags, where that changes.
+            if self.skb().gso_size != 0 || self.protocol() != gre::IPV4 {
+                return Err(Refused);
+            }
+            self.ctx
+                .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
+                .map_err(|_| Refused)?;
+        }
         self.write(EthHdr::LEN, headers)
     }
 
     /// Removes `len` bytes of outer headers from where the IP header starts.
     #[inline(always)]
     pub(crate) fn decapsulate(&self, len: usize) -> Result<(), Refused> {
+        // GRE without a checksum takes nothing from what the device verified (NO_CSUM_RESET).
+        const FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
         self.ctx
-            .adjust_room(
-                -(len as i32),
-                BPF_ADJ_ROOM_MAC,
-                u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
-            )
+            .adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, FLAGS)
             .map_err(|_| Refused)
     }
 
@@ -155,6 +167,20 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32) -> i32 {
 pub(crate) fn redirect_inward(ifindex: u32) -> i32 {
     // SAFETY: a plain helper call.
     unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// CLOCK_MONOTONIC, ns.
+#[inline(always)]
+pub(crate) fn monotonic() -> u64 {
+    // SAFETY: a plain helper call.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same as of the last tick: a few milliseconds old, and much cheaper.
+#[inline(always)]
+pub(crate) fn monotonic_coarse() -> u64 {
+    // SAFETY: a plain helper call.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// A random number.

@@ -12,7 +12,7 @@ mod common;
 use std::io::Write as _;
 
 use anyhow::{Result, ensure};
-use common::{Kernel, TC_ACT_OK, TC_ACT_REDIRECT, Wrap, ipv4_frame, ipv6_frame};
+use common::{Kernel, TC_ACT_REDIRECT, TC_ACT_UNSPEC, Wrap, ipv4_frame, ipv6_frame};
 use netbond::loader::PROGRAMS;
 use netbond_common::names::program;
 use serde_json::json;
@@ -37,7 +37,7 @@ fn rows() -> Vec<Row> {
         program: program::INGRESS_L2,
         bytes: 64,
         frame: foreign,
-        action: TC_ACT_OK,
+        action: TC_ACT_UNSPEC,
     });
     for bytes in [64, 512, 1400] {
         let inner = ipv4_frame(bytes);

@@ -4,9 +4,9 @@
 //! takes over the pinned maps, loads its own programs on them and swaps those into the links: each
 //! packet meets the old or the new program, never none.
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
@@ -18,6 +18,7 @@ use aya::{
     util::KernelVersion,
 };
 use netbond_common::names::{map, program};
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::{pins::Pins, tables::check_abi};
 
@@ -26,13 +27,16 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 11] = [
+pub const MAPS: [&str; 14] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
     map::PATHS,
     map::TUNNELS,
     map::ADMIN,
+    map::LIMITS,
+    map::LIVE,
+    map::SAMPLES,
     map::TICKETS,
     map::PATH_STATS,
     map::BOND_STATS,
@@ -51,6 +55,8 @@ pub enum Hook {
     /// Ingress of a path's device; `ethernet` where its frames start with an Ethernet header.
     Path { ethernet: bool },
 }
+
+const INGRESS: &str = "ingress";
 
 impl Hook {
     const fn program(self) -> &'static str {
@@ -71,7 +77,7 @@ impl Hook {
     const fn label(self) -> &'static str {
         match self {
             Self::Bond => "egress",
-            Self::Path { .. } => "ingress",
+            Self::Path { .. } => INGRESS,
         }
     }
 }
@@ -123,12 +129,47 @@ impl Programs {
         })
     }
 
+    /// Devices of paths on which an earlier controller left a link, with the hook it left unknown to
+    /// be that of this build: attaching swaps this build's program in. Links whose device is gone are
+    /// removed.
+    ///
+    /// # Errors
+    ///
+    /// Where the pins cannot be read.
+    pub fn left_behind(pins: &Pins) -> Result<BTreeMap<u32, (String, Hook)>> {
+        let mut left = BTreeMap::new();
+        for pin in fs::read_dir(pins.links()).context("reading the pinned links")? {
+            let pin = pin?;
+            let name = pin.file_name().to_string_lossy().into_owned();
+            let Some((ifindex, hook)) = name.split_once('-') else {
+                continue;
+            };
+            let Ok(ifindex) = ifindex.parse() else {
+                continue;
+            };
+            match if_indextoname(ifindex) {
+                Ok(_) if hook == INGRESS => {
+                    // No device has an empty name: it is attached anew where it is a path's.
+                    left.insert(ifindex, (String::new(), Hook::Path { ethernet: false }));
+                }
+                Ok(_) => {}
+                Err(_) => fs::remove_file(pin.path())?,
+            }
+        }
+        Ok(left)
+    }
+
     /// Puts the program on the device's hook, or swaps it into the hook that is there already.
     ///
     /// # Errors
     ///
     /// Where the device is gone or the kernel refuses.
     pub fn attach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+        // aya takes names: one that went to another device meanwhile would lead astray.
+        ensure!(
+            if_nametoindex(device) == Ok(ifindex),
+            "device {device} is no longer the one with index {ifindex}"
+        );
         let attached = if self.tcx {
             self.attach_tcx(device, ifindex, hook)
         } else {

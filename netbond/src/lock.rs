@@ -1,6 +1,7 @@
 //! One controller for one pin root: a lock on its directory, which ends with the process.
 
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -9,6 +10,10 @@ use nix::{
 };
 
 use crate::pins::Pins;
+
+/// How often, and how long apart, the lock is tried.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The right to write what is pinned.
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] Flock<File>);
@@ -26,13 +31,17 @@ impl Lock {
                 pins.root().display()
             )
         })?;
-        match try_lock(pins)? {
-            Some(lock) => Ok(Self(lock)),
-            None => bail!(
-                "another netbond controls {}: stop it first, or give this one a --pin-root of its own",
-                pins.root().display()
-            ),
+        // A look by `is_taken` lasts microseconds: another controller stays.
+        for _ in 0..ATTEMPTS {
+            if let Some(lock) = try_lock(pins)? {
+                return Ok(Self(lock));
+            }
+            std::thread::sleep(PAUSE);
         }
+        bail!(
+            "another netbond controls {}: stop it first, or give this one a --pin-root of its own",
+            pins.root().display()
+        )
     }
 
     /// Whether a controller has it now.

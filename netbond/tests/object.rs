@@ -12,8 +12,8 @@ use aya_obj::{EbpfSectionKind, Object};
 use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, MAX_BONDS, MAX_PATHS, Meta, Path, PathInfo, PathStats, Ticket,
-        TunnelKey,
+        Bond, BondInfo, BondStats, Live, MAX_BONDS, MAX_PATHS, Meta, Path, PathInfo, PathStats,
+        SAMPLES_LEN, Ticket, TunnelKey,
     },
     names::map,
 };
@@ -55,6 +55,9 @@ fn maps_have_the_layouts_of_this_build() {
         (map::PATHS, (4, size_of::<Path>(), MAX_PATHS)),
         (map::TUNNELS, (size_of::<TunnelKey>(), 4, MAX_PATHS)),
         (map::ADMIN, (4, 4, MAX_PATHS)),
+        (map::LIMITS, (4, 8, MAX_PATHS)),
+        (map::LIVE, (4, size_of::<Live>(), MAX_PATHS)),
+        (map::SAMPLES, (0, 0, SAMPLES_LEN)),
         (map::TICKETS, (4, size_of::<Ticket>(), MAX_BONDS)),
         (map::PATH_STATS, (4, size_of::<PathStats>(), MAX_PATHS)),
         (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),

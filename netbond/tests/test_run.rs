@@ -8,7 +8,7 @@
 mod common;
 
 use common::{
-    BOND, IFINDEX, Kernel, MAC, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame,
+    BOND, IFINDEX, Kernel, MAC, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Wrap, ipv4_frame,
     ipv6_frame, outer, path_id,
 };
 use etherparse::{Ipv4HeaderSlice, Ipv4Slice};
@@ -439,7 +439,7 @@ fn ingress_fates() {
         let mut kernel = Kernel::with_bond(&[1, 1], None);
         let ran = kernel.ingress(&frame);
         let action = match fate.verdict() {
-            Verdict::Pass => TC_ACT_OK,
+            Verdict::Pass => TC_ACT_UNSPEC,
             Verdict::Drop => TC_ACT_SHOT,
         };
         assert_eq!(ran.action, action, "{what}");
@@ -469,7 +469,7 @@ fn another_key_is_foreign() {
             gre_fields: fields,
             ..Wrap::on(0)
         };
-        assert_eq!(kernel.ingress(&wrap.frame(&inner)).action, TC_ACT_OK);
+        assert_eq!(kernel.ingress(&wrap.frame(&inner)).action, TC_ACT_UNSPEC);
         assert_eq!(kernel.fates(), [(NO_BOND, Fate::RxForeign, 1)]);
     }
 }

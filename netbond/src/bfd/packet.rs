@@ -224,8 +224,7 @@ impl Packet {
             Err(Reject::Multipoint)
         } else if packet.my_discriminator == 0 {
             Err(Reject::MyDiscriminatorZero)
-        } else if packet.your_discriminator == 0
-            && matches!(packet.state, State::Init | State::Up)
+        } else if packet.your_discriminator == 0 && matches!(packet.state, State::Init | State::Up)
         {
             Err(Reject::YourDiscriminatorZero)
         } else if authenticated {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use nix::net::if_::if_indextoname;
 
 use crate::{
+    control::apply::delete_bond_device,
     loader::{Hook, detach},
     lock::Lock,
     netlink::Netlink,
@@ -23,7 +24,8 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
     // Held to the end: no controller starts in the middle.
     let lock = Lock::take(pins)?;
     // Devices first: their programs go with them, and no packet meets half a bond.
-    if let Ok(tables) = Tables::open(pins) {
+    if pins.exist() {
+        let tables = Tables::open(pins)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -31,8 +33,16 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
             let Some(info) = tables.bond_info(id) else {
                 continue;
             };
-            runtime.block_on(async { Netlink::open()?.delete_device(info.ifindex).await })?;
-            writeln!(out, "{}: removed", text(&info.name))?;
+            let name = text(&info.name);
+            let deleted = runtime.block_on(async {
+                delete_bond_device(&mut Netlink::open()?, &name, info.ifindex).await
+            })?;
+            let outcome = if deleted {
+                "removed"
+            } else {
+                "was gone already"
+            };
+            writeln!(out, "{name}: {outcome}")?;
         }
     }
     for pin in fs::read_dir(pins.links()).into_iter().flatten() {

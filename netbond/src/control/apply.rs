@@ -46,6 +46,10 @@ pub struct Applier {
     live: BTreeMap<u32, Live>,
     /// Devices with the ingress program: ifindex to name.
     ingress: BTreeMap<u32, (String, Hook)>,
+    /// Devices on which the kernel refused it.
+    refused: BTreeSet<u32>,
+    /// Bond devices to be made again.
+    lost: BTreeSet<u32>,
     tunnels: BTreeMap<u32, TunnelKey>,
 }
 
@@ -74,7 +78,10 @@ impl Applier {
             programs,
             netlink: Netlink::open()?,
             live: BTreeMap::new(),
-            ingress: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            // Those that an earlier controller left: pruned where they are no path's any more.
+            ingress: Programs::left_behind(pins)?,
             tunnels,
         })
     }
@@ -86,23 +93,21 @@ impl Applier {
     ///
     /// Where a device cannot be made: then nothing is changed but devices that were made before it.
     pub async fn configure(&mut self, config: &Config) -> Result<Vec<Ids>> {
-        let mut devices = Vec::new();
-        for bond in &config.bonds {
-            let spec = BondSpec {
-                name: &bond.name,
-                peer_name: &bond.peer_device(),
-                arp: match bond.encap {
-                    Encap::Gre => false,
-                },
-            };
-            let device = self.netlink.ensure_bond_device(spec).await;
-            devices.push(device.with_context(|| format!("bond \"{}\"", bond.name))?);
-        }
         let ids = self.allocate(config)?;
-        for ((bond, ids), device) in config.bonds.iter().zip(&ids).zip(devices) {
-            self.bring_up(bond, ids, device)
-                .await
-                .with_context(|| format!("bond \"{}\"", bond.name))?;
+        let mut prepared: Vec<(&config::Bond, u32, BondDevice)> = Vec::new();
+        for (bond, ids) in config.bonds.iter().zip(&ids) {
+            match self.prepare(bond, ids.bond).await {
+                Ok(device) => prepared.push((bond, ids.bond, device)),
+                Err(error) => {
+                    for (bond, id, device) in prepared {
+                        self.take_back(bond, id, device).await;
+                    }
+                    return Err(error.context(format!("bond \"{}\"", bond.name)));
+                }
+            }
+        }
+        for ((bond, _, device), ids) in prepared.into_iter().zip(&ids) {
+            self.enter(bond, ids, device).await?;
         }
         let kept: BTreeSet<u32> = ids.iter().map(|ids| ids.bond).collect();
         let stale: Vec<u32> = self
@@ -164,34 +169,81 @@ impl Applier {
         Ok(all)
     }
 
-    /// Programs, then MTU and addresses, then up: a packet never finds a bond without its program.
-    async fn bring_up(&mut self, bond: &config::Bond, ids: &Ids, device: BondDevice) -> Result<()> {
-        let earlier = self.live.remove(&ids.bond);
-        let known = self.tables.bond_info(ids.bond);
-        let Raw(before) = self
+    /// Everything the kernel may refuse: device, program, MTU, new addresses. Nothing that carries
+    /// packets changes; a failure leaves what was.
+    async fn prepare(&mut self, bond: &config::Bond, id: u32) -> Result<BondDevice> {
+        let spec = BondSpec {
+            name: &bond.name,
+            peer_name: &bond.peer_device(),
+            arp: match bond.encap {
+                Encap::Gre => false,
+            },
+        };
+        let device = self.netlink.ensure_bond_device(spec).await?;
+        let done = self.equip(bond, id, device).await;
+        if done.is_err() {
+            self.take_back(bond, id, device).await;
+        }
+        done.map(|()| device)
+    }
+
+    async fn equip(&mut self, bond: &config::Bond, id: u32, device: BondDevice) -> Result<()> {
+        // The program goes first: a packet never finds a bond that is up without it.
+        self.programs
+            .attach(&bond.name, device.ifindex, Hook::Bond)?;
+        if device.created {
+            self.netlink.set_mtu(device, self.mtu(bond, id)).await?;
+        }
+        // Up goes before addresses: the kernel refuses some to a device that is down, and takes the
+        // IPv6 ones away when it goes down.
+        self.netlink.set_up(device).await?;
+        self.netlink
+            .set_addresses(device.ifindex, &addresses(bond), &[])
+            .await
+    }
+
+    /// Undoes [`Self::prepare`], as far as the kernel lets it.
+    async fn take_back(&mut self, bond: &config::Bond, id: u32, device: BondDevice) {
+        let earlier = self
+            .live
+            .get(&id)
+            .map(|live| addresses(&live.config))
+            .unwrap_or_default();
+        let undone = if device.created {
+            self.netlink.delete_device(device.ifindex).await
+        } else {
+            self.netlink
+                .set_addresses(device.ifindex, &earlier, &addresses(bond))
+                .await
+        };
+        if let Err(error) = undone {
+            warn!(bond = bond.name, "{error:#}");
+        }
+    }
+
+    /// The bond's MTU as far as it is known.
+    fn mtu(&self, bond: &config::Bond, id: u32) -> u32 {
+        let known = self
             .tables
-            .bonds
-            .get(&ids.bond, 0)
-            .unwrap_or(Raw(Bond::zeroed()));
+            .bond_info(id)
+            .map(|info| info.mtu)
+            .filter(|&mtu| mtu != 0);
+        known.unwrap_or_else(|| FIRST_MTU.min(bond.mtu.unwrap_or(u32::MAX)))
+    }
+
+    /// Enters a bond whose device is ready into the maps.
+    async fn enter(&mut self, bond: &config::Bond, ids: &Ids, device: BondDevice) -> Result<()> {
+        let known = self.tables.bond_info(ids.bond);
         if known.is_none() {
             set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
             set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
         }
+        let mtu = self.mtu(bond, ids.bond);
         self.retire_paths(ids)?;
-
-        let mtu = match (&earlier, &known) {
-            (Some(earlier), _) => earlier.mtu,
-            (None, Some(known)) if known.mtu != 0 => known.mtu,
-            (None, Some(_) | None) => FIRST_MTU.min(bond.mtu.unwrap_or(u32::MAX)),
-        };
-        let slots = ids
-            .paths
-            .iter()
-            .map(|path| path % MAX_BOND_PATHS + 1)
-            .max()
-            .unwrap_or(0);
+        let slots = ids.paths.iter().map(|path| path % MAX_BOND_PATHS + 1);
+        let before = value(&self.tables.bonds, ids.bond).unwrap_or(Bond::zeroed());
         let record = Bond {
-            paths: slots,
+            paths: slots.max().unwrap_or(0),
             ifindex: device.ifindex,
             ttl: match bond.ttl {
                 Ttl::Inherit => 0,
@@ -200,10 +252,7 @@ impl Applier {
             mac: device.mac,
             ..before
         };
-        self.tables
-            .bonds
-            .set(ids.bond, Raw(record), 0)
-            .context("writing BONDS")?;
+        set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
         let by_ifindex = &mut self.tables.bond_by_ifindex;
         by_ifindex
             .insert(device.ifindex, ids.bond, 0)
@@ -214,42 +263,32 @@ impl Applier {
         for (path, &id) in bond.paths.iter().zip(&ids.paths) {
             self.register(bond, path, id)?;
         }
-        self.write_bond_info(ids.bond, bond, device, mtu, None)?;
+        let reachable = known.map(|known| known.peer_reachable != 0);
+        self.write_bond_info(ids.bond, bond, device, mtu, reachable)?;
 
-        self.programs
-            .attach(&bond.name, device.ifindex, Hook::Bond)?;
-        self.netlink.set_mtu(device, mtu).await?;
-        let addresses = |bond: &config::Bond| -> Vec<(IpAddr, u8)> {
-            bond.addresses
-                .iter()
-                .map(|prefix| (prefix.address, prefix.length))
-                .collect()
+        let earlier = self.live.remove(&ids.bond);
+        let (before, plan) = earlier.map_or((Vec::new(), None), |earlier| {
+            (addresses(&earlier.config), earlier.plan)
+        });
+        let live = Live {
+            config: bond.clone(),
+            device,
+            mtu,
+            plan,
         };
-        let before = earlier
-            .as_ref()
-            .map(|earlier| addresses(&earlier.config))
-            .unwrap_or_default();
-        // Up goes first: the kernel refuses some addresses to a device that is down, and drops the
-        // IPv6 ones when it goes down.
-        self.netlink.set_up(device).await?;
-        self.netlink
+        self.live.insert(ids.bond, live);
+        if let Err(error) = self
+            .netlink
             .set_addresses(device.ifindex, &addresses(bond), &before)
-            .await?;
+            .await
+        {
+            warn!(bond = bond.name, "{error:#}");
+        }
         info!(
             bond = bond.name,
             mtu,
             created = device.created,
             "bond device ready"
-        );
-        let plan = earlier.and_then(|earlier| earlier.plan);
-        self.live.insert(
-            ids.bond,
-            Live {
-                config: bond.clone(),
-                device,
-                mtu,
-                plan,
-            },
         );
         Ok(())
     }
@@ -270,7 +309,10 @@ impl Applier {
     }
 
     fn remove_path(&mut self, id: u32) -> Result<()> {
-        if let Some(key) = self.tunnels.remove(&id) {
+        // Unless another path took it over, as on the renaming of a bond.
+        if let Some(key) = self.tunnels.remove(&id)
+            && !self.tunnels.values().any(|other| *other == key)
+        {
             let _ = self.tables.tunnels.remove(&Raw(key));
         }
         self.tables
@@ -303,7 +345,7 @@ impl Applier {
             .set(id, Raw(BondInfo::zeroed()), 0)
             .context("writing BOND_INFO")?;
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
-        self.netlink.delete_device(info.ifindex).await?;
+        delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
         info!(bond = name, "bond removed: no longer configured");
         Ok(())
@@ -354,6 +396,16 @@ impl Applier {
     /// Where a map cannot be written. A device that refuses its program or MTU (it may be gone again)
     /// is only reported: the next event tells more.
     pub async fn apply(&mut self, outcome: Outcome) -> Result<()> {
+        let plan = outcome.plan;
+        let Some(live) = self.live.get(&plan.id) else {
+            return Ok(());
+        };
+        let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
+        // What packets see goes first.
+        for path in &plan.paths {
+            self.write_path(&bond, path)?;
+        }
+        self.write_wheel(&plan)?;
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
             let from = transition.from.map_or("new", |(state, _)| state.label());
@@ -367,18 +419,11 @@ impl Applier {
                 "path changed"
             );
         }
-        let plan = outcome.plan;
-        let Some(live) = self.live.get(&plan.id) else {
-            return Ok(());
-        };
-        let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
         for path in &plan.paths {
             if let Some(device) = &path.device {
                 self.attach_ingress(device.ifindex, &device.name, device.ethernet);
             }
-            self.write_path(&bond, path)?;
         }
-        self.write_wheel(&plan)?;
         let wanted = plan.mtu.unwrap_or(mtu);
         if wanted != mtu {
             match self.netlink.set_mtu(device, wanted).await {
@@ -401,42 +446,74 @@ impl Applier {
         self.prune_ingress()
     }
 
-    /// Makes a bond's device again where it was deleted behind our back.
+    /// Takes note that a device is gone.
+    pub fn link_gone(&mut self, ifindex: u32) {
+        self.ingress.remove(&ifindex);
+        self.refused.remove(&ifindex);
+        if let Some(live) = self
+            .live
+            .values()
+            .find(|live| live.device.ifindex == ifindex)
+        {
+            warn!(
+                bond = live.config.name,
+                "bond device was deleted; making it again"
+            );
+            self.lost.insert(ifindex);
+        }
+    }
+
+    /// Tries again what the kernel refused, or what others undid: bond devices, and programs on the
+    /// paths' devices.
     ///
     /// # Errors
     ///
-    /// Where it cannot be made.
-    pub async fn link_gone(&mut self, ifindex: u32) -> Result<()> {
-        self.ingress.remove(&ifindex);
-        let Some((&id, live)) = self
+    /// Where a map cannot be written.
+    pub async fn mend(&mut self) -> Result<()> {
+        let lost: Vec<u32> = self
             .live
             .iter()
-            .find(|(_, live)| live.device.ifindex == ifindex)
-        else {
-            return Ok(());
-        };
-        let bond = live.config.clone();
-        warn!(bond = bond.name, "bond device was deleted; making it again");
-        let spec = BondSpec {
-            name: &bond.name,
-            peer_name: &bond.peer_device(),
-            arp: false,
-        };
-        let device = self.netlink.ensure_bond_device(spec).await?;
-        let paths: Vec<u32> = self.tables.path_ids(id).collect();
-        let by_name = |name: &str| {
-            paths.iter().copied().find(|&id| {
-                self.tables
-                    .path_info(id)
-                    .is_some_and(|info| text(&info.name) == name)
-            })
-        };
-        let paths = bond
-            .paths
-            .iter()
-            .filter_map(|path| by_name(&path.name))
+            .filter(|(_, live)| self.lost.contains(&live.device.ifindex))
+            .map(|(&id, _)| id)
             .collect();
-        self.bring_up(&bond, &Ids { bond: id, paths }, device).await
+        for id in lost {
+            let Some(live) = self.live.get(&id) else {
+                continue;
+            };
+            let (bond, ifindex) = (live.config.clone(), live.device.ifindex);
+            let device = match self.prepare(&bond, id).await {
+                Ok(device) => device,
+                Err(error) => {
+                    warn!(bond = bond.name, "{error:#}");
+                    continue;
+                }
+            };
+            let ids: BTreeMap<String, u32> = self
+                .tables
+                .path_ids(id)
+                .filter_map(|path| Some((text(&self.tables.path_info(path)?.name), path)))
+                .collect();
+            let paths = bond
+                .paths
+                .iter()
+                .filter_map(|path| ids.get(&path.name).copied())
+                .collect();
+            self.enter(&bond, &Ids { bond: id, paths }, device).await?;
+            self.lost.remove(&ifindex);
+        }
+        let missing: Vec<(u32, String, bool)> = self
+            .live
+            .values()
+            .filter_map(|live| live.plan.as_ref())
+            .flat_map(|plan| &plan.paths)
+            .filter_map(|path| path.device.as_ref())
+            .filter(|device| !self.ingress.contains_key(&device.ifindex))
+            .map(|device| (device.ifindex, device.name.clone(), device.ethernet))
+            .collect();
+        for (ifindex, name, ethernet) in missing {
+            self.attach_ingress(ifindex, &name, ethernet);
+        }
+        Ok(())
     }
 
     /// The paths that the user took out, of those asked for.
@@ -466,16 +543,26 @@ impl Applier {
     }
 
     fn attach_ingress(&mut self, ifindex: u32, name: &str, ethernet: bool) {
-        if self.ingress.contains_key(&ifindex) {
+        let hook = Hook::Path { ethernet };
+        if self
+            .ingress
+            .get(&ifindex)
+            .is_some_and(|(known, current)| *current == hook && known == name)
+        {
             return;
         }
-        let hook = Hook::Path { ethernet };
         match self.programs.attach(name, ifindex, hook) {
             Ok(()) => {
                 info!(device = name, ifindex, "receiving on this device");
                 self.ingress.insert(ifindex, (name.to_owned(), hook));
+                self.refused.remove(&ifindex);
             }
-            Err(error) => warn!("{error:#}"),
+            // Tried again and again: said once.
+            Err(error) => {
+                if self.refused.insert(ifindex) {
+                    warn!("{error:#}");
+                }
+            }
         }
     }
 
@@ -607,6 +694,28 @@ impl Applier {
         }
         set_if_new(&mut self.tables.path_info, path.id, info).context("writing PATH_INFO")
     }
+}
+
+/// Deletes a bond's device, unless the index is another device's by now.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub async fn delete_bond_device(netlink: &mut Netlink, name: &str, ifindex: u32) -> Result<bool> {
+    let same = netlink
+        .link_by_index(ifindex)?
+        .is_some_and(|link| link.name == name);
+    if same {
+        netlink.delete_device(ifindex).await?;
+    }
+    Ok(same)
+}
+
+fn addresses(bond: &config::Bond) -> Vec<(IpAddr, u8)> {
+    bond.addresses
+        .iter()
+        .map(|prefix| (prefix.address, prefix.length))
+        .collect()
 }
 
 /// An address as the maps have it.

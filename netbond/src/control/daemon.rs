@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
@@ -49,8 +49,9 @@ pub async fn run(options: Options) -> Result<()> {
     let config = Config::load(&options.config)?;
     warn_about_host(&options.config, &config)?;
     let lock = Lock::take(&options.pins)?;
+    let mut signals = Signals::catch()?;
     let mut daemon = Daemon::start(options, config).await?;
-    daemon.serve().await?;
+    daemon.serve(&mut signals).await?;
     drop(lock);
     info!("stopped; packets pass on, `netbond detach` ends that");
     Ok(())
@@ -62,6 +63,23 @@ fn warn_about_host(file: &Path, config: &Config) -> Result<()> {
         warn!("{}:{}: {}", file.display(), finding.line, finding.message);
     }
     Ok(())
+}
+
+/// The signals that mean something, caught before anything else is done.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 struct Daemon {
@@ -112,10 +130,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    async fn serve(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn serve(&mut self, signals: &mut Signals) -> Result<()> {
         let mut admin = interval(ADMIN_INTERVAL);
         admin.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -126,19 +141,23 @@ impl Daemon {
                 }
                 _ = admin.tick() => {
                     self.look_at_admin().await?;
+                    self.applier.mend().await?;
                     self.applier.heartbeat()?;
                 }
-                _ = hangup.recv() => self.reload().await,
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.reload().await,
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
             }
         }
     }
 
     async fn handle(&mut self, event: Event) -> Result<()> {
         if let Some(record) = &mut self.record {
-            serde_json::to_writer(&mut *record, &event)?;
-            record.write_all(b"\n")?;
+            let line = serde_json::to_string(&event)?;
+            if let Err(error) = writeln!(record, "{line}") {
+                warn!("no longer recording: {error}");
+                self.record = None;
+            }
         }
         let gone = match &event {
             Event::LinkGone { ifindex } => Some(*ifindex),
@@ -152,10 +171,9 @@ impl Daemon {
         for outcome in self.controller.handle(event) {
             self.applier.apply(outcome).await?;
         }
-        if let Some(ifindex) = gone
-            && let Err(error) = self.applier.link_gone(ifindex).await
-        {
-            error!("{error:#}");
+        if let Some(ifindex) = gone {
+            self.applier.link_gone(ifindex);
+            self.applier.mend().await?;
         }
         Ok(())
     }

@@ -144,8 +144,11 @@ fn label_of_reason<S: serde::Serializer>(
 pub(super) struct Member {
     pub(super) id: u32,
     pub(super) config: config::Bond,
-    /// By path: its id, and whether the peer's prefix has been seen reached over its device.
+    /// By path: its id, and whether OSPF used to reach the peer's prefix over its device and another
+    /// of the bond's side by side.
     pub(super) paths: Vec<(u32, bool)>,
+    /// The one device of the bond over which the peer was last reached, where it was one.
+    pub(super) peer_over: Option<u32>,
 }
 
 impl Member {
@@ -165,18 +168,20 @@ impl Member {
         }
         let peer = self.config.peer.map(|peer| {
             let route = world.routes.get(&peer.address).and_then(Option::as_ref);
-            route.filter(|route| route.usable && route_protocols.contains(&route.protocol))
+            // A shorter one, such as a default route, says nothing of the peer itself.
+            route.filter(|route| {
+                route.usable
+                    && route_protocols.contains(&route.protocol)
+                    && route.prefix.1 >= peer.length
+            })
         });
+        if let Some(Some(route)) = peer {
+            self.learn_of_peer(world, route);
+        }
         let mut paths: Vec<PathPlan> = Vec::with_capacity(self.paths.len());
-        for (path, (id, peer_seen)) in self.config.paths.iter().zip(&mut self.paths) {
-            paths.push(plan_path(
-                world,
-                route_protocols,
-                path,
-                *id,
-                peer,
-                peer_seen,
-            ));
+        for (path, &(id, peer_seen)) in self.config.paths.iter().zip(&self.paths) {
+            let peer = peer.filter(|_| peer_seen);
+            paths.push(plan_path(world, route_protocols, path, id, peer));
         }
         settle_standings(&mut paths, self.config.detour);
         let mtu = paths
@@ -195,60 +200,93 @@ impl Member {
             paths,
         })
     }
+
+    /// Notes over which of the bond's devices the peer is reached. A device is trusted to be one of
+    /// them for good only once several were side by side (equal costs): with unequal costs OSPF
+    /// leaves the better one only while it must, and back is no failure.
+    fn learn_of_peer(&mut self, world: &World, route: &Route) {
+        let reached = |path| device(world, path).filter(|link| over(route, link));
+        let reached: Vec<Option<u32>> = self
+            .config
+            .paths
+            .iter()
+            .map(|path| reached(path).map(|link| link.ifindex))
+            .collect();
+        let devices: BTreeSet<u32> = reached.iter().flatten().copied().collect();
+        match (devices.first(), devices.len()) {
+            (None, _) => {}
+            (Some(&one), 1) => {
+                if self.peer_over.is_some_and(|before| before != one) {
+                    self.paths.iter_mut().for_each(|(_, seen)| *seen = false);
+                }
+                self.peer_over = Some(one);
+            }
+            (Some(_), _) => {
+                self.peer_over = None;
+                for ((_, seen), reached) in self.paths.iter_mut().zip(reached) {
+                    *seen |= reached.is_some();
+                }
+            }
+        }
+    }
 }
 
+/// The device of a path.
+fn device<'a>(world: &'a World, path: &config::Path) -> Option<&'a Link> {
+    match &path.device {
+        Some(name) => world.link_named(name),
+        // A loopback address says nothing of the way: then the route does.
+        None => match world.link_with(path.local) {
+            Some(link) if link.name == "lo" => {
+                let route = world.routes.get(&path.remote)?.as_ref()?;
+                world.links.get(&route.next_hops.first()?.ifindex)
+            }
+            found => found,
+        },
+    }
+}
+
+/// Whether a route leads over a device, alone or among others.
+fn over(route: &Route, link: &Link) -> bool {
+    let mut devices = route.next_hops.iter().map(|next_hop| next_hop.ifindex);
+    devices.any(|ifindex| ifindex == link.ifindex)
+}
+
+/// `peer` is the route to the peer's own prefix, where that must lead over the path's device.
 fn plan_path(
     world: &World,
     route_protocols: &[u8],
     path: &config::Path,
     id: u32,
     peer: Option<Option<&Route>>,
-    peer_seen: &mut bool,
 ) -> PathPlan {
     let route = world.routes.get(&path.remote).and_then(Option::as_ref);
-    let holder = world.link_with(path.local);
-    let link = match &path.device {
-        Some(name) => world.link_named(name),
-        // A loopback address says nothing of the way: then the route does.
-        None => match holder {
-            Some(link) if link.name == "lo" => {
-                route.and_then(|route| world.links.get(&route.next_hops.first()?.ifindex))
-            }
-            found => found,
-        },
-    };
-    let over = |route: &Route, link: &Link| {
-        route
-            .next_hops
-            .iter()
-            .any(|next_hop| next_hop.ifindex == link.ifindex)
-    };
-    if let (Some(Some(peer)), Some(link)) = (peer, link) {
-        *peer_seen |= over(peer, link);
-    }
+    let link = device(world, path);
 
     let (state, reason) = if world.admin_down.contains(&id) {
         (PathState::Down, StateReason::Admin)
-    } else if holder.is_none() {
+    } else if link.is_none() && path.device.is_some() {
+        (PathState::Down, StateReason::NoDevice)
+    } else if world.link_with(path.local).is_none() {
         (PathState::Down, StateReason::NoAddress)
     } else if let Some(link) = link {
         match route {
             _ if !link.up => (PathState::Down, StateReason::DeviceDown),
             None => (PathState::Down, StateReason::NoRoute),
-            Some(route) if !route.usable => (PathState::Down, StateReason::Unreachable),
+            Some(route) if !route.usable || route.next_hops.is_empty() => {
+                (PathState::Down, StateReason::Unreachable)
+            }
             Some(route) if !route_protocols.contains(&route.protocol) => {
                 (PathState::Down, StateReason::NotOspf)
             }
             Some(route) if !over(route, link) => (PathState::Detour, StateReason::Elsewhere),
             Some(_) => match peer {
-                Some(Some(peer)) if *peer_seen && !over(peer, link) => {
+                Some(Some(peer)) if !over(peer, link) => {
                     (PathState::Suspect, StateReason::PeerElsewhere)
                 }
                 Some(_) | None => (PathState::Up, StateReason::Route),
             },
         }
-    } else if path.device.is_some() {
-        (PathState::Down, StateReason::NoDevice)
     } else {
         // The local address is on lo, and no route leads away.
         (PathState::Down, StateReason::NoRoute)

@@ -62,9 +62,9 @@ impl Controller {
             .zip(ids)
             .map(|(bond, ids)| {
                 let earlier = before.iter().find(|member| member.id == ids.bond);
+                let earlier = earlier.filter(|earlier| earlier.config.peer == bond.peer);
                 let seen = |id: u32| {
                     earlier
-                        .filter(|earlier| earlier.config.peer == bond.peer)
                         .and_then(|earlier| earlier.paths.iter().find(|(path, _)| *path == id))
                         .is_some_and(|(_, seen)| *seen)
                 };
@@ -72,6 +72,7 @@ impl Controller {
                     id: ids.bond,
                     config: bond.clone(),
                     paths: ids.paths.iter().map(|&id| (id, seen(id))).collect(),
+                    peer_over: earlier.and_then(|earlier| earlier.peer_over),
                 }
             })
             .collect();
@@ -90,7 +91,8 @@ impl Controller {
             .retain(|target, _| by_target.contains_key(target));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
-        self.replan(0..self.members.len(), "configuration")
+        // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
+        self.plans_of(0..self.members.len(), "configuration", true)
     }
 
     /// The addresses whose routes matter.
@@ -231,13 +233,22 @@ impl Controller {
     }
 
     fn replan(&mut self, indexes: impl IntoIterator<Item = usize>, cause: &str) -> Vec<Outcome> {
+        self.plans_of(indexes, cause, false)
+    }
+
+    fn plans_of(
+        &mut self,
+        indexes: impl IntoIterator<Item = usize>,
+        cause: &str,
+        unchanged_too: bool,
+    ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for index in indexes {
             let Some(plan) = self.members[index].plan(&self.world, &self.route_protocols) else {
                 continue;
             };
             let before = self.plans.get(&plan.id);
-            if before == Some(&plan) {
+            if before == Some(&plan) && !unchanged_too {
                 continue;
             }
             let transitions = transitions(before, &plan, cause);

@@ -29,7 +29,8 @@ use netbond_common::{
     wheel,
 };
 
-pub(crate) const TC_ACT_OK: u32 = 0;
+/// -1: on to the next program or filter.
+pub(crate) const TC_ACT_UNSPEC: u32 = u32::MAX;
 pub(crate) const TC_ACT_SHOT: u32 = 2;
 pub(crate) const TC_ACT_REDIRECT: u32 = 7;
 

@@ -1,0 +1,156 @@
+//! Probes in the kernel: ask, answer, take answers in (netbond_common::probe says what they prove).
+
+use netbond_common::{
+    abi::{PATH_KEY, PATH_NEIGHBOUR, Path, Sample},
+    fate::Fate,
+    inner::Inner,
+    ipv4::Outward,
+    probe::{self, Kind, Probe},
+};
+use network_types::eth::EthHdr;
+
+use crate::{
+    end::End,
+    ingress::Outer,
+    maps,
+    packet::{Packet, Refused, monotonic, random, redirect, redirect_to_neighbour},
+};
+
+/// Turns a frame of the controller's ([`probe::TRIGGER`]) into a request on the path that its first
+/// byte names. The frame's length is the probe's. Any other frame is malformed.
+#[inline(always)]
+pub(crate) fn ask(packet: &Packet, bond: u32) -> Result<i32, End> {
+    let end = |fate| End::new(bond, fate);
+    let malformed = || end(Fate::TxMalformed);
+    let first: u8 = packet.read(EthHdr::LEN).ok_or(malformed())?;
+    let len = packet.len() - EthHdr::LEN as u32;
+    // Only this host asks: not a frame that was bridged or routed into the bond.
+    if first & probe::TRIGGER != probe::TRIGGER || !packet.is_ours() || (len as usize) < probe::LEN
+    {
+        return Err(malformed());
+    }
+    let path_id = maps::path_of(bond, u32::from(first & !probe::TRIGGER));
+    let path = maps::path(path_id).ok_or(malformed())?;
+    let live = maps::live(path_id).ok_or(malformed())?;
+    if path.ifindex == 0 {
+        return Err(end(Fate::TxNoPath));
+    }
+    let request = probe::request(live, monotonic(), nonzero());
+    let headers = wrap(packet, path, len);
+    headers
+        .and_then(|len| packet.write(EthHdr::LEN + len, &request))
+        .map_err(|_| end(Fate::TxNoRoom))?;
+    Ok(send(path))
+}
+
+/// Handles a probe received on a path.
+#[inline(always)]
+pub(crate) fn receive<const L3: usize>(
+    packet: &Packet,
+    path_id: u32,
+    outer: &Outer,
+) -> Result<i32, End> {
+    let end = |fate| End::new(maps::bond_of(path_id), fate);
+    let received: Probe = packet
+        .read(L3 + outer.len)
+        .ok_or(end(Fate::RxProbeMalformed))?;
+    let path = maps::path(path_id).ok_or(end(Fate::RxForeign))?;
+    let live = maps::live(path_id).ok_or(end(Fate::RxForeign))?;
+    let kind = received.kind().ok_or(end(Fate::RxProbeMalformed))?;
+    let now = monotonic();
+    match kind {
+        Kind::Request => {
+            // Ours never has options: it would have to be lengthened or cut to be answered.
+            if outer.len != header_len(path) || path.ifindex == 0 {
+                return Err(end(Fate::RxProbeMalformed));
+            }
+            let answer =
+                probe::answer(live, &received, now, nonzero()).ok_or(end(Fate::RxProbeRate))?;
+            let len = packet.len() - (L3 + outer.len) as u32;
+            turn_round::<L3>(packet, path, len, &answer).map_err(|_| end(Fate::RxNoDecap))?;
+            End::new(maps::bond_of(path_id), Fate::RxProbe).settle(packet);
+            Ok(send(path))
+        }
+        Kind::Answer => {
+            let rtt_ns = probe::accept(live, &received, now).ok_or(end(Fate::RxProbeCookie))?;
+            maps::report(Sample {
+                path: path_id,
+                sequence: received.sequence(),
+                at_ns: now,
+                rtt_ns,
+                requests_seen: received.requests_seen(),
+                len: packet.len() - L3 as u32,
+            });
+            Err(end(Fate::RxProbe))
+        }
+    }
+}
+
+/// Bytes of the outer headers that this end sends on a path.
+#[inline(always)]
+const fn header_len(path: &Path) -> usize {
+    if path.flags & PATH_KEY != 0 { 28 } else { 24 }
+}
+
+/// The outer headers of a probe of `len` bytes.
+#[inline(always)]
+fn outward(path: &Path, len: u32) -> Outward<'_> {
+    Outward {
+        local: &path.local,
+        remote: &path.remote,
+        sum: path.sum,
+        inner: Inner {
+            protocol: probe::PROTOCOL,
+            tos: probe::TOS,
+            ttl: probe::TTL,
+            dont_fragment: true,
+        },
+        ttl: 0,
+        payload_len: len,
+        identification: 0,
+    }
+}
+
+/// Puts outer headers before a probe; returns their length.
+#[inline(always)]
+fn wrap(packet: &Packet, path: &Path, len: u32) -> Result<usize, Refused> {
+    let outward = outward(path, len);
+    if path.flags & PATH_KEY != 0 {
+        packet.encapsulate(&outward.headers_with_key(path.key))?;
+    } else {
+        packet.encapsulate(&outward.headers())?;
+    }
+    Ok(header_len(path))
+}
+
+/// Overwrites a received request with its answer.
+#[inline(always)]
+fn turn_round<const L3: usize>(
+    packet: &Packet,
+    path: &Path,
+    len: u32,
+    answer: &Probe,
+) -> Result<(), Refused> {
+    let outward = outward(path, len);
+    if path.flags & PATH_KEY != 0 {
+        packet.write(L3, &outward.headers_with_key(path.key))?;
+    } else {
+        packet.write(L3, &outward.headers())?;
+    }
+    packet.write(L3 + header_len(path), answer)
+}
+
+#[inline(always)]
+fn send(path: &Path) -> i32 {
+    if path.flags & PATH_NEIGHBOUR != 0 {
+        redirect_to_neighbour(path.ifindex)
+    } else {
+        redirect(path.ifindex)
+    }
+}
+
+/// A random number that is not 0.
+#[inline(always)]
+fn nonzero() -> u64 {
+    u64::from(random()) << 32 | u64::from(random()) | 1
+}
