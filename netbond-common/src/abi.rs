@@ -190,6 +190,27 @@ pub struct Sample {
 }
 const _: () = assert!(size_of::<Sample>() == 32);
 
+/// What the controller made of a path's probes, for people: an entry of `PROBE_INFO`, by path id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ProbeInfo {
+    /// Round trip, ns: smoothed, its mean deviation (RFC 6298, 2), and the least so far; 0: none yet.
+    pub rtt_ns: u64,
+    pub deviation_ns: u64,
+    pub least_ns: u64,
+    /// When the last answer came, CLOCK_MONOTONIC, ns; 0: never.
+    pub answered_ns: u64,
+    /// Of the last seconds' requests, lost on the way there, in millionths.
+    pub loss_there: u32,
+    /// Of the requests that arrived, answers lost on the way back, in millionths.
+    pub loss_back: u32,
+    /// Answers that came later than that to a later request, since the controller started.
+    pub reordered: u32,
+    /// 1 where the path is probed.
+    pub probed: u32,
+}
+const _: () = assert!(size_of::<ProbeInfo>() == 48);
+
 /// Bytes of the ring buffer `SAMPLES`.
 pub const SAMPLES_LEN: u32 = 1 << 20;
 

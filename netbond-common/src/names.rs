@@ -20,6 +20,7 @@ pub mod map {
     pub const BOND_STATS: &str = "BOND_STATS";
     pub const BOND_INFO: &str = "BOND_INFO";
     pub const PATH_INFO: &str = "PATH_INFO";
+    pub const PROBE_INFO: &str = "PROBE_INFO";
 }
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
@@ -70,6 +71,9 @@ named! {
         /// It has a route, but the peer's own prefix is no longer reached over it: used only where no
         /// path is up.
         Suspect = 3, "suspect";
+        /// It has a route, but packets do not pass it both ways, or not for long enough yet: used
+        /// only where no path is up.
+        Dead = 4, "dead";
     }
 }
 
@@ -98,5 +102,9 @@ named! {
         Admin = 9, "taken out by the user";
         /// The local address is on no device.
         NoAddress = 10, "local address is on no device";
+        /// Too many probes in a row found no answer.
+        Silent = 11, "probes unanswered";
+        /// Probes are answered again, after it died too often: it must be good for a while.
+        HeldDown = 12, "held down after flapping";
     }
 }

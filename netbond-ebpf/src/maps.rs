@@ -12,7 +12,8 @@ use aya_ebpf::{
 use netbond_common::{
     abi::{
         ADMIN_DOWN, Bond, BondInfo, BondStats, Live, MAX_BOND_PATHS, MAX_BONDS, MAX_PATHS, Meta,
-        NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, SAMPLES_LEN, Sample, Ticket, TunnelKey,
+        NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Ticket,
+        TunnelKey,
     },
     fate::Fate,
 };
@@ -48,6 +49,8 @@ static META: Array<Meta> = Array::with_max_entries(1, 0);
 static BOND_INFO: Array<BondInfo> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
 static PATH_INFO: Array<PathInfo> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static PROBE_INFO: Array<ProbeInfo> = Array::with_max_entries(MAX_PATHS, 0);
 
 /// The id of the bond whose device has this ifindex.
 #[inline(always)]

@@ -27,7 +27,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 15] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -42,6 +42,7 @@ pub const MAPS: [&str; 14] = [
     map::BOND_STATS,
     map::BOND_INFO,
     map::PATH_INFO,
+    map::PROBE_INFO,
 ];
 
 /// Every program of the object.

@@ -5,12 +5,12 @@ use std::path::Path as FsPath;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use netbond_common::{
     abi::{
-        ABI_VERSION, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, Meta, Path, PathInfo,
-        PathStats, Ticket, TunnelKey,
+        ABI_VERSION, Bond, BondInfo, BondStats, Live, MAX_BOND_PATHS, MAX_BONDS, Meta, Path,
+        PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
 };
@@ -38,11 +38,15 @@ pub struct Tables {
     pub paths: Values<Path>,
     pub tunnels: HashMap<MapData, Raw<TunnelKey>, u32>,
     pub admin: Array<MapData, u32>,
+    pub limits: Array<MapData, u64>,
+    pub live: Values<Live>,
+    pub samples: RingBuf<MapData>,
     pub tickets: CpuValues<Ticket>,
     pub path_stats: CpuValues<PathStats>,
     pub bond_stats: CpuValues<BondStats>,
     pub bond_info: Values<BondInfo>,
     pub path_info: Values<PathInfo>,
+    pub probe_info: Values<ProbeInfo>,
 }
 
 impl Tables {
@@ -59,11 +63,15 @@ impl Tables {
             paths: typed(map::PATHS, &mut take)?,
             tunnels: typed(map::TUNNELS, &mut take)?,
             admin: typed(map::ADMIN, &mut take)?,
+            limits: typed(map::LIMITS, &mut take)?,
+            live: typed(map::LIVE, &mut take)?,
+            samples: typed(map::SAMPLES, &mut take)?,
             tickets: typed(map::TICKETS, &mut take)?,
             path_stats: typed(map::PATH_STATS, &mut take)?,
             bond_stats: typed(map::BOND_STATS, &mut take)?,
             bond_info: typed(map::BOND_INFO, &mut take)?,
             path_info: typed(map::PATH_INFO, &mut take)?,
+            probe_info: typed(map::PROBE_INFO, &mut take)?,
         })
     }
 

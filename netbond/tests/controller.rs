@@ -11,6 +11,7 @@ use netbond::{
     config::Config,
     control::{
         event::{Event, Link, NextHop, Route},
+        liveness::Verdict,
         plan::{BondPlan, Standing},
         state::{Controller, Ids, Transition},
     },
@@ -66,7 +67,7 @@ fn route(to: &str, protocol: u8, devices: &[u32]) -> Event {
         }
     };
     let route = Route {
-        prefix: (ip(to), 30),
+        prefix: (ip(to), if to == "10.65.2.1" { 32 } else { 30 }),
         protocol,
         metric: 32,
         usable: true,
@@ -312,13 +313,76 @@ fn peer_never_seen_over_a_device_is_no_suspicion() {
     assert_eq!(bench.paths(), [UP, UP]);
 }
 
+/// With unequal costs a failure of the better device moves the peer to the other one, and its end
+/// moves it back: the other one is no worse for it.
+#[test]
+fn peer_away_and_back_is_no_suspicion() {
+    let mut bench = Bench::new();
+    for device in [M2, M1, M2] {
+        bench.feed(route("10.65.2.1", BIRD, &[device]));
+    }
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+/// A default route to the peer says nothing of it.
+#[test]
+fn a_covering_route_does_not_reach_the_peer() {
+    let mut bench = Bench::new();
+    let Event::Route {
+        to,
+        route: Some(mut covering),
+    } = route("10.65.2.1", BIRD, &[M1, M2])
+    else {
+        unreachable!()
+    };
+    covering.prefix = (ip("0.0.0.0"), 0);
+    bench.feed(Event::Route {
+        to,
+        route: Some(covering),
+    });
+    assert_eq!(bench.plan.unwrap().peer_reachable, Some(false));
+}
+
+#[test]
+fn probes_have_the_last_word() {
+    let dead = |reason, standing| (PathState::Dead, reason, standing);
+    let mut bench = Bench::new();
+    let verdict = |path, verdict| Event::Liveness { path, verdict };
+    let transitions = bench.feed(verdict(0, Verdict::Dead));
+    assert_eq!(
+        bench.paths(),
+        [dead(StateReason::Silent, Standing::LastResort), UP]
+    );
+    assert_eq!(transitions[0].cause, "probes unanswered");
+    bench.feed(verdict(0, Verdict::HeldDown));
+    assert_eq!(
+        bench.paths(),
+        [dead(StateReason::HeldDown, Standing::LastResort), UP]
+    );
+    bench.feed(verdict(1, Verdict::Dead));
+    let all = [StateReason::HeldDown, StateReason::Silent];
+    assert_eq!(
+        bench.paths(),
+        all.map(|reason| dead(reason, Standing::Usable)),
+        "fail open"
+    );
+    bench.feed(verdict(0, Verdict::Alive));
+    bench.feed(verdict(1, Verdict::Alive));
+    assert_eq!(bench.paths(), [UP, UP]);
+    // What passes both ways is no matter of suspicion, and a detour that lives is one still.
+    bench.feed(route("10.65.2.1", BIRD, &[M2]));
+    assert_eq!(bench.paths(), [UP, UP]);
+    bench.feed(route("10.65.0.6", BIRD, &[M2]));
+    assert_eq!(bench.paths()[0].0, PathState::Detour);
+}
+
 #[test]
 fn device_goes_and_comes_back_with_another_ifindex() {
     let mut bench = Bench::new();
     bench.feed(link(M1, false));
     assert_eq!(bench.paths(), [down(StateReason::DeviceDown), UP]);
     bench.feed(Event::LinkGone { ifindex: M1 });
-    assert_eq!(bench.paths(), [down(StateReason::NoAddress), UP]);
+    assert_eq!(bench.paths(), [down(StateReason::NoDevice), UP]);
     let again = Link {
         ifindex: 40,
         name: "wg-a-m1".to_owned(),

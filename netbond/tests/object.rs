@@ -13,7 +13,7 @@ use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
         Bond, BondInfo, BondStats, Live, MAX_BONDS, MAX_PATHS, Meta, Path, PathInfo, PathStats,
-        SAMPLES_LEN, Ticket, TunnelKey,
+        ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
     },
     names::map,
 };
@@ -63,6 +63,7 @@ fn maps_have_the_layouts_of_this_build() {
         (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),
         (map::BOND_INFO, (4, size_of::<BondInfo>(), MAX_BONDS)),
         (map::PATH_INFO, (4, size_of::<PathInfo>(), MAX_PATHS)),
+        (map::PROBE_INFO, (4, size_of::<ProbeInfo>(), MAX_PATHS)),
     ]
     .into();
     for (name, map) in object()

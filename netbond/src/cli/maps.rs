@@ -5,7 +5,10 @@ use std::net::Ipv6Addr;
 
 use anyhow::{Result, bail};
 use netbond_common::{
-    abi::{Bond, BondInfo, BondStats, NO_BOND, Path, PathInfo, PathStats, Ticket, TunnelKey},
+    abi::{
+        Bond, BondInfo, BondStats, Live, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Ticket,
+        TunnelKey,
+    },
     fate::Fate,
     names::map,
 };
@@ -140,6 +143,17 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             });
             set.collect()
         }
+        map::LIMITS => {
+            let set = (0..tables.limits.len()).filter_map(|id| {
+                let limit = tables.limits.get(&id, 0).ok()?;
+                (limit != 0).then(|| (json!(id), json!({ "limit_ns": limit })))
+            });
+            set.collect()
+        }
+        map::LIVE => array(&tables.live, live),
+        // A queue, of which a look would take the entries away.
+        map::SAMPLES => Vec::new(),
+        map::PROBE_INFO => array(&tables.probe_info, probe_info),
         map::TICKETS => per_cpu(
             &tables.tickets,
             |ticket: &Ticket| json!({"slot": ticket.slot, "stand_in": ticket.stand_in}),
@@ -214,6 +228,21 @@ fn tunnel(key: &TunnelKey) -> Value {
     json!({
         "source": ip(key.source), "destination": ip(key.destination),
         "key": (key.has_key != 0).then(|| u32::from_be_bytes(key.key)),
+    })
+}
+
+fn live(live: &Live) -> Value {
+    json!({
+        "proof_ns": live.proof_ns, "sequence": live.sequence, "answers_seen": live.answers_seen,
+        "requests_seen": live.requests_seen, "echo_sequence": live.echo_sequence,
+    })
+}
+
+fn probe_info(info: &ProbeInfo) -> Value {
+    json!({
+        "rtt_ns": info.rtt_ns, "deviation_ns": info.deviation_ns, "least_ns": info.least_ns,
+        "answered_ns": info.answered_ns, "loss_there_ppm": info.loss_there,
+        "loss_back_ppm": info.loss_back, "reordered": info.reordered,
     })
 }
 

@@ -63,6 +63,8 @@ pub struct Bond {
     pub mtu: Option<u32>,
     pub ttl: Ttl,
     pub detour: DetourPolicy,
+    /// How the paths are probed; `None`: not at all.
+    pub probing: Option<Probing>,
     /// The peer's own prefix: a path over which it is no longer reached is suspect.
     pub peer: Option<Prefix>,
     /// 1 to [`netbond_common::abi::MAX_BOND_PATHS`].
@@ -112,6 +114,27 @@ pub enum Encap {
 pub enum Mode {
     /// One packet after the other over all usable paths, by weight.
     RoundRobin,
+}
+
+/// How the liveness of a bond's paths is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Between two requests on a path, ms.
+    pub interval_ms: u32,
+    /// Requests without an answer after which a path is dead.
+    pub misses: u32,
+    /// Answers in a row after which a dead path is alive again.
+    pub recover: u32,
+}
+
+impl Default for Probing {
+    fn default() -> Self {
+        Self {
+            interval_ms: 30,
+            misses: 3,
+            recover: 5,
+        }
+    }
 }
 
 /// TTL (hop limit) of the outer packets.

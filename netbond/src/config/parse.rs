@@ -11,8 +11,8 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bird, Bond, Config, DetourPolicy, Encap, Frr, Mode, ParsePrefixError, Path, Prefix, Problem,
-    ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
+    Bird, Bond, Config, DetourPolicy, Encap, Frr, Mode, ParsePrefixError, Path, Prefix, Probing,
+    Problem, ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -246,6 +246,7 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         "use" => Ok(DetourPolicy::Use),
         _ => Err(Wrong::new("does not exist")),
     });
+    let probing = probing(&mut bond);
     let peer = bond.optional(
         "peer",
         "a prefix of the peer such as \"10.65.2.1/32\"",
@@ -263,10 +264,29 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         mtu: mtu?,
         ttl: ttl?.unwrap_or(Ttl::Inherit),
         detour: detour?.unwrap_or(DetourPolicy::Avoid),
+        probing: probing?,
         peer: peer?,
         paths,
         line,
     })
+}
+
+/// How the paths are probed; an interval of 0 turns it off.
+fn probing(bond: &mut Section<'_>) -> Result<Option<Probing>, Reported> {
+    let default = Probing::default();
+    let mut number = |key, what: &str, min, max| {
+        let expected = format!("an integer from {min} to {max}, {what}");
+        bond.optional(key, &expected, |value| integer(value, min, max))
+    };
+    let interval = number("probe_interval", "ms between probes, 0 for none", 0, 10_000);
+    let misses = number("probe_misses", "probes without an answer", 1, 100);
+    let recover = number("probe_return", "answers in a row", 1, 1_000);
+    let probing = Probing {
+        interval_ms: interval?.unwrap_or(default.interval_ms),
+        misses: misses?.unwrap_or(default.misses),
+        recover: recover?.unwrap_or(default.recover),
+    };
+    Ok((probing.interval_ms != 0).then_some(probing))
 }
 
 fn unique_devices(bond: &Section<'_>, name: &str, seen: &mut Seen) {

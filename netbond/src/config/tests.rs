@@ -96,6 +96,7 @@ fn minimal() {
         mtu: None,
         ttl: Ttl::Inherit,
         detour: DetourPolicy::Avoid,
+        probing: Some(Probing::default()),
         peer: None,
         paths: vec![path("p", "10.65.0.2", "10.65.0.6", 6)],
         line: 4,
@@ -174,6 +175,7 @@ fn full() {
         mtu: Some(1280),
         ttl: Ttl::Fixed(255),
         detour: DetourPolicy::Use,
+        probing: Some(Probing::default()),
         peer: Some(prefix("fd00::/8")),
         paths: vec![
             Path {
@@ -199,6 +201,7 @@ fn full() {
         mtu: None,
         ttl: Ttl::Fixed(1),
         detour: DetourPolicy::Avoid,
+        probing: Some(Probing::default()),
         peer: None,
         paths: vec![path("c", "10.65.0.2", "10.65.0.6", 38)],
         line: 31,
@@ -243,6 +246,7 @@ fn example() {
         mtu: Some(1380),
         ttl: Ttl::Inherit,
         detour: DetourPolicy::Avoid,
+        probing: Some(Probing::default()),
         peer: Some(prefix("10.65.2.1/32")),
         paths: vec![
             Path {
@@ -346,7 +350,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: adress = []
     3: bond "nb0": unknown key "adress": did you mean "address"?
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, peer, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, peer, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -660,7 +664,7 @@ weight = 1.5
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, peer, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, peer, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{apply::Applier, event::Event, state::Controller};
+use super::{apply::Applier, event::Event, prober::Prober, state::Controller};
 use crate::{
     check,
     config::Config,
@@ -89,6 +89,7 @@ struct Daemon {
     monitor: Monitor,
     /// Held: its task ends when it is dropped.
     ospf: Option<ospf::Poller>,
+    prober: Prober,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     admin_down: BTreeSet<u32>,
@@ -113,12 +114,15 @@ impl Daemon {
             controller.targets(),
             sender.clone(),
         )?;
+        let prober = Prober::spawn(&options.pins, sender.clone())?;
+        prober.probe(controller.probed());
         let mut daemon = Self {
             options,
             controller,
             applier,
             monitor,
             ospf: None,
+            prober,
             sender,
             events,
             admin_down: BTreeSet::new(),
@@ -166,6 +170,7 @@ impl Daemon {
             | Event::AddressGone { .. }
             | Event::Route { .. }
             | Event::Ospf(_)
+            | Event::Liveness { .. }
             | Event::Admin { .. } => None,
         };
         for outcome in self.controller.handle(event) {
@@ -212,6 +217,7 @@ impl Daemon {
             self.applier.apply(outcome).await?;
         }
         self.monitor.set_targets(self.controller.targets());
+        self.prober.probe(self.controller.probed());
         self.poll_ospf(&config);
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::liveness::Verdict;
+
 /// One input of the state machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,6 +26,8 @@ pub enum Event {
     Route { to: IpAddr, route: Option<Route> },
     /// What the OSPF daemons say of their neighbours and costs; replaces what they said before.
     Ospf(Vec<OspfInterface>),
+    /// Probes say that a path lives, or that it does not.
+    Liveness { path: u32, verdict: Verdict },
     /// The user took a path out or back (`netbond path down|up`).
     Admin { path: u32, up: bool },
 }

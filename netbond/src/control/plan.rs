@@ -8,6 +8,7 @@ use netbond_common::names::{PathState, StateReason};
 use serde::Serialize;
 
 use super::event::{Link, OspfInterface, Route};
+use super::liveness::Verdict;
 use crate::config;
 
 /// Bytes that the outer headers take from a path device's MTU: IPv4, GRE, and the key.
@@ -28,6 +29,8 @@ pub(super) struct World {
     /// Routes to the addresses that matter; a missing key is one not heard of yet.
     pub(super) routes: BTreeMap<IpAddr, Option<Route>>,
     pub(super) ospf: Vec<OspfInterface>,
+    /// What probes say, by path id.
+    pub(super) liveness: BTreeMap<u32, Verdict>,
     /// Ids of the paths that the user took out.
     pub(super) admin_down: BTreeSet<u32>,
 }
@@ -270,6 +273,7 @@ fn plan_path(
     } else if world.link_with(path.local).is_none() {
         (PathState::Down, StateReason::NoAddress)
     } else if let Some(link) = link {
+        let verdict = world.liveness.get(&id);
         match route {
             _ if !link.up => (PathState::Down, StateReason::DeviceDown),
             None => (PathState::Down, StateReason::NoRoute),
@@ -279,9 +283,14 @@ fn plan_path(
             Some(route) if !route_protocols.contains(&route.protocol) => {
                 (PathState::Down, StateReason::NotOspf)
             }
+            Some(_) if verdict == Some(&Verdict::Dead) => (PathState::Dead, StateReason::Silent),
+            Some(_) if verdict == Some(&Verdict::HeldDown) => {
+                (PathState::Dead, StateReason::HeldDown)
+            }
             Some(route) if !over(route, link) => (PathState::Detour, StateReason::Elsewhere),
             Some(_) => match peer {
-                Some(Some(peer)) if !over(peer, link) => {
+                // What passes both ways is no matter of suspicion.
+                Some(Some(peer)) if verdict.is_none() && !over(peer, link) => {
                     (PathState::Suspect, StateReason::PeerElsewhere)
                 }
                 Some(_) | None => (PathState::Up, StateReason::Route),
@@ -317,14 +326,16 @@ fn settle_standings(paths: &mut [PathPlan], detour: config::DetourPolicy) {
     let first_choice = |state| match state {
         PathState::Up => true,
         PathState::Detour => detour == config::DetourPolicy::Use,
-        PathState::Suspect | PathState::Down => false,
+        PathState::Suspect | PathState::Dead | PathState::Down => false,
     };
     let any = paths.iter().any(|path| first_choice(path.state));
     for path in paths {
         path.standing = match path.state {
             PathState::Down => Standing::Out,
             state if first_choice(state) || !any => Standing::Usable,
-            PathState::Up | PathState::Detour | PathState::Suspect => Standing::LastResort,
+            PathState::Up | PathState::Detour | PathState::Suspect | PathState::Dead => {
+                Standing::LastResort
+            }
         };
     }
 }

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use netbond_common::names::{PathState, StateReason};
 
 use super::event::Event;
+use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, World};
+use super::prober::Probed;
 use crate::config;
 
 /// What an event led to.
@@ -89,6 +91,12 @@ impl Controller {
         self.world
             .routes
             .retain(|target, _| by_target.contains_key(target));
+        let probed: BTreeSet<u32> = self
+            .probed()
+            .into_iter()
+            .map(|probed| probed.path)
+            .collect();
+        self.world.liveness.retain(|path, _| probed.contains(path));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
@@ -99,6 +107,22 @@ impl Controller {
     #[must_use]
     pub fn targets(&self) -> Vec<IpAddr> {
         self.by_target.keys().copied().collect()
+    }
+
+    /// The paths to be probed.
+    #[must_use]
+    pub fn probed(&self) -> Vec<Probed> {
+        let mut probed = Vec::new();
+        for member in &self.members {
+            if let Some(probing) = member.config.probing {
+                probed.extend(member.paths.iter().map(|&(path, _)| Probed {
+                    path,
+                    bond: member.config.name.clone(),
+                    probing,
+                }));
+            }
+        }
+        probed
     }
 
     /// Ids of all paths.
@@ -123,6 +147,7 @@ impl Controller {
             | Event::Address { .. }
             | Event::AddressGone { .. }
             | Event::Ospf(_)
+            | Event::Liveness { .. }
             | Event::Admin { .. } => self.replan(0..self.members.len(), &cause),
         }
     }
@@ -220,6 +245,16 @@ impl Controller {
                 }
                 world.ospf.clone_from(interfaces);
                 Some("OSPF neighbours changed".to_owned())
+            }
+            Event::Liveness { path, verdict } => {
+                if world.liveness.insert(*path, *verdict) == Some(*verdict) {
+                    return None;
+                }
+                Some(match verdict {
+                    Verdict::Alive => "probes answered".to_owned(),
+                    Verdict::Dead => "probes unanswered".to_owned(),
+                    Verdict::HeldDown => "probes answered, but not for long enough".to_owned(),
+                })
             }
             Event::Admin { path, up } => {
                 let news = if *up {
