@@ -129,6 +129,8 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
             end.device, end.cost, ospf.hello, ospf.dead
         );
     }
+    // A route that went with its device BIRD installs again when it next scans the kernel: 60 s later,
+    // unless told otherwise.
     format!(
         "log stderr all;\n\
          router id {id};\n\
@@ -138,6 +140,7 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
          \x20 ipv4 {{ import none; export all; }};\n\
          \x20 merge paths {ecmp};\n\
          \x20 metric 32;\n\
+         \x20 scan time 2;\n\
          }}\n\
          protocol ospf v2 lab {{\n\
          \x20 tick 1;\n\

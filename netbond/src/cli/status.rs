@@ -88,6 +88,21 @@ struct Path {
     neighbour: Option<Neighbour>,
     /// When state or reason last changed, seconds since 1970.
     changed: f64,
+    /// `null` where the path is not probed, or never answered.
+    probe: Option<Probe>,
+}
+
+/// What probes measured, by the controller's last word.
+#[derive(Serialize)]
+struct Probe {
+    /// Round trip, ms: smoothed, its mean deviation, and the least.
+    rtt_ms: f64,
+    deviation_ms: f64,
+    least_ms: f64,
+    /// Of the last ten seconds' probes, 0 to 1: lost on the way there, and on the way back.
+    loss_there: f64,
+    loss_back: f64,
+    reordered: u32,
 }
 
 #[derive(Serialize)]
@@ -197,6 +212,7 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
             state: text(&info.neighbour_state),
         }),
         changed: info.changed_ns as f64 / 1e9,
+        probe: probe(tables, id),
     })
 }
 
@@ -210,6 +226,19 @@ fn route(info: &PathInfo) -> Option<Route> {
         metric: info.route_metric,
         device: device_name(info.route_ifindex),
         via: (info.route_gateway != [0; 16]).then(|| address(info.route_gateway)),
+    })
+}
+
+fn probe(tables: &Tables, id: u32) -> Option<Probe> {
+    let info = value(&tables.probe_info, id).filter(|info| info.answered_ns != 0)?;
+    let ms = |ns: u64| ns as f64 / 1e6;
+    Some(Probe {
+        rtt_ms: ms(info.rtt_ns),
+        deviation_ms: ms(info.deviation_ns),
+        least_ms: ms(info.least_ns),
+        loss_there: f64::from(info.loss_there) / 1e6,
+        loss_back: f64::from(info.loss_back) / 1e6,
+        reordered: info.reordered,
     })
 }
 
@@ -313,11 +342,14 @@ fn paths(bond: &Bond) -> Table {
     table
 }
 
-/// What each path carried.
+/// What each path carried, and what probes measured of it.
 fn traffic(bond: &Bond) -> Table {
     let mut table = Table::new(&[
         "PATH",
         "WEIGHT",
+        "RTT ms",
+        "LOST %",
+        "BACK %",
         "TX PACKETS",
         "TX BYTES",
         "TX %",
@@ -325,13 +357,18 @@ fn traffic(bond: &Bond) -> Table {
         "RX BYTES",
         "RX %",
     ]);
-    let percent = |share: Option<f64>| {
-        share.map_or_else(|| DASH.to_owned(), |share| format!("{:.1}", share * 100.0))
+    let number = |number: Option<f64>, digits: usize| {
+        number.map_or_else(|| DASH.to_owned(), |number| format!("{number:.digits$}"))
     };
+    let percent = |share: Option<f64>| number(share.map(|share| share * 100.0), 1);
     for path in &bond.paths {
+        let probe = path.probe.as_ref();
         table.row([
             path.name.clone(),
             path.weight.to_string(),
+            number(probe.map(|probe| probe.rtt_ms), 2),
+            percent(probe.map(|probe| probe.loss_there)),
+            percent(probe.map(|probe| probe.loss_back)),
             path.tx_packets.to_string(),
             path.tx_bytes.to_string(),
             percent(path.tx_share),

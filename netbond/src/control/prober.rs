@@ -42,6 +42,8 @@ use crate::{
 const NAP: Duration = Duration::from_millis(10);
 /// The shortest: probes due within it go together.
 const LEAST_NAP: Duration = Duration::from_millis(1);
+/// A nap that took longer than this, ns, was the machine's doing.
+const ABSENCE: u64 = 30_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
 /// The scheduler's favour.
@@ -149,13 +151,21 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self, changes: &Receiver<Vec<Probed>>) {
+        let mut slept = monotonic();
         loop {
             match changes.try_recv() {
                 Ok(paths) => self.take_over(paths),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
-            self.send_due(monotonic());
+            let woke = monotonic();
+            let absent = woke.saturating_sub(slept);
+            if absent > ABSENCE {
+                for target in self.paths.values_mut() {
+                    target.liveness.excuse(absent);
+                }
+            }
+            self.send_due(woke);
             let answers = self.read_answers();
             let now = monotonic();
             let late = self.look_at_clock(now);
@@ -170,6 +180,7 @@ impl Worker {
                 .map(|target| target.liveness.next())
                 .min();
             let nap = next.map_or(NAP, |next| Duration::from_nanos(next.saturating_sub(now)));
+            slept = monotonic();
             thread::sleep(nap.clamp(LEAST_NAP, NAP));
         }
     }

@@ -38,6 +38,10 @@ const GROUPS: [u32; 8] = [
 /// them waiting. About 1 ms.
 const DATAGRAMS: usize = 1024;
 
+/// After a device changed, the routes are asked for once more: the kernel announces that it is going
+/// down before it takes its routes away, and says nothing of those.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// Until what the kernel could not tell is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -90,6 +94,7 @@ impl Monitor {
             wanted,
             view: View::default(),
             retry: None,
+            settled: None,
             events,
         };
         Ok(Self {
@@ -147,6 +152,8 @@ struct Task {
     view: View,
     /// When to ask again what could not be told.
     retry: Option<Instant>,
+    /// When to ask for all again after a device changed.
+    settled: Option<Instant>,
     events: mpsc::Sender<Event>,
 }
 
@@ -158,7 +165,10 @@ impl Task {
             if self.read_links().await.is_err() || self.ask_routes().await.is_err() {
                 return Ok(());
             }
-            let retry = self.retry;
+            if std::mem::take(&mut self.view.devices_changed) {
+                self.settled = Some(Instant::now() + SETTLE);
+            }
+            let again = self.retry.into_iter().chain(self.settled).min();
             tokio::select! {
                 ready = self.subscription.readable() => {
                     let mut ready = ready.context("cannot wait for the kernel's route changes")?;
@@ -175,8 +185,13 @@ impl Task {
                     }
                     self.view.set_targets(&self.wanted.borrow_and_update());
                 }
-                () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)),
-                    if retry.is_some() => {}
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)),
+                    if again.is_some() =>
+                {
+                    if self.settled.take_if(|settled| *settled <= Instant::now()).is_some() {
+                        self.view.mark_all();
+                    }
+                }
             }
         }
     }
@@ -274,6 +289,8 @@ struct View {
     targets: BTreeMap<IpAddr, Target>,
     /// Whether some target may be dirty.
     any_dirty: bool,
+    /// Whether a device or its addresses changed since this was last looked at.
+    devices_changed: bool,
     /// To be sent.
     events: Vec<Event>,
 }
@@ -300,6 +317,7 @@ impl Default for View {
             addresses: BTreeSet::new(),
             targets: BTreeMap::new(),
             any_dirty: false,
+            devices_changed: false,
             events: Vec::new(),
         }
     }
@@ -388,6 +406,7 @@ impl View {
         self.links.insert(link.ifindex, link.clone());
         self.events.push(Event::Link(link));
         // When a device goes down, its IPv4 routes go without RTM_DELROUTE.
+        self.devices_changed = true;
         self.mark_all();
     }
 
@@ -403,6 +422,7 @@ impl View {
             self.address_gone(orphan);
         }
         self.events.push(Event::LinkGone { ifindex });
+        self.devices_changed = true;
         self.mark_all();
     }
 
@@ -417,6 +437,7 @@ impl View {
             } = address;
             self.events.push(Event::Address { ifindex, address });
         }
+        self.devices_changed = true;
         self.mark_all();
     }
 
@@ -431,6 +452,7 @@ impl View {
             } = address;
             self.events.push(Event::AddressGone { ifindex, address });
         }
+        self.devices_changed = true;
         self.mark_all();
     }
 
