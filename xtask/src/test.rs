@@ -155,7 +155,7 @@ fn test_run() -> Result<u32> {
             "these tests load eBPF programs and need {name}: run them as root"
         );
     }
-    cargo_test(tests()?.args(["--test", "test_run", "--", "--ignored"]))
+    cargo_test(tests()?.args(["--test", "test_run", "--test", "probes", "--", "--ignored"]))
 }
 
 fn netns() -> Result<u32> {
