@@ -6,13 +6,16 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+mod common;
+
 use std::fs::File;
 use std::io::{IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use common::{A, B, SOON, changed, path, status, wait_state};
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -20,11 +23,6 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 
-/// Long enough for OSPF with the lab's timers on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
-
-const A: &str = "10.67.0.1";
-const B: &str = "10.67.0.2";
 const A6: &str = "fd67::1";
 const B6: &str = "fd67::2";
 
@@ -44,21 +42,6 @@ fn inside<T: Send + 'static>(
     })
 }
 
-fn status(router: &Router) -> Value {
-    serde_json::from_str(&router.run(&["netbond", "status", "--json"]).unwrap()).unwrap()
-}
-
-/// A path of the first bond.
-fn path(router: &Router, name: &str) -> Value {
-    let status = status(router);
-    let paths = status["bonds"][0]["paths"].as_array().unwrap();
-    paths
-        .iter()
-        .find(|path| path["name"] == name)
-        .unwrap()
-        .clone()
-}
-
 /// A counter of both paths of the first bond.
 fn counters(router: &Router, counter: &str) -> [u64; 2] {
     ["via-m1", "via-m2"].map(|name| path(router, name)[counter].as_u64().unwrap())
@@ -70,19 +53,6 @@ fn tx_fates(router: &Router) -> u64 {
     let fates = status["bonds"][0]["fates"].as_object().unwrap();
     let tx = fates.iter().filter(|(fate, _)| fate.starts_with("tx_"));
     tx.map(|(_, count)| count.as_u64().unwrap()).sum()
-}
-
-fn wait_state(router: &Router, name: &str, state: &str) -> Value {
-    wait_for(
-        &format!("{name} {state} in {}", router.name()),
-        SOON,
-        || {
-            let path = path(router, name);
-            anyhow::ensure!(path["state"] == state, "it is {path}");
-            Ok(Some(path))
-        },
-    )
-    .unwrap()
 }
 
 fn wait_unused(router: &Router, name: &str) -> Value {
@@ -361,8 +331,7 @@ fn a_route_change_is_in_the_maps_within_milliseconds() {
         a.run(&["ip", "route", "del", "10.65.0.4/30", "proto", "bird"])
             .unwrap();
         let down = wait_state(a, "via-m1", "down");
-        let changed = UNIX_EPOCH + Duration::from_secs_f64(down["changed"].as_f64().unwrap());
-        slowest = slowest.max(changed.duration_since(before).unwrap());
+        slowest = slowest.max(changed(&down).duration_since(before).unwrap());
         let restore = [
             &["ip", "route", "replace"],
             words.as_slice(),

@@ -5,46 +5,17 @@
     reason = "a helper of a test fails as the test does"
 )]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod common;
 
-use netbond_lab::{Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
+use std::time::{Duration, SystemTime};
+
+use common::{B, SOON, changed, path, wait_state};
+use netbond_lab::{Lab, Ospf, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
-
-const SOON: Duration = Duration::from_secs(30);
-const B: &str = "10.67.0.2";
 
 /// OSPF's defaults: within these tests it notices nothing (dead interval 40 s).
 fn up(name: &str) -> Lab {
     Lab::up(name, &Topology::reference().with_ospf(Ospf::field())).unwrap()
-}
-
-fn path(router: &Router, name: &str) -> Value {
-    let status = router.run(&["netbond", "status", "--json"]).unwrap();
-    let status: Value = serde_json::from_str(&status).unwrap();
-    let paths = status["bonds"][0]["paths"].as_array().unwrap();
-    paths
-        .iter()
-        .find(|path| path["name"] == name)
-        .unwrap()
-        .clone()
-}
-
-fn wait_state(router: &Router, name: &str, state: &str) -> Value {
-    wait_for(
-        &format!("{name} {state} in {}", router.name()),
-        SOON,
-        || {
-            let path = path(router, name);
-            anyhow::ensure!(path["state"] == state, "it is {path}");
-            Ok(Some(path))
-        },
-    )
-    .unwrap()
-}
-
-/// When the path's state last changed.
-fn changed(path: &Value) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs_f64(path["changed"].as_f64().unwrap())
 }
 
 /// From a failure to the verdict at both ends, for `fail`; `stream` counts what was lost meanwhile.

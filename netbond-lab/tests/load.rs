@@ -1,10 +1,11 @@
 //! Load is no failure. In a file of its own, so that no other lab runs beside it.
 
+mod common;
+
 use std::time::Duration;
 
+use common::B;
 use netbond_lab::{Lab, Topology, traffic};
-
-const B: &str = "10.67.0.2";
 
 /// A loaded, healthy lab: no path is taken out.
 #[test]

@@ -1,33 +1,27 @@
 //! `netbond check`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use super::ConfigFile;
 use crate::{check, config::Config, pins::Pins};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/netbond/netbond.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
-    let config = Config::load(&args.config)?;
+    let config = Config::load(&args.config.path)?;
     let mut out = std::io::stdout().lock();
     let mut problems = 0;
     for problem in check::host(&config)? {
         writeln!(
             out,
             "{}:{}: {}",
-            args.config.display(),
+            args.config.path.display(),
             problem.line,
             problem.message
         )?;
@@ -52,7 +46,7 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
     writeln!(
         out,
         "{}: {} bonds, {paths} paths: good",
-        args.config.display(),
+        args.config.path.display(),
         config.bonds.len()
     )?;
     Ok(())

@@ -28,6 +28,19 @@ struct Cli {
     command: Command,
 }
 
+/// The configuration file, as each verb that reads it takes it.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration file
+    #[arg(
+        short,
+        long = "config",
+        value_name = "FILE",
+        default_value = "/etc/netbond/netbond.toml"
+    )]
+    path: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the controller until it is told to stop; packets pass on after it

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tracing_subscriber::EnvFilter;
 
+use super::ConfigFile;
 use crate::{
     control::daemon::{self, Options},
     pins::Pins,
@@ -12,14 +13,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/netbond/netbond.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Write every event the controller sees to this file, as lines of JSON
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -34,7 +29,7 @@ pub(super) fn run(args: Args, pins: Pins) -> Result<()> {
         .with_ansi(false)
         .init();
     let options = Options {
-        config: args.config,
+        config: args.config.path,
         pins,
         record: args.record,
     };

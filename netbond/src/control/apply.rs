@@ -91,7 +91,8 @@ impl Applier {
     ///
     /// # Errors
     ///
-    /// Where a device cannot be made: then nothing is changed but devices that were made before it.
+    /// Where the kernel refuses a device, a program or an address: then all is as it was. Where a map
+    /// cannot be written, which is not to be expected, some bonds may be the new ones already.
     pub async fn configure(&mut self, config: &Config) -> Result<Vec<Ids>> {
         let ids = self.allocate(config)?;
         let mut prepared: Vec<(&config::Bond, u32, BondDevice)> = Vec::new();
@@ -357,6 +358,11 @@ impl Applier {
         if known.is_none_or(|known| text(&known.name) != path.name) {
             set_all(&mut self.tables.path_stats, id, PathStats::default())?;
             self.tables.admin.set(id, 0, 0).context("writing ADMIN")?;
+            // Out of use until it is planned: the slot may have been another path's.
+            self.tables
+                .paths
+                .set(id, Raw(Path::zeroed()), 0)
+                .context("writing PATHS")?;
             let info = PathInfo {
                 name: field(&path.name),
                 weight: path.weight,

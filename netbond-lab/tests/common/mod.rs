@@ -1,0 +1,51 @@
+//! What tests of netbond ask of a lab: addresses, status, waiting.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use netbond_lab::{Router, wait_for};
+use serde_json::Value;
+
+/// Long enough for OSPF with the lab's timers on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// The bond's addresses in A and B.
+pub(crate) const A: &str = "10.67.0.1";
+pub(crate) const B: &str = "10.67.0.2";
+
+/// What `netbond status --json` says.
+pub(crate) fn status(router: &Router) -> Value {
+    serde_json::from_str(&router.run(&["netbond", "status", "--json"]).unwrap()).unwrap()
+}
+
+/// A path of the first bond.
+pub(crate) fn path(router: &Router, name: &str) -> Value {
+    let status = status(router);
+    let paths = status["bonds"][0]["paths"].as_array().unwrap();
+    paths
+        .iter()
+        .find(|path| path["name"] == name)
+        .unwrap()
+        .clone()
+}
+
+/// When a path's state last changed.
+pub(crate) fn changed(path: &Value) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs_f64(path["changed"].as_f64().unwrap())
+}
+
+/// Waits for a path to come into a state.
+pub(crate) fn wait_state(router: &Router, name: &str, state: &str) -> Value {
+    let what = format!("{name} {state} in {}", router.name());
+    wait_for(&what, SOON, || {
+        let path = path(router, name);
+        anyhow::ensure!(path["state"] == state, "it is {path}");
+        Ok(Some(path))
+    })
+    .unwrap()
+}
