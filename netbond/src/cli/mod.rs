@@ -33,7 +33,7 @@ struct Cli {
 struct ConfigFile {
     /// Configuration file
     #[arg(
-        short,
+        short = 'c',
         long = "config",
         value_name = "FILE",
         default_value = "/etc/netbond/netbond.toml"
