@@ -239,7 +239,7 @@ impl Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reject {
-    /// The TTL or hop limit is not 255: it comes from more than one hop away (RFC 5881, 5).
+    /// The TTL or hop limit is not 255: it comes from more than the single hop away (RFC 5881, 5).
     Ttl,
     /// The UDP payload is shorter than the mandatory section.
     Truncated,

@@ -1,13 +1,13 @@
-//! Sockets and timers of the sessions (RFC 5881).
+//! Sockets and timers of the sessions (RFC 5881, RFC 5883).
 //!
-//! Each local address (on its device) has a task with a receiving socket; each session has a sending
-//! socket, for its source port is its own (RFC 5881, 4).
+//! Each local address (on its device) has a task with a receiving socket, one more for sessions over
+//! several hops; each session has a sending socket, for its source port is its own (RFC 5881, 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::future::pending;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use anyhow::{Context, anyhow, ensure};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    SockaddrStorage, bind, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
@@ -31,16 +31,14 @@ use tracing::{debug, info, warn};
 use super::packet::{Diagnostic, Packet, Reject, State};
 use super::session::{Actions, Config, Event, Session};
 
-/// UDP port of control packets (RFC 5881, 4).
-const PORT: u16 = 3784;
-
 /// Source ports of control packets: 49152 to 65535 (RFC 5881, 4).
 const SOURCE_PORTS: (u16, u16) = (49152, 16384);
 
 /// Source ports tried for one socket; another program holds few of them.
 const PORT_ATTEMPTS: usize = 64;
 
-/// TTL or hop limit sent and demanded: nobody further away can send it (RFC 5881, 5; RFC 5082).
+/// TTL or hop limit sent, and demanded of a single hop: nobody further away can send it (RFC 5881, 5;
+/// RFC 5082).
 const TTL: i32 = 255;
 
 /// DSCP CS6, network control, as the octet of the IP header.
@@ -72,9 +70,11 @@ pub struct SessionConfig {
     pub id: u32,
     /// An address of this host; packets come from it and must go to it.
     pub local: IpAddr,
-    /// The peer's address, one hop away.
+    /// The peer's address.
     pub remote: IpAddr,
-    /// The only device that packets may use; a link-local address needs one.
+    pub hops: Hops,
+    /// The only device that packets may leave by and, over a single hop, come in on; a link-local
+    /// address needs one.
     pub device: Option<String>,
     /// Between the packets to send, at least; the peer may want them slower.
     pub tx_interval: Duration,
@@ -82,6 +82,26 @@ pub struct SessionConfig {
     pub rx_interval: Duration,
     /// How many packets may be missed before the session is down.
     pub multiplier: u8,
+}
+
+/// How far away the peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hops {
+    /// On the same link (RFC 5881).
+    Single,
+    /// Behind other routers (RFC 5883). Packets may come in on any device, and from anybody who can
+    /// send in the peer's name.
+    Multi,
+}
+
+impl Hops {
+    /// UDP port of control packets (RFC 5881, 4; RFC 5883, 5).
+    const fn port(self) -> u16 {
+        match self {
+            Self::Single => 3784,
+            Self::Multi => 4784,
+        }
+    }
 }
 
 /// A session came up, or is no longer up. A session that nothing was reported of is not up.
@@ -119,59 +139,8 @@ impl Speaker {
         sender: mpsc::Sender<Report>,
     ) -> anyhow::Result<Self> {
         let rejected = Arc::new(Rejected::default());
-        let mut random = Random::new().context("cannot read /dev/urandom")?;
-        let (mut ids, mut ends, mut discriminators) =
-            (BTreeSet::new(), BTreeSet::new(), BTreeSet::from([0]));
-        let mut peers: BTreeMap<Local, Vec<Peer>> = BTreeMap::new();
-        for session in sessions {
-            let config = session.checked()?;
-            let SessionConfig {
-                id,
-                local,
-                remote,
-                device,
-                ..
-            } = session;
-            let local = Local {
-                address: local,
-                device,
-            };
-            ensure!(
-                ids.insert(id),
-                "two BFD sessions have the id {id}: number them apart"
-            );
-            ensure!(
-                ends.insert((local.clone(), remote)),
-                "two BFD sessions go from {local} to {remote}: remove one"
-            );
-            let discriminator = loop {
-                let discriminator = random.next();
-                if discriminators.insert(discriminator) {
-                    break discriminator;
-                }
-            };
-            peers.entry(local).or_default().push(Peer {
-                id,
-                remote,
-                session: Session::new(config, discriminator),
-                source_port: random.source_port(),
-                send_fails: false,
-                strangers: 0,
-            });
-        }
         let mut tasks = JoinSet::new();
-        for (local, peers) in peers {
-            let task = Task {
-                local,
-                peers,
-                sockets: None,
-                check_at: 0,
-                retry: RETRY.0,
-                complaint: None,
-                pending: BTreeMap::new(),
-                rejected: Arc::clone(&rejected),
-                random: Random::new().context("cannot read /dev/urandom")?,
-            };
+        for task in self::tasks(sessions, &rejected)? {
             tasks.spawn(task.run(sender.clone()));
         }
         Ok(Self { tasks, rejected })
@@ -195,6 +164,67 @@ impl Speaker {
     }
 }
 
+/// A task for each place where packets arrive.
+fn tasks(sessions: Vec<SessionConfig>, rejected: &Arc<Rejected>) -> anyhow::Result<Vec<Task>> {
+    let mut random = Random::new().context("cannot read /dev/urandom")?;
+    let (mut ids, mut ends, mut discriminators) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::from([0]));
+    let mut peers: BTreeMap<Local, Vec<Peer>> = BTreeMap::new();
+    for session in sessions {
+        let config = session.checked()?;
+        let SessionConfig {
+            id,
+            local,
+            remote,
+            hops,
+            device,
+            ..
+        } = session;
+        let local = Local {
+            address: local,
+            device: device.clone().filter(|_| hops == Hops::Single),
+            hops,
+        };
+        ensure!(
+            ids.insert(id),
+            "two BFD sessions have the id {id}: number them apart"
+        );
+        ensure!(
+            ends.insert((local.clone(), remote)),
+            "two BFD sessions go from {local} to {remote}: remove one"
+        );
+        let discriminator = loop {
+            let discriminator = random.next();
+            if discriminators.insert(discriminator) {
+                break discriminator;
+            }
+        };
+        peers.entry(local).or_default().push(Peer {
+            id,
+            remote,
+            device,
+            session: Session::new(config, discriminator),
+            source_port: random.source_port(),
+            send_fails: false,
+            strangers: 0,
+        });
+    }
+    let task = |(local, peers)| {
+        Ok(Task {
+            local,
+            peers,
+            sockets: None,
+            check_at: 0,
+            retry: RETRY.0,
+            complaint: None,
+            pending: BTreeMap::new(),
+            rejected: Arc::clone(rejected),
+            random: Random::new().context("cannot read /dev/urandom")?,
+        })
+    };
+    peers.into_iter().map(task).collect()
+}
+
 impl SessionConfig {
     fn checked(&self) -> anyhow::Result<Config> {
         let Self {
@@ -208,10 +238,17 @@ impl SessionConfig {
             IpAddr::V4(_) => false,
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        ensure!(
-            self.device.is_some() || !(link_local(local) || link_local(remote)),
-            "BFD session {id} goes from {local} to {remote}: a link-local address needs a device"
-        );
+        if link_local(local) || link_local(remote) {
+            ensure!(
+                self.device.is_some(),
+                "BFD session {id} goes from {local} to {remote}: a link-local address needs a device"
+            );
+            ensure!(
+                self.hops == Hops::Single,
+                "BFD session {id} goes from {local} to {remote}: no router forwards to or from a \
+                 link-local address, use a single hop"
+            );
+        }
         ensure!(
             self.multiplier > 0,
             "BFD session {id} has the multiplier 0: give 1 or more"
@@ -242,7 +279,9 @@ struct Rejected([AtomicU64; Reject::ALL.len()]);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Local {
     address: IpAddr,
+    /// `None` over several hops: packets may come back another way than they went (RFC 5883).
     device: Option<String>,
+    hops: Hops,
 }
 
 impl fmt::Display for Local {
@@ -257,6 +296,8 @@ impl fmt::Display for Local {
 struct Peer {
     id: u32,
     remote: IpAddr,
+    /// The device that packets leave by.
+    device: Option<String>,
     session: Session,
     /// The same for all packets of the session (RFC 5881, 4).
     source_port: u16,
@@ -267,7 +308,7 @@ struct Peer {
 }
 
 struct Sockets {
-    /// The device when they were bound to it; 0 without one.
+    /// The device when they were bound to it; 0 where they are bound to none.
     ifindex: u32,
     receiver: tokio::net::UdpSocket,
     /// In the order of the peers.
@@ -412,7 +453,7 @@ impl Task {
 
     /// Hands a packet to its session (RFC 5880, 6.3 and 6.8.6).
     fn accept(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reject> {
-        if datagram.ttl != Some(TTL) {
+        if self.local.hops == Hops::Single && datagram.ttl != Some(TTL) {
             return Err(Reject::Ttl);
         }
         let packet = Packet::decode(payload)?;
@@ -451,7 +492,7 @@ impl Task {
     fn act(&mut self, index: usize, actions: Actions, now: u64) {
         let peer = &mut self.peers[index];
         if let (Some(packet), Some(sockets)) = (actions.send, &self.sockets) {
-            peer.send(sockets, &sockets.senders[index], &packet);
+            peer.send(&self.local, &sockets.senders[index], &packet);
         }
         let Some(event) = actions.event else {
             return;
@@ -483,18 +524,16 @@ impl Drop for Task {
             if peer.session.state() == State::Up
                 && let Some(packet) = peer.session.disable(now, 0).send
             {
-                peer.send(sockets, sender, &packet);
+                peer.send(&self.local, sender, &packet);
             }
         }
     }
 }
 
 impl Peer {
-    fn send(&mut self, sockets: &Sockets, sender: &UdpSocket, packet: &Packet) {
-        let to = socket_address(self.remote, PORT, sockets.ifindex);
-        let sent = sender.send_to(&packet.encode(), to);
-        match sent {
-            Ok(_) => self.send_fails = false,
+    fn send(&mut self, local: &Local, sender: &UdpSocket, packet: &Packet) {
+        match self.try_send(local, sender, packet) {
+            Ok(()) => self.send_fails = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.send_fails, true) {
                     let remote = self.remote;
@@ -502,6 +541,47 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Names the device with each packet: where packets may come in on any, the socket is bound to
+    /// none.
+    fn try_send(&self, local: &Local, sender: &UdpSocket, packet: &Packet) -> nix::Result<()> {
+        let ifindex = match &self.device {
+            Some(device) => if_nametoindex(device.as_str())?,
+            None => 0,
+        };
+        let (v4, v6);
+        let source = match local.address {
+            IpAddr::V4(address) => {
+                v4 = libc::in_pktinfo {
+                    ipi_ifindex: ifindex.cast_signed(),
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(address.octets()),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                ControlMessage::Ipv4PacketInfo(&v4)
+            }
+            IpAddr::V6(address) => {
+                v6 = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
+                    ipi6_ifindex: ifindex,
+                };
+                ControlMessage::Ipv6PacketInfo(&v6)
+            }
+        };
+        let to = SockaddrStorage::from(socket_address(self.remote, local.hops.port(), ifindex));
+        let bytes = packet.encode();
+        sendmsg(
+            sender.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            &[source],
+            MsgFlags::empty(),
+            Some(&to),
+        )?;
+        Ok(())
     }
 
     /// Its packets are for another session than ours.
@@ -527,7 +607,7 @@ impl Local {
             IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?,
             IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?,
         }
-        self.bind(&socket, PORT, ifindex)?;
+        self.bind(&socket, self.hops.port(), ifindex)?;
         Ok(socket)
     }
 
@@ -591,7 +671,8 @@ impl Local {
             Some(Errno::EPERM | Errno::EACCES) => "give netbond CAP_NET_RAW",
             _ => "it is tried again",
         };
-        anyhow!("no BFD at {self} (UDP port {PORT}): {error}; {advice}")
+        let port = self.hops.port();
+        anyhow!("no BFD at {self} (UDP port {port}): {error}; {advice}")
     }
 }
 
@@ -709,10 +790,19 @@ mod tests {
             id: 7,
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
+            hops: Hops::Single,
             device: device.map(str::to_owned),
             tx_interval: INTERVAL,
             rx_interval: INTERVAL,
             multiplier: 3,
+        }
+    }
+
+    /// Over several hops.
+    fn multi_hop(local: &str, remote: &str, device: Option<&str>) -> SessionConfig {
+        SessionConfig {
+            hops: Hops::Multi,
+            ..config(local, remote, device)
         }
     }
 
@@ -748,6 +838,10 @@ mod tests {
                 "receive interval of 4295s",
             ),
             (config("fd00::1", "fe80::1", None), "needs a device"),
+            (
+                multi_hop("fe80::2", "fe80::1", Some("near")),
+                "use a single hop",
+            ),
         ];
         for (session, says) in cases {
             let error = refused(&[session]);
@@ -757,6 +851,70 @@ mod tests {
         assert!(error.contains("the id 7"), "{error}");
         let error = refused(&[good.clone(), other(|s| s.id = 8)]);
         assert!(error.contains("two BFD sessions go from"), "{error}");
+        // Over several hops nothing but the addresses tells whose packets arrive.
+        let error = refused(&[
+            multi_hop("10.65.0.2", "10.65.9.1", Some("near")),
+            SessionConfig {
+                id: 8,
+                ..multi_hop("10.65.0.2", "10.65.9.1", Some("near2"))
+            },
+        ]);
+        assert!(error.contains("two BFD sessions go from"), "{error}");
+    }
+
+    #[test]
+    fn a_packet_from_several_hops_away_is_taken_only_by_a_session_over_several() {
+        let single = config("10.65.0.2", "10.65.0.1", Some("near"));
+        let sessions = vec![
+            single.clone(),
+            SessionConfig {
+                id: 8,
+                hops: Hops::Multi,
+                ..single.clone()
+            },
+            SessionConfig {
+                id: 9,
+                ..multi_hop("10.65.0.2", "10.65.9.1", Some("near2"))
+            },
+        ];
+        let mut tasks = tasks(sessions, &Arc::default()).unwrap();
+        tasks.sort_by_key(|task| task.local.hops);
+        let [single_hop, several] = &mut tasks[..] else {
+            panic!("not two tasks: {}", tasks.len());
+        };
+        assert_eq!((single_hop.peers.len(), several.peers.len()), (1, 2));
+        let hello = Packet {
+            your_discriminator: 0,
+            ..packet(State::Down)
+        }
+        .encode();
+        let from = |source: &str, ttl| Datagram {
+            length: hello.len(),
+            source: Some(source.parse().unwrap()),
+            ttl,
+        };
+        let states = |task: &Task| -> Vec<State> {
+            let peers = task.peers.iter();
+            peers.map(|peer| peer.session.state()).collect()
+        };
+
+        for ttl in [None, Some(0), Some(254)] {
+            let got = single_hop.accept(&from("10.65.0.1", ttl), &hello);
+            assert_eq!(got, Err(Reject::Ttl));
+        }
+        assert_eq!(states(single_hop), [State::Down]);
+        let got = single_hop.accept(&from("10.65.0.1", Some(255)), &hello);
+        assert_eq!((got, states(single_hop)), (Ok(()), vec![State::Init]));
+
+        let got = several.accept(&from("10.65.9.2", Some(254)), &hello);
+        assert_eq!(got, Err(Reject::UnknownSource));
+        assert_eq!(states(several), [State::Down, State::Down]);
+        let got = several.accept(&from("10.65.9.1", Some(1)), &hello);
+        let expected = vec![State::Down, State::Init];
+        assert_eq!((got, states(several)), (Ok(()), expected));
+        let got = several.accept(&from("10.65.0.1", Some(254)), &hello);
+        let expected = vec![State::Init, State::Init];
+        assert_eq!((got, states(several)), (Ok(()), expected));
     }
 
     #[test]
@@ -833,8 +991,30 @@ mod tests {
             Self(Process::in_other_netns("true"))
         }
 
+        /// Another namespace behind this one, which forwards. It is at 10.65.9.1, to where this thread's
+        /// routes lead over the link `net`, by the device `near`.
+        async fn new_behind(&self, near: &str, net: u8) -> Self {
+            let far = Self::new();
+            far.join_to(|arguments| self.0.ip(arguments), "behind", "far", 9);
+            ip(&format!(
+                "route add 10.65.9.0/30 via 10.65.{net}.1 dev {near}"
+            ));
+            ip(&format!(
+                "route add fd65:9::/64 via fd65:{net}::1 dev {near}"
+            ));
+            far.0.ip("route add default via 10.65.9.2");
+            far.0.ip("route add default via fd65:9::2");
+            self.forward(true).await;
+            far
+        }
+
         /// Joins `near` here and `far` there: 10.65.`net`.2 and 10.65.`net`.1.
         fn join(&self, near: &str, far: &str, net: u8) {
+            self.join_to(ip, near, far, net);
+        }
+
+        /// [`Self::join`] with another namespace, in which `ip` runs.
+        fn join_to(&self, ip: impl Fn(&str), near: &str, far: &str, net: u8) {
             ip(&format!(
                 "link add {near} type veth peer name {far} netns {}",
                 self.0.id()
@@ -865,6 +1045,18 @@ mod tests {
             };
             output(&self.enter(&command)).await;
         }
+
+        /// Forwards packets, or no more.
+        async fn forward(&self, on: bool) {
+            let on = u8::from(on);
+            self.sysctl(&format!("net.ipv4.ip_forward={on}")).await;
+            self.sysctl(&format!("net.ipv6.conf.all.forwarding={on}"))
+                .await;
+        }
+
+        async fn sysctl(&self, setting: &str) {
+            output(&self.enter(&format!("sysctl -w {setting}"))).await;
+        }
     }
 
     fn spawn(command: &str) -> Process {
@@ -883,6 +1075,7 @@ mod tests {
              protocol device {{}}
              protocol bfd {{
                interface \"*\" {{ interval 50 ms; multiplier 3; }};
+               multihop {{ interval 50 ms; multiplier 3; }};
                {neighbours}
              }}"
         );
@@ -908,11 +1101,11 @@ mod tests {
         .await;
     }
 
-    /// What a session must stand with a peer that can be started again and again, at the far end of
-    /// `near` and `far`.
+    /// What a session must stand with a peer that can be started again and again, on a way that can
+    /// be cut off (`true`) and mended (`false`).
     async fn outages<Peer>(
         here: &mut Heard,
-        far: &Far,
+        cut: impl AsyncFn(bool),
         start: impl Fn() -> Peer,
         is_up: impl AsyncFn(),
     ) {
@@ -929,11 +1122,11 @@ mod tests {
         here.up().await;
         is_up().await;
 
-        far.black_hole("far", true).await;
+        cut(true).await;
         let (took, why) = here.down().await;
-        assert!(took < 3 * DETECTION, "black-holed: {took:?}");
+        assert!(took < 3 * DETECTION, "cut off: {took:?}");
         assert_eq!(why, Diagnostic::DetectionTimeExpired);
-        far.black_hole("far", false).await;
+        cut(false).await;
         here.up().await;
         is_up().await;
     }
@@ -949,11 +1142,120 @@ mod tests {
             far.join("near", "far", 0);
             let neighbour = "10.65.0.2 dev \"far\" local 10.65.0.1";
             let (command, socket) = bird(directory.path(), "far", &[neighbour]);
+            let cut = async |on| far.black_hole("far", on).await;
             let start = || far.spawn(&command);
-            outages(&mut here, &far, start, async || {
+            outages(&mut here, cut, start, async || {
                 bird_is_up(&socket, "10.65.0.2").await;
             })
             .await;
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn bird_is_a_peer_over_several_hops() {
+        in_netns(async || {
+            let directory = tempfile::tempdir().unwrap();
+            let middle = Far::new();
+            middle.join("near", "near", 0);
+            let far = middle.new_behind("near", 0).await;
+            let mut here = Heard::start(multi_hop("10.65.0.2", "10.65.9.1", Some("near")));
+            let neighbour = "10.65.0.2 local 10.65.9.1 multihop yes";
+            let (command, socket) = bird(directory.path(), "far", &[neighbour]);
+            let cut = async |on: bool| middle.forward(!on).await;
+            let start = || far.spawn(&command);
+            outages(&mut here, cut, start, async || {
+                bird_is_up(&socket, "10.65.0.2").await;
+            })
+            .await;
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn bird_is_a_peer_over_several_hops_of_ipv6() {
+        in_netns(async || {
+            let directory = tempfile::tempdir().unwrap();
+            let middle = Far::new();
+            middle.join("near", "near", 0);
+            let far = middle.new_behind("near", 0).await;
+            let mut here = Heard::start(multi_hop("fd65:0::2", "fd65:9::1", Some("near")));
+            let neighbour = "fd65:0::2 local fd65:9::1 multihop yes";
+            let (command, socket) = bird(directory.path(), "far", &[neighbour]);
+            let _peer = far.spawn(&command);
+            here.up().await;
+            bird_is_up(&socket, "fd65::2").await;
+            middle.forward(false).await;
+            let (_, why) = here.down().await;
+            assert_eq!(why, Diagnostic::DetectionTimeExpired);
+        });
+    }
+
+    /// As with the packets of a path: they leave by its device wherever the route leads, and come in
+    /// by whichever the peer's route leads to.
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn over_several_hops_packets_leave_by_the_device_and_come_in_on_any() {
+        in_netns(async || {
+            let directory = tempfile::tempdir().unwrap();
+            let middle = Far::new();
+            middle.join("near", "near", 0);
+            middle.join("near2", "near2", 1);
+            // The route leads over `near2`, there and back, but nothing gets there that way.
+            let far = middle.new_behind("near2", 1).await;
+            middle.0.ip("route add 10.65.0.2/32 via 10.65.1.2");
+            middle.0.ip("rule add iif near2 blackhole");
+            for device in ["all", "near"] {
+                let setting = format!("net.ipv4.conf.{device}.rp_filter=0");
+                middle.sysctl(&setting).await;
+            }
+            ip("route add 10.65.9.0/30 via 10.65.0.1 dev near metric 100");
+            let neighbour = "10.65.0.2 local 10.65.9.1 multihop yes";
+            let (command, socket) = bird(directory.path(), "far", &[neighbour]);
+            let _peer = far.spawn(&command);
+            let mut here = Heard::start(multi_hop("10.65.0.2", "10.65.9.1", Some("near")));
+            here.up().await;
+            bird_is_up(&socket, "10.65.0.2").await;
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn a_speaker_has_sessions_over_one_hop_and_over_several() {
+        in_netns(async || {
+            let directory = tempfile::tempdir().unwrap();
+            let middle = Far::new();
+            middle.join("near", "near", 0);
+            let far = middle.new_behind("near", 0).await;
+            let neighbour = "10.65.0.2 dev \"near\" local 10.65.0.1";
+            let (command, _) = bird(directory.path(), "middle", &[neighbour]);
+            let _middle_bird = middle.spawn(&command);
+            let neighbour = "10.65.0.2 local 10.65.9.1 multihop yes";
+            let (command, socket) = bird(directory.path(), "far", &[neighbour]);
+            let _far_bird = far.spawn(&command);
+            let sessions = vec![
+                config("10.65.0.2", "10.65.0.1", Some("near")),
+                SessionConfig {
+                    id: 8,
+                    ..multi_hop("10.65.0.2", "10.65.9.1", Some("near"))
+                },
+            ];
+            let (sender, mut reports) = mpsc::channel(8);
+            let _speaker = Speaker::spawn(sessions, sender).unwrap();
+            let mut next = async || timeout(SOON, reports.recv()).await.unwrap().unwrap();
+            let mut up = BTreeMap::new();
+            while up != BTreeMap::from([(7, true), (8, true)]) {
+                let report = next().await;
+                up.insert(report.id, report.up);
+            }
+            bird_is_up(&socket, "10.65.0.2").await;
+            middle.forward(false).await;
+            let report = next().await;
+            let down = (8, false, Diagnostic::DetectionTimeExpired);
+            assert_eq!((report.id, report.up, report.diag), down);
+            middle.forward(true).await;
+            let report = next().await;
+            assert_eq!((report.id, report.up), (8, true));
         });
     }
 
@@ -994,51 +1296,73 @@ mod tests {
         });
     }
 
+    /// [`outages`] with bfdd as the peer, which has `peer` in its configuration.
+    async fn outages_of_frr(here: &mut Heard, far: &Far, peer: &str, cut: impl AsyncFn(bool)) {
+        // zebra and bfdd run as user frr.
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().display();
+        let file = directory.path().join("bfdd.conf");
+        let config_of_bfdd = format!(
+            "bfd\n peer {peer}\n  detect-multiplier 3\n  receive-interval 50\n  \
+             transmit-interval 50\n exit\nexit\n"
+        );
+        std::fs::write(&file, config_of_bfdd).unwrap();
+        output(&format!("chown -R frr:frr {place}")).await;
+        let daemon = |name: &str, more: String| {
+            far.spawn(&format!(
+                "/usr/lib/frr/{name} -A 127.0.0.1 -P 0 -z {place}/zserv.api \
+                 --vty_socket {place} -i {place}/{name}.pid {more}"
+            ))
+        };
+        let _zebra = daemon("zebra", "-f /dev/null".into());
+        // Without it bfdd tries again only after 10 s.
+        let zserv = directory.path().join("zserv.api");
+        until("zebra listens", async || zserv.exists()).await;
+        let start = || {
+            let more = format!("-f {} --bfdctl {place}/bfdd.sock", file.display());
+            daemon("bfdd", more)
+        };
+        let show = "show bfd peers json";
+        let is_up = async || {
+            until("bfdd has the session up", async || {
+                let mut vtysh = tokio::process::Command::new("vtysh");
+                vtysh.args(["--vty_socket", &place.to_string(), "-c", show]);
+                let output = vtysh.kill_on_drop(true).output().await.unwrap().stdout;
+                let peers: serde_json::Value = serde_json::from_slice(&output).unwrap_or_default();
+                let peer = &peers[0];
+                peer["status"] == "up"
+                    && peer["transmit-interval"] == 50
+                    && peer["remote-transmit-interval"] == 50
+            })
+            .await;
+        };
+        outages(here, cut, start, is_up).await;
+    }
+
     #[test]
     #[ignore = "needs root: cargo xtask test netns"]
     fn frr_is_a_peer() {
         in_netns(async || {
-            // zebra and bfdd run as user frr.
-            let directory = tempfile::tempdir().unwrap();
             let far = Far::new();
             far.join("near", "far", 0);
-            let place = directory.path().display();
-            let file = directory.path().join("bfdd.conf");
-            let config_of_bfdd = "bfd\n peer 10.65.0.2 local-address 10.65.0.1 interface far\n  \
-                 detect-multiplier 3\n  receive-interval 50\n  transmit-interval 50\n exit\nexit\n";
-            std::fs::write(&file, config_of_bfdd).unwrap();
-            output(&format!("chown -R frr:frr {place}")).await;
-            let daemon = |name: &str, more: String| {
-                far.spawn(&format!(
-                    "/usr/lib/frr/{name} -A 127.0.0.1 -P 0 -z {place}/zserv.api \
-                     --vty_socket {place} -i {place}/{name}.pid {more}"
-                ))
-            };
-            let _zebra = daemon("zebra", "-f /dev/null".into());
-            // Without it bfdd tries again only after 10 s.
-            let zserv = directory.path().join("zserv.api");
-            until("zebra listens", async || zserv.exists()).await;
             let mut here = Heard::start(config("10.65.0.2", "10.65.0.1", Some("near")));
-            let start = || {
-                let more = format!("-f {} --bfdctl {place}/bfdd.sock", file.display());
-                daemon("bfdd", more)
-            };
-            let show = "show bfd peers json";
-            let is_up = async || {
-                until("bfdd has the session up", async || {
-                    let mut vtysh = tokio::process::Command::new("vtysh");
-                    vtysh.args(["--vty_socket", &place.to_string(), "-c", show]);
-                    let output = vtysh.kill_on_drop(true).output().await.unwrap().stdout;
-                    let peers: serde_json::Value =
-                        serde_json::from_slice(&output).unwrap_or_default();
-                    let peer = &peers[0];
-                    peer["status"] == "up"
-                        && peer["transmit-interval"] == 50
-                        && peer["remote-transmit-interval"] == 50
-                })
-                .await;
-            };
-            outages(&mut here, &far, start, is_up).await;
+            let peer = "10.65.0.2 local-address 10.65.0.1 interface far";
+            let cut = async |on| far.black_hole("far", on).await;
+            outages_of_frr(&mut here, &far, peer, cut).await;
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn frr_is_a_peer_over_several_hops() {
+        in_netns(async || {
+            let middle = Far::new();
+            middle.join("near", "near", 0);
+            let far = middle.new_behind("near", 0).await;
+            let mut here = Heard::start(multi_hop("10.65.0.2", "10.65.9.1", Some("near")));
+            let peer = "10.65.0.2 multihop local-address 10.65.9.1";
+            let cut = async |on: bool| middle.forward(!on).await;
+            outages_of_frr(&mut here, &far, peer, cut).await;
         });
     }
 
@@ -1142,8 +1466,12 @@ mod tests {
             let peer = Local {
                 address: session.remote,
                 device: None,
+                hops: session.hops,
             };
-            let (to, remote) = (socket_address(session.local, PORT, 0), session.remote);
+            let (to, remote) = (
+                socket_address(session.local, session.hops.port(), 0),
+                session.remote,
+            );
             let listener = tokio::net::UdpSocket::from_std(peer.listen(0).unwrap()).unwrap();
             let here = Heard::start(session);
             let mut bytes = [0; PAYLOAD];
@@ -1198,10 +1526,11 @@ mod tests {
     fn a_port_that_is_taken_is_named_and_waited_for() {
         in_netns(async || {
             let sessions = two_addresses();
-            let taken = UdpSocket::bind(("0.0.0.0", PORT)).unwrap();
+            let taken = UdpSocket::bind(("0.0.0.0", sessions[0].hops.port())).unwrap();
             let local = Local {
                 address: sessions[0].local,
                 device: None,
+                hops: sessions[0].hops,
             };
             let error = local.listen(0).unwrap_err();
             let error = local.explain(&error).to_string();
