@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+pub use crate::bfd::Hops;
+
 pub use self::prefix::{ParsePrefixError, Prefix};
 pub use self::protocols::ROUTE_PROTOCOLS;
 
@@ -65,6 +67,9 @@ pub struct Bond {
     pub detour: DetourPolicy,
     /// How the paths are probed; `None`: not at all.
     pub probing: Option<Probing>,
+    /// BFD with the other end of each path, which is no netbond; `None`: not at all. Never together
+    /// with probing.
+    pub bfd: Option<Bfd>,
     /// The peer's own prefix: a path over which it is no longer reached is suspect.
     pub peer: Option<Prefix>,
     /// 1 to [`netbond_common::abi::MAX_BOND_PATHS`].
@@ -135,6 +140,21 @@ impl Default for Probing {
             recover: 5,
         }
     }
+}
+
+/// A BFD session on each path of a bond, for a peer that answers no probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bfd {
+    pub hops: Hops,
+    /// Between two packets, sent and taken, ms; the peer may want more.
+    pub interval_ms: u32,
+    /// Packets that may be missed before a path is dead; never 0.
+    pub misses: u8,
+}
+
+impl Bfd {
+    const DEFAULT_INTERVAL_MS: u32 = 50;
+    const DEFAULT_MISSES: u8 = 3;
 }
 
 /// TTL (hop limit) of the outer packets.

@@ -11,8 +11,8 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bird, Bond, Config, DetourPolicy, Encap, Frr, Mode, ParsePrefixError, Path, Prefix, Probing,
-    Problem, ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
+    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, Hops, Mode, ParsePrefixError, Path, Prefix,
+    Probing, Problem, ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -247,6 +247,7 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         _ => Err(Wrong::new("does not exist")),
     });
     let probing = probing(&mut bond);
+    let bfd = bfd(&mut bond, probing);
     let peer = bond.optional(
         "peer",
         "a prefix of the peer such as \"10.65.2.1/32\"",
@@ -265,6 +266,7 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         ttl: ttl?.unwrap_or(Ttl::Inherit),
         detour: detour?.unwrap_or(DetourPolicy::Avoid),
         probing: probing?,
+        bfd: bfd?,
         peer: peer?,
         paths,
         line,
@@ -287,6 +289,62 @@ fn probing(bond: &mut Section<'_>) -> Result<Option<Probing>, Reported> {
         recover: recover?.unwrap_or(default.recover),
     };
     Ok((probing.interval_ms != 0).then_some(probing))
+}
+
+/// BFD for the paths of a bond whose probing is `probing`.
+fn bfd(
+    bond: &mut Section<'_>,
+    probing: Result<Option<Probing>, Reported>,
+) -> Result<Option<Bfd>, Reported> {
+    let expected = "\"off\", \"single-hop\" or \"multi-hop\"";
+    let hops = bond.optional("bfd", expected, |hops| match hops {
+        "off" => Ok(None),
+        "single-hop" => Ok(Some(Hops::Single)),
+        "multi-hop" => Ok(Some(Hops::Multi)),
+        _ => Err(Wrong::new("does not exist")),
+    });
+    let interval = bond.optional(
+        "bfd_interval",
+        "an integer from 10 to 10000, ms between packets",
+        |value| integer(value, 10, 10_000),
+    );
+    let misses = bond.optional(
+        "bfd_misses",
+        "an integer from 1 to 255, packets missed",
+        |value: i64| match u8::try_from(value) {
+            Ok(misses) if misses != 0 => Ok(misses),
+            Ok(_) | Err(_) => Err(Wrong::new("is out of range")),
+        },
+    );
+    let Some(hops) = hops?.flatten() else {
+        for (key, set) in [
+            ("bfd_interval", matches!(interval, Ok(Some(_)))),
+            ("bfd_misses", matches!(misses, Ok(Some(_)))),
+        ] {
+            if set {
+                bond.report(
+                    bond.line_of(key),
+                    format_args!(
+                        "{key} is of no use while bfd is \"off\": write bfd = \"single-hop\" or \
+                         \"multi-hop\" too, or remove it"
+                    ),
+                );
+            }
+        }
+        return Ok(None);
+    };
+    if probing.is_ok_and(|probing| probing.is_some()) {
+        bond.report(
+            bond.line_of("bfd"),
+            "bfd is for a peer that is no netbond, which answers no probes: write probe_interval = 0 \
+             too, or bfd = \"off\"",
+        );
+    }
+    Ok(Some(Bfd {
+        hops,
+        interval_ms: interval?.unwrap_or(Bfd::DEFAULT_INTERVAL_MS),
+        misses: misses?.unwrap_or(Bfd::DEFAULT_MISSES),
+    }))
 }
 
 fn unique_devices(bond: &Section<'_>, name: &str, seen: &mut Seen) {

@@ -97,6 +97,7 @@ fn minimal() {
         ttl: Ttl::Inherit,
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
+        bfd: None,
         peer: None,
         paths: vec![path("p", "10.65.0.2", "10.65.0.6", 6)],
         line: 4,
@@ -176,6 +177,7 @@ fn full() {
         ttl: Ttl::Fixed(255),
         detour: DetourPolicy::Use,
         probing: Some(Probing::default()),
+        bfd: None,
         peer: Some(prefix("fd00::/8")),
         paths: vec![
             Path {
@@ -202,6 +204,7 @@ fn full() {
         ttl: Ttl::Fixed(1),
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
+        bfd: None,
         peer: None,
         paths: vec![path("c", "10.65.0.2", "10.65.0.6", 38)],
         line: 31,
@@ -247,6 +250,7 @@ fn example() {
         ttl: Ttl::Inherit,
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
+        bfd: None,
         peer: Some(prefix("10.65.2.1/32")),
         paths: vec![
             Path {
@@ -280,15 +284,54 @@ fn example() {
     let uncommented = EXAMPLE
         .replace("# [frr]\n", "[frr]\n")
         .replace("# # The command", "# The command")
-        .replace("# vtysh =", "vtysh =");
+        .replace("# vtysh =", "vtysh =")
+        .replace("probe_interval = 30", "probe_interval = 0")
+        .replace("# bfd", "bfd");
     let frr = Frr {
         vtysh: vec!["vtysh".to_owned()],
     };
-    let config = Config {
+    let mut config = Config {
         frr: Some(frr),
         ..config
     };
+    config.bonds[0].probing = None;
+    config.bonds[0].bfd = Some(Bfd {
+        hops: Hops::Multi,
+        interval_ms: 50,
+        misses: 3,
+    });
     assert_eq!(parse(&uncommented), Ok(config));
+}
+
+#[test]
+fn bfd() {
+    let bfd = |keys: &str| parse(&with(4, keys)).map(|config| config.bonds[0].bfd);
+    let some = |hops, interval_ms, misses| {
+        Ok(Some(Bfd {
+            hops,
+            interval_ms,
+            misses,
+        }))
+    };
+    for (keys, expected) in [
+        ("", Ok(None)),
+        ("bfd = \"off\"", Ok(None)),
+        ("bfd = \"off\"\nprobe_interval = 0", Ok(None)),
+        (
+            "bfd = \"single-hop\"\nprobe_interval = 0",
+            some(Hops::Single, 50, 3),
+        ),
+        (
+            "probe_interval = 0\nbfd = \"multi-hop\"\nbfd_interval = 10\nbfd_misses = 1",
+            some(Hops::Multi, 10, 1),
+        ),
+        (
+            "probe_interval = 0\nbfd = \"multi-hop\"\nbfd_interval = 10_000\nbfd_misses = 255",
+            some(Hops::Multi, 10_000, 255),
+        ),
+    ] {
+        assert_eq!(bfd(keys), expected, "{keys}");
+    }
 }
 
 /// Lines of [`GOOD`] with what replaces them (a pilcrow for each newline), and below each what is
@@ -350,7 +393,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: adress = []
     3: bond "nb0": unknown key "adress": did you mean "address"?
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, peer, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, peer, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -401,6 +444,30 @@ const ONE_WRONG_LINE: &str = r#"
     4: bond "nb0": ttl false is a boolean: write "inherit" or an integer from 1 to 255
 4: detour = "maybe"
     4: bond "nb0": detour "maybe" does not exist: write "avoid" or "use"
+4: probe_interval = 0¶bfd = "multihop"
+    5: bond "nb0": bfd "multihop" does not exist: write "off", "single-hop" or "multi-hop"
+4: probe_interval = 0¶bfd = true
+    5: bond "nb0": bfd true is a boolean: write "off", "single-hop" or "multi-hop"
+4: probe_interval = 0¶bfd = "multi-hop"¶bfd_interval = 9
+    6: bond "nb0": bfd_interval 9 is out of range: write an integer from 10 to 10000, ms between packets
+4: probe_interval = 0¶bfd = "multi-hop"¶bfd_interval = 10001
+    6: bond "nb0": bfd_interval 10001 is out of range: write an integer from 10 to 10000, ms between packets
+4: probe_interval = 0¶bfd = "multi-hop"¶bfd_misses = 0
+    6: bond "nb0": bfd_misses 0 is out of range: write an integer from 1 to 255, packets missed
+4: probe_interval = 0¶bfd = "multi-hop"¶bfd_misses = 256
+    6: bond "nb0": bfd_misses 256 is out of range: write an integer from 1 to 255, packets missed
+4: key = 7¶bfd = "single-hop"
+    5: bond "nb0": bfd is for a peer that is no netbond, which answers no probes: write probe_interval = 0 too, or bfd = "off"
+4: bfd = "multi-hop"¶probe_interval = 30
+    4: bond "nb0": bfd is for a peer that is no netbond, which answers no probes: write probe_interval = 0 too, or bfd = "off"
+4: probe_interval = "0"¶bfd = "multi-hop"
+    4: bond "nb0": probe_interval "0" is a string: write an integer from 0 to 10000, ms between probes, 0 for none
+4: key = 7¶bfd_interval = 50
+    5: bond "nb0": bfd_interval is of no use while bfd is "off": write bfd = "single-hop" or "multi-hop" too, or remove it
+4: bfd = "off"¶bfd_misses = 3
+    5: bond "nb0": bfd_misses is of no use while bfd is "off": write bfd = "single-hop" or "multi-hop" too, or remove it
+4: bfd = "of"¶bfd_misses = 3
+    4: bond "nb0": bfd "of" does not exist: write "off", "single-hop" or "multi-hop"
 4: peer = "10.65.2.1"
     4: bond "nb0": peer "10.65.2.1" has no prefix length: write a prefix of the peer such as "10.65.2.1/32"
 4: peer = "10.65.2.1/24"
@@ -664,7 +731,7 @@ weight = 1.5
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, peer, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, peer, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",
@@ -782,6 +849,10 @@ fn piece() -> impl Strategy<Value = String> {
         "mtu",
         "ttl",
         "detour",
+        "probe_interval",
+        "bfd",
+        "bfd_interval",
+        "bfd_misses",
         "peer",
         "local",
         "remote",
@@ -811,6 +882,7 @@ fn piece() -> impl Strategy<Value = String> {
         "\"nb0\"",
         "\"gre\"",
         "\"inherit\"",
+        "\"multi-hop\"",
         "\"10.65.0.2\"",
         "\"10.65.0.6/30\"",
         "\"fd67::1/64\"",
