@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::fate::Fate;
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -132,6 +132,8 @@ const _: () = assert!(size_of::<PathStats>() == 48);
 /// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
 /// two. Times the interval it is the longest round trip that can be measured.
 pub const PROBES_IN_FLIGHT: usize = 32;
+/// Nonces given to requests that returned none: a power of two.
+pub const STRANGERS_IN_FLIGHT: usize = 32;
 
 /// What the data plane knows of a path's liveness: an entry of `LIVE`, by path id. Only programs
 /// write it. Times are CLOCK_MONOTONIC, ns.
@@ -142,32 +144,47 @@ pub struct Live {
     pub proof_ns: u64,
     /// The nonce of the last answer, to be returned by the next request; 0: none.
     pub echo: u64,
-    /// The request that answer was to.
-    pub echo_sequence: u32,
+    /// The number under which the peer gave it.
+    pub echo_grant: u32,
     /// The last request sent; the first has 1.
     pub sequence: u32,
     /// Answers accepted.
     pub answers_seen: u32,
-    /// Requests received.
+    /// Requests received that returned a nonce of ours.
     pub requests_seen: u32,
-    /// When the current span of answers began.
-    pub window_ns: u64,
-    /// Answers given in it.
+    /// Nonces given to those.
+    pub grants: u32,
+    /// Nonces given to others.
+    pub stranger_grants: u32,
+    /// The nonce that last returned: a peer that gets no new one returns it again.
+    pub returned: u64,
+    /// The highest request received that returned a nonce.
+    pub newest: u32,
+    /// Answers given to such requests in the current span, see [`crate::probe::RATE_WINDOW_NS`].
     pub answered: u32,
+    /// Of the 64 requests up to `newest`, those that came: bit 0 is `newest` itself.
+    pub seen: u64,
+    /// When that span began.
+    pub window_ns: u64,
+    /// Answers given to other requests in it.
+    pub strangers: u32,
     pub reserved: u32,
     /// Requests by the low bits of their sequence.
     pub sent: [Sent; PROBES_IN_FLIGHT],
-    /// Nonces given away, by the low bits of the request's sequence; 0 once returned.
+    /// Nonces given away, by the low bits of their number; 0 once returned.
     pub nonces: [u64; PROBES_IN_FLIGHT],
+    /// The same for requests that returned none.
+    pub stranger_nonces: [u64; STRANGERS_IN_FLIGHT],
 }
-const _: () = assert!(size_of::<Live>() == 816);
+const _: () = assert!(size_of::<Live>() == 1104);
 
 /// A request that was sent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Sent {
-    /// 0 once its answer is here.
+    /// 0: no request.
     pub cookie: u64,
+    /// 0 once its answer is here.
     pub at_ns: u64,
 }
 
@@ -198,18 +215,64 @@ pub struct ProbeInfo {
     pub rtt_ns: u64,
     pub deviation_ns: u64,
     pub least_ns: u64,
+    /// How much one round trip differs from the next, ns, smoothed (as RFC 3550, 6.4.1).
+    pub jitter_ns: u64,
     /// When the last answer came, CLOCK_MONOTONIC, ns; 0: never.
     pub answered_ns: u64,
+    /// Until when the path is held down, CLOCK_MONOTONIC, ns; 0: it is not.
+    pub hold_until_ns: u64,
     /// Of the last seconds' requests, lost on the way there, in millionths.
     pub loss_there: u32,
     /// Of the requests that arrived, answers lost on the way back, in millionths.
     pub loss_back: u32,
     /// Answers that came later than that to a later request, since the controller started.
     pub reordered: u32,
-    /// 1 where the path is probed.
-    pub probed: u32,
+    /// How the path is watched: [`crate::names::Watch`].
+    pub watch: u32,
+    /// How often it failed within a minute of its return, in a row.
+    pub flaps: u32,
+    /// Requests since the last answer.
+    pub missed: u32,
+    /// Bytes of the packets (outer headers included) of the last full-size probe; 0: none yet.
+    pub full_len: u32,
+    /// What came of it: [`crate::names::FullSize`].
+    pub full: u32,
 }
-const _: () = assert!(size_of::<ProbeInfo>() == 48);
+const _: () = assert!(size_of::<ProbeInfo>() == 80);
+
+/// Bytes of the text of an [`EventRecord`].
+pub const EVENT_TEXT_LEN: usize = 168;
+/// How many events are kept.
+pub const EVENTS_KEPT: u32 = 2048;
+/// In [`EventRecord::from`] and [`EventRecord::to`]: no state.
+pub const NO_STATE: u32 = u32::MAX;
+
+/// What the controller saw or did, for people: an entry of `EVENTS`, by the remainder of its sequence
+/// number. Oldest entries are overwritten.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct EventRecord {
+    /// Counted from 1 over all controllers that wrote to this map; 0: none.
+    pub sequence: u64,
+    /// CLOCK_REALTIME, ns since 1970.
+    pub at_ns: u64,
+    /// [`crate::names::EventKind`].
+    pub kind: u32,
+    /// A path's [`crate::names::PathState`] before and after, or [`NO_STATE`].
+    pub from: u32,
+    pub to: u32,
+    /// [`crate::names::StateReason`] of the state after.
+    pub reason: u32,
+    /// Name of the bond; empty: of none.
+    pub bond: [u8; 16],
+    /// Name of the path; empty: of none.
+    pub path: [u8; NAME_LEN],
+    /// What happened, UTF-8, filled up with zeros.
+    pub text: [u8; EVENT_TEXT_LEN],
+    /// `sequence` again: differs where a reader meets a half-written entry.
+    pub end: u64,
+}
+const _: () = assert!(size_of::<EventRecord>() == 256);
 
 /// Bytes of the ring buffer `SAMPLES`.
 pub const SAMPLES_LEN: u32 = 1 << 20;
@@ -287,7 +350,9 @@ pub struct PathInfo {
     pub route_prefix: [u8; 16],
     /// Its length, of 32 or 128.
     pub route_length: u32,
-    pub reserved: u32,
+    /// The weight on the wheel, in quarters of the unit of `weight`: less than four times that where
+    /// a policy reduces it.
+    pub quarters: u32,
 }
 const _: () = assert!(size_of::<PathInfo>() == 160);
 

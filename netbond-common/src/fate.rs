@@ -70,10 +70,16 @@ fates! {
     RxEcn = "rx_ecn", Drop, "on a path, marked CE outside and not ECN-capable inside (RFC 6040)";
     /// A probe: it did its work.
     RxProbe = "rx_probe", Drop, "probes received, and answered or taken in";
+    /// A request that returned no nonce of ours: of a peer that has just started, or of a stranger.
+    RxProbeStranger = "rx_probe_stranger", Drop, "probes of a peer that just started, or of a stranger: answered, few at a time, and proving nothing";
     /// Not a probe that this version understands.
-    RxProbeMalformed = "rx_probe_malformed", Drop, "on a path, of a probe's type, but malformed";
-    /// An answer to no request that waits for one: late, replayed, or forged.
+    RxProbeMalformed = "rx_probe_malformed", Drop, "on a path, of a probe's type, but malformed or of another version";
+    /// An answer to no request that waits for one: late or forged.
     RxProbeCookie = "rx_probe_cookie", Drop, "answers to probes that were not sent, or long ago";
+    /// A probe that was here before.
+    RxProbeReplayed = "rx_probe_replay", Drop, "probes received a second time: doubled or replayed";
+    /// A request of our own that came back.
+    RxProbeReflected = "rx_probe_mirror", Drop, "our own probes, reflected to us";
     /// More requests than a path answers.
     RxProbeRate = "rx_probe_rate", Drop, "probes left without an answer: more than a path answers";
     /// The kernel refused to remove the outer headers.

@@ -21,6 +21,7 @@ pub mod map {
     pub const BOND_INFO: &str = "BOND_INFO";
     pub const PATH_INFO: &str = "PATH_INFO";
     pub const PROBE_INFO: &str = "PROBE_INFO";
+    pub const EVENTS: &str = "EVENTS";
 }
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
@@ -74,6 +75,8 @@ named! {
         /// It has a route, but packets do not pass it both ways, or not for long enough yet: used
         /// only where no path is up.
         Dead = 4, "dead";
+        /// Packets pass it both ways, but not well enough: used as the policy says.
+        Degraded = 5, "degraded";
     }
 }
 
@@ -104,7 +107,55 @@ named! {
         NoAddress = 10, "local address is on no device";
         /// Too many probes in a row found no answer.
         Silent = 11, "probes unanswered";
-        /// Probes are answered again, after it died too often: it must be good for a while.
+        /// It works again, after it failed too often: it must be good for a while.
         HeldDown = 12, "held down after flapping";
+        /// Small probes are answered, those of full size are not: an MTU black hole.
+        Mtu = 13, "mtu";
+        /// It loses more than the policy allows.
+        Lossy = 14, "lossy";
+        /// Its round trip is longer than the policy allows.
+        Slow = 15, "slow";
+        /// The BFD session is down.
+        Bfd = 16, "bfd session down";
+    }
+}
+
+named! {
+    /// How a path's liveness is watched.
+    Watch {
+        /// Not at all: its routes are all there is.
+        None = 0, "none";
+        /// By probes.
+        Probes = 1, "probes";
+        /// By a BFD session.
+        Bfd = 2, "bfd";
+    }
+}
+
+named! {
+    /// What came of probes of full size.
+    FullSize {
+        /// None was sent, or it is still awaited.
+        Unknown = 0, "unknown";
+        /// They are answered.
+        Passes = 1, "passes";
+        /// They are not, though small ones are.
+        BlackHole = 2, "black hole";
+    }
+}
+
+named! {
+    /// What kind of event the controller tells of.
+    EventKind {
+        /// It saw something that concerns a path, a bond or all, and that changed no path.
+        Saw = 0, "saw";
+        /// A path changed its state or the reason for it.
+        Changed = 1, "changed";
+        /// It saw another sign of what took a path out before.
+        Confirmed = 2, "confirmed";
+        /// It did something: devices, programs, configuration.
+        Did = 3, "did";
+        /// Something that it tried did not work.
+        Failed = 4, "failed";
     }
 }

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, Bond, BondInfo, BondStats, Live, MAX_BOND_PATHS, MAX_BONDS, MAX_PATHS, Meta,
-        NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Ticket,
-        TunnelKey,
+        ADMIN_DOWN, Bond, BondInfo, BondStats, EVENTS_KEPT, EventRecord, Live, MAX_BOND_PATHS,
+        MAX_BONDS, MAX_PATHS, Meta, NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo,
+        SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
 };
@@ -51,6 +51,8 @@ static BOND_INFO: Array<BondInfo> = Array::with_max_entries(MAX_BONDS, 0);
 static PATH_INFO: Array<PathInfo> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
 static PROBE_INFO: Array<ProbeInfo> = Array::with_max_entries(MAX_PATHS, 0);
+#[map]
+static EVENTS: Array<EventRecord> = Array::with_max_entries(EVENTS_KEPT, 0);
 
 /// The id of the bond whose device has this ifindex.
 #[inline(always)]

@@ -5,7 +5,7 @@ use netbond_common::{
     fate::Fate,
     inner::Inner,
     ipv4::Outward,
-    probe::{self, Kind, Probe},
+    probe::{self, Asker, Kind, Probe},
 };
 use network_types::eth::EthHdr;
 
@@ -64,15 +64,18 @@ pub(crate) fn receive<const L3: usize>(
             if outer.len != header_len(path) || path.ifindex == 0 {
                 return Err(end(Fate::RxProbeMalformed));
             }
-            let answer =
-                probe::answer(live, &received, now, nonzero()).ok_or(end(Fate::RxProbeRate))?;
+            let (answer, asker) = probe::answer(live, &received, now, nonzero()).map_err(end)?;
             let len = packet.len() - (L3 + outer.len) as u32;
             turn_round::<L3>(packet, path, len, &answer).map_err(|_| end(Fate::RxNoDecap))?;
-            End::new(maps::bond_of(path_id), Fate::RxProbe).settle(packet);
+            let fate = match asker {
+                Asker::Peer => Fate::RxProbe,
+                Asker::Stranger => Fate::RxProbeStranger,
+            };
+            end(fate).settle(packet);
             Ok(send(path))
         }
         Kind::Answer => {
-            let rtt_ns = probe::accept(live, &received, now).ok_or(end(Fate::RxProbeCookie))?;
+            let rtt_ns = probe::accept(live, &received, now).map_err(end)?;
             maps::report(Sample {
                 path: path_id,
                 sequence: received.sequence(),

@@ -27,7 +27,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 16] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -43,6 +43,7 @@ pub const MAPS: [&str; 15] = [
     map::BOND_INFO,
     map::PATH_INFO,
     map::PROBE_INFO,
+    map::EVENTS,
 ];
 
 /// Every program of the object.

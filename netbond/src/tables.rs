@@ -9,8 +9,8 @@ use aya::{
 };
 use netbond_common::{
     abi::{
-        ABI_VERSION, Bond, BondInfo, BondStats, Live, MAX_BOND_PATHS, MAX_BONDS, Meta, Path,
-        PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
+        ABI_VERSION, Bond, BondInfo, BondStats, EventRecord, Live, MAX_BOND_PATHS, MAX_BONDS, Meta,
+        Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
 };
@@ -47,6 +47,7 @@ pub struct Tables {
     pub bond_info: Values<BondInfo>,
     pub path_info: Values<PathInfo>,
     pub probe_info: Values<ProbeInfo>,
+    pub events: Values<EventRecord>,
 }
 
 impl Tables {
@@ -72,6 +73,7 @@ impl Tables {
             bond_info: typed(map::BOND_INFO, &mut take)?,
             path_info: typed(map::PATH_INFO, &mut take)?,
             probe_info: typed(map::PROBE_INFO, &mut take)?,
+            events: typed(map::EVENTS, &mut take)?,
         })
     }
 

@@ -10,13 +10,15 @@ use std::net::IpAddr;
 use netbond::{
     config::Config,
     control::{
-        event::{Event, Link, NextHop, Route},
+        event::{Event, Link, NextHop, OspfInterface, OspfNeighbour, Route},
         liveness::Verdict,
         plan::{BondPlan, Standing},
-        state::{Controller, Ids, Transition},
+        quality::Shortcoming,
+        state::{Controller, Ids, Note, Transition},
     },
 };
 use netbond_common::names::{PathState, StateReason};
+use proptest::prelude::*;
 
 const CONFIG: &str = r#"
 [[bond]]
@@ -136,12 +138,17 @@ impl Bench {
     }
 
     fn feed(&mut self, event: Event) -> Vec<Transition> {
+        self.hear(event).0
+    }
+
+    fn hear(&mut self, event: Event) -> (Vec<Transition>, Vec<Note>) {
         let mut transitions = Vec::new();
-        for outcome in self.controller.handle(event) {
+        let handled = self.controller.handle(event);
+        for outcome in handled.outcomes {
             self.plan = Some(outcome.plan);
             transitions.extend(outcome.transitions);
         }
-        transitions
+        (transitions, handled.notes)
     }
 
     /// State, reason and standing of each path.
@@ -184,11 +191,11 @@ fn nothing_is_decided_before_every_route_is_known() {
     ];
     for event in early {
         assert!(
-            controller.handle(event).is_empty(),
+            controller.handle(event).outcomes.is_empty(),
             "a restart must not take paths out"
         );
     }
-    assert_eq!(controller.handle(no_route("10.65.2.1")).len(), 1);
+    assert_eq!(controller.handle(no_route("10.65.2.1")).outcomes.len(), 1);
 }
 
 #[test]
@@ -208,7 +215,7 @@ fn withdrawn_route() {
     assert_eq!(transitions.len(), 1);
     assert_eq!(
         (transitions[0].path.as_str(), transitions[0].cause.as_str()),
-        ("via-m1", "route to 10.65.0.6 withdrawn")
+        ("via-m1", "route to 10.65.0.6 withdrawn by bird")
     );
     assert!(
         bench.feed(no_route("10.65.0.6")).is_empty(),
@@ -348,22 +355,31 @@ fn probes_have_the_last_word() {
     let dead = |reason, standing| (PathState::Dead, reason, standing);
     let mut bench = Bench::new();
     let verdict = |path, verdict| Event::Liveness { path, verdict };
-    let transitions = bench.feed(verdict(0, Verdict::Dead));
+    let dead_for_probes = || Verdict::Dead { missed: 3 };
+    let transitions = bench.feed(verdict(0, dead_for_probes()));
     assert_eq!(
         bench.paths(),
         [dead(StateReason::Silent, Standing::LastResort), UP]
     );
-    assert_eq!(transitions[0].cause, "probes unanswered");
-    bench.feed(verdict(0, Verdict::HeldDown));
+    assert_eq!(transitions[0].cause, "probe: 3 missed");
+    bench.feed(verdict(0, Verdict::HeldDown { flaps: 1, ms: 900 }));
     assert_eq!(
         bench.paths(),
         [dead(StateReason::HeldDown, Standing::LastResort), UP]
     );
-    bench.feed(verdict(1, Verdict::Dead));
-    let all = [StateReason::HeldDown, StateReason::Silent];
+    bench.feed(verdict(1, dead_for_probes()));
     assert_eq!(
         bench.paths(),
-        all.map(|reason| dead(reason, Standing::Usable)),
+        [
+            dead(StateReason::HeldDown, Standing::Usable),
+            dead(StateReason::Silent, Standing::LastResort)
+        ],
+        "one that is held down is better than none"
+    );
+    bench.feed(verdict(0, dead_for_probes()));
+    assert_eq!(
+        bench.paths(),
+        [dead(StateReason::Silent, Standing::Usable); 2],
         "fail open"
     );
     bench.feed(verdict(0, Verdict::Alive));
@@ -374,6 +390,199 @@ fn probes_have_the_last_word() {
     assert_eq!(bench.paths(), [UP, UP]);
     bench.feed(route("10.65.0.6", BIRD, &[M2]));
     assert_eq!(bench.paths()[0].0, PathState::Detour);
+}
+
+/// The faster sign acts, the slower ones confirm it, and each says what it is.
+#[test]
+fn later_signs_confirm_the_first() {
+    let neighbour = |state: &str| OspfNeighbour {
+        router_id: "10.65.1.1".parse().unwrap(),
+        address: ip("10.65.0.1"),
+        state: state.to_owned(),
+    };
+    let ospf = |neighbours: Vec<OspfNeighbour>| {
+        Event::Ospf(vec![OspfInterface {
+            device: "wg-a-m1".to_owned(),
+            cost: Some(10),
+            neighbours,
+        }])
+    };
+    let note = |text: &str, confirms| Note {
+        bond: "nb0".to_owned(),
+        path: Some("via-m1".to_owned()),
+        text: text.to_owned(),
+        confirms,
+    };
+    let mut bench = Bench::new();
+    let (changed, notes) = bench.hear(ospf(vec![neighbour("Full")]));
+    assert!(changed.is_empty());
+    assert_eq!(
+        notes,
+        [note("neighbour 10.65.1.1 on wg-a-m1 is Full", false)]
+    );
+
+    let dead = Verdict::Dead { missed: 3 };
+    let (changed, notes) = bench.hear(Event::Liveness {
+        path: 0,
+        verdict: dead,
+    });
+    assert_eq!((changed.len(), notes.len()), (1, 0), "it acts itself");
+    let (changed, notes) = bench.hear(ospf(Vec::new()));
+    assert!(changed.is_empty());
+    assert_eq!(notes, [note("neighbour 10.65.1.1 on wg-a-m1 lost", true)]);
+    let (changed, notes) = bench.hear(route("10.65.0.6", BIRD, &[M2]));
+    assert!(changed.is_empty());
+    let text = "route to 10.65.0.6 over wg-a-m2 by bird, was over wg-a-m1";
+    assert_eq!(notes, [note(text, true)]);
+
+    // Alive again while OSPF still leads elsewhere: a detour.
+    let alive = Event::Liveness {
+        path: 0,
+        verdict: Verdict::Alive,
+    };
+    let (changed, _) = bench.hear(alive);
+    assert_eq!(changed[0].to, (PathState::Detour, StateReason::Elsewhere));
+    assert_eq!(changed[0].cause, "probe: answered, all is well");
+    let (changed, notes) = bench.hear(ospf(vec![neighbour("Init")]));
+    assert!(changed.is_empty());
+    assert_eq!(
+        notes,
+        [note("neighbour 10.65.1.1 on wg-a-m1 is Init", false)]
+    );
+}
+
+/// A device that goes down acts; the probes that then go unanswered confirm it.
+#[test]
+fn probes_confirm_what_the_kernel_saw_first() {
+    let mut bench = Bench::new();
+    let (changed, _) = bench.hear(link(M1, false));
+    assert_eq!(changed[0].cause, "device wg-a-m1 down");
+    let dead = Verdict::Dead { missed: 3 };
+    let (changed, notes) = bench.hear(Event::Liveness {
+        path: 0,
+        verdict: dead,
+    });
+    assert!(changed.is_empty());
+    assert!(
+        notes[0].confirms && notes[0].text == "probe: 3 missed",
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn policies_for_paths_that_live_but_not_well() {
+    let policy = |keys: &str| {
+        let bond = format!("name = \"nb0\"\n{keys}");
+        Bench::with(&CONFIG.replace("name = \"nb0\"", &bond))
+    };
+    let lossy = |path| Event::Liveness {
+        path,
+        verdict: Verdict::Short(Shortcoming::Lossy { there: 31, back: 0 }),
+    };
+    let degraded = |standing| (PathState::Degraded, StateReason::Lossy, standing);
+    let quarters = |bench: &Bench| {
+        let paths = &bench.plan.as_ref().unwrap().paths;
+        [paths[0].quarters, paths[1].quarters]
+    };
+
+    let mut bench = policy("lossy = \"avoid\"");
+    let changed = bench.feed(lossy(0));
+    assert_eq!(changed[0].cause, "probe: 31 % lost there, 0 % back");
+    assert_eq!(bench.paths(), [degraded(Standing::LastResort), UP]);
+    bench.feed(Event::Liveness {
+        path: 1,
+        verdict: Verdict::Dead { missed: 3 },
+    });
+    assert_eq!(
+        bench.paths()[0],
+        degraded(Standing::Usable),
+        "better than a dead one"
+    );
+    assert_eq!(bench.paths()[1].2, Standing::LastResort);
+
+    let mut bench = policy("lossy = \"less\"");
+    assert_eq!(quarters(&bench), [4, 4]);
+    bench.feed(lossy(0));
+    assert_eq!(bench.paths(), [degraded(Standing::Usable), UP]);
+    assert_eq!(quarters(&bench), [1, 4]);
+}
+
+#[test]
+fn bfd_stands_in_for_probes() {
+    let keys = "name = \"nb0\"\nprobe_interval = 0\nbfd = \"multi-hop\"";
+    let mut bench = Bench::with(&CONFIG.replace("name = \"nb0\"", keys));
+    let sessions = bench.controller.bfd_sessions();
+    assert_eq!(sessions.len(), 2);
+    assert_eq!(
+        (sessions[0].id, sessions[0].remote),
+        (0, ip("10.65.0.6")),
+        "each path has its own"
+    );
+    let verdict = |verdict| Event::Liveness { path: 0, verdict };
+    let diagnostic = "control detection time expired".to_owned();
+    let changed = bench.feed(verdict(Verdict::BfdDown { diagnostic }));
+    assert_eq!(changed[0].to, (PathState::Dead, StateReason::Bfd));
+    assert_eq!(
+        changed[0].cause,
+        "bfd: session down (control detection time expired)"
+    );
+    // The peer's administrator ended the session: that says nothing of the path.
+    bench.feed(verdict(Verdict::Unwatched));
+    assert_eq!(bench.paths(), [UP, UP]);
+}
+
+/// Any event that may come to router A.
+fn any_event() -> impl Strategy<Value = Event> {
+    let path = 0..2_u32;
+    let devices = prop::sample::select(vec![vec![], vec![M1], vec![M2], vec![M1, M2]]);
+    let to = prop::sample::select(vec!["10.65.0.6", "10.65.0.10", "10.65.2.1"]);
+    let protocol = prop::sample::select(vec![BIRD, BIRD, BIRD, 4]);
+    let verdict = prop_oneof![
+        Just(Verdict::Alive),
+        Just(Verdict::Dead { missed: 3 }),
+        Just(Verdict::HeldDown { flaps: 1, ms: 900 }),
+        Just(Verdict::Mtu { bytes: 1396 }),
+        Just(Verdict::Short(Shortcoming::Lossy { there: 30, back: 0 })),
+        Just(Verdict::Unwatched),
+    ];
+    let device = prop::sample::select(vec![M1, M2]);
+    prop_oneof![
+        (device.clone(), any::<bool>()).prop_map(|(device, up)| link(device, up)),
+        device.prop_map(|ifindex| Event::LinkGone { ifindex }),
+        (to.clone(), protocol, devices)
+            .prop_map(|(to, protocol, devices)| route(to, protocol, &devices)),
+        to.prop_map(no_route),
+        (path.clone(), verdict).prop_map(|(path, verdict)| Event::Liveness { path, verdict }),
+        (path, any::<bool>()).prop_map(|(path, up)| Event::Admin { path, up }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, in whatever order: a path without a route of OSPF is out, one that is dead is
+    /// used only where none is better, and as long as one has a route, one is used.
+    #[test]
+    fn no_sequence_of_events_stops_what_could_flow(
+        events in prop::collection::vec(any_event(), 1..60),
+        policy in prop::sample::select(vec!["lossy = \"avoid\"", "lossy = \"less\"", "detour = \"use\""]),
+    ) {
+        let keys = format!("name = \"nb0\"\n{policy}");
+        let mut bench = Bench::with(&CONFIG.replace("name = \"nb0\"", &keys));
+        for event in events {
+            let news = format!("{event:?}");
+            bench.feed(event);
+            let paths = bench.paths();
+            let used = |standing| paths.iter().any(|path| path.2 == standing);
+            let routed = paths.iter().any(|path| path.0 != PathState::Down);
+            prop_assert_eq!(routed, used(Standing::Usable), "{}: {:?}", news, &paths);
+            for (state, reason, standing) in &paths {
+                let down = *state == PathState::Down;
+                prop_assert_eq!(down, *standing == Standing::Out);
+                let lives = paths.iter().any(|path| path.0 == PathState::Up);
+                let dead = *state == PathState::Dead;
+                prop_assert!(!(dead && lives) || *standing == Standing::LastResort, "{:?}", reason);
+            }
+        }
+    }
 }
 
 #[test]
@@ -442,7 +651,7 @@ fn the_user_takes_a_path_out() {
     let mut bench = Bench::new();
     let transitions = bench.feed(Event::Admin { path: 1, up: false });
     assert_eq!(bench.paths(), [UP, down(StateReason::Admin)]);
-    assert_eq!(transitions[0].cause, "user took the path out");
+    assert_eq!(transitions[0].cause, "admin: taken out");
     bench.feed(no_route("10.65.0.10"));
     assert_eq!(bench.paths(), [UP, down(StateReason::Admin)]);
     bench.feed(route("10.65.0.10", BIRD, &[M2]));

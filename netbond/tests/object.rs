@@ -12,8 +12,8 @@ use aya_obj::{EbpfSectionKind, Object};
 use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, Live, MAX_BONDS, MAX_PATHS, Meta, Path, PathInfo, PathStats,
-        ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
+        Bond, BondInfo, BondStats, EVENTS_KEPT, EventRecord, Live, MAX_BONDS, MAX_PATHS, Meta,
+        Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
     },
     names::map,
 };
@@ -64,6 +64,7 @@ fn maps_have_the_layouts_of_this_build() {
         (map::BOND_INFO, (4, size_of::<BondInfo>(), MAX_BONDS)),
         (map::PATH_INFO, (4, size_of::<PathInfo>(), MAX_PATHS)),
         (map::PROBE_INFO, (4, size_of::<ProbeInfo>(), MAX_PATHS)),
+        (map::EVENTS, (4, size_of::<EventRecord>(), EVENTS_KEPT)),
     ]
     .into();
     for (name, map) in object()

@@ -24,8 +24,9 @@ pub struct Config {
 pub enum Event {
     /// Both ends hear each other.
     Up,
-    /// The session was up and is no more.
-    Down { diagnostic: Diagnostic },
+    /// The session was up and is no more; `ended` where the peer took it down on purpose, which says
+    /// nothing of the path (RFC 5882, 3.2).
+    Down { diagnostic: Diagnostic, ended: bool },
 }
 
 /// What came of an input.
@@ -297,7 +298,10 @@ impl Session {
         self.announce(false);
         match (from, state) {
             (_, State::Up) => Entered::Event(Event::Up),
-            (State::Up, _) => Entered::Event(Event::Down { diagnostic }),
+            (State::Up, _) => Entered::Event(Event::Down {
+                diagnostic,
+                ended: self.remote.state == State::AdminDown,
+            }),
             _ => Entered::Quietly,
         }
     }
@@ -427,9 +431,10 @@ mod tests {
     #[test]
     fn each_received_state_has_its_transition() {
         use State::{AdminDown, Down, Init, Up};
-        let down = Some(Event::Down {
-            diagnostic: Diagnostic::NeighborSignaledDown,
-        });
+        let down = |ended| {
+            let diagnostic = Diagnostic::NeighborSignaledDown;
+            Some(Event::Down { diagnostic, ended })
+        };
         let table = [
             (Down, AdminDown, Down, None),
             (Down, Down, Init, None),
@@ -439,8 +444,8 @@ mod tests {
             (Init, Down, Init, None),
             (Init, Init, Up, Some(Event::Up)),
             (Init, Up, Up, Some(Event::Up)),
-            (Up, AdminDown, Down, down),
-            (Up, Down, Down, down),
+            (Up, AdminDown, Down, down(true)),
+            (Up, Down, Down, down(false)),
             (Up, Init, Up, None),
             (Up, Up, Up, None),
         ];
@@ -464,7 +469,8 @@ mod tests {
         let mut session = session(State::Up);
         let actions = session.disable(MS, 0);
         let diagnostic = Diagnostic::AdministrativelyDown;
-        assert_eq!(actions.event, Some(Event::Down { diagnostic }));
+        let ended = false;
+        assert_eq!(actions.event, Some(Event::Down { diagnostic, ended }));
         let told = actions.send.unwrap();
         assert_eq!(
             (told.state, told.diagnostic),
@@ -558,7 +564,8 @@ mod tests {
             assert_eq!(session.state(), from);
             let actions = session.on_tick(150 * MS, 0);
             let diagnostic = Diagnostic::DetectionTimeExpired;
-            let event = (from == State::Up).then_some(Event::Down { diagnostic });
+            let ended = false;
+            let event = (from == State::Up).then_some(Event::Down { diagnostic, ended });
             assert_eq!(actions.event, event);
             let told = actions.send.unwrap();
             assert_eq!((told.state, told.diagnostic), (State::Down, diagnostic));

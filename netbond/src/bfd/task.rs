@@ -1,7 +1,8 @@
 //! Sockets and timers of the sessions (RFC 5881, RFC 5883).
 //!
-//! Each local address (on its device) has a task with a receiving socket, one more for sessions over
-//! several hops; each session has a sending socket, for its source port is its own (RFC 5881, 4).
+//! Each local address (on its device) has a task with a receiving socket, and one more for sessions
+//! over several hops; each session has a sending socket, for its source port is its own (RFC 5881,
+//! 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -37,8 +38,8 @@ const SOURCE_PORTS: (u16, u16) = (49152, 16384);
 /// Source ports tried for one socket; another program holds few of them.
 const PORT_ATTEMPTS: usize = 64;
 
-/// TTL or hop limit sent, and demanded of a single hop: nobody further away can send it (RFC 5881, 5;
-/// RFC 5082).
+/// TTL or hop limit sent, and demanded of a single hop: nobody further away can send it (RFC 5881,
+/// 5; RFC 5082).
 const TTL: i32 = 255;
 
 /// DSCP CS6, network control, as the octet of the IP header.
@@ -110,6 +111,8 @@ pub struct Report {
     /// [`SessionConfig::id`].
     pub id: u32,
     pub up: bool,
+    /// Whether the peer took it down on purpose: no sign of a failure.
+    pub ended: bool,
     /// Why it is down.
     pub diag: Diagnostic,
     /// When it happened: nanoseconds of `CLOCK_BOOTTIME`.
@@ -241,7 +244,8 @@ impl SessionConfig {
         if link_local(local) || link_local(remote) {
             ensure!(
                 self.device.is_some(),
-                "BFD session {id} goes from {local} to {remote}: a link-local address needs a device"
+                "BFD session {id} goes from {local} to {remote}: a link-local address needs a \
+                 device"
             );
             ensure!(
                 self.hops == Hops::Single,
@@ -497,9 +501,9 @@ impl Task {
         let Some(event) = actions.event else {
             return;
         };
-        let (up, diag) = match event {
-            Event::Up => (true, Diagnostic::None),
-            Event::Down { diagnostic } => (false, diagnostic),
+        let (up, ended, diag) = match event {
+            Event::Up => (true, false, Diagnostic::None),
+            Event::Down { diagnostic, ended } => (false, ended, diagnostic),
         };
         let (id, at) = (peer.id, now);
         info!(
@@ -509,7 +513,16 @@ impl Task {
             "BFD session {}",
             if up { "up" } else { "down" }
         );
-        self.pending.insert(id, Report { id, up, diag, at });
+        self.pending.insert(
+            id,
+            Report {
+                id,
+                up,
+                ended,
+                diag,
+                at,
+            },
+        );
     }
 }
 
@@ -991,8 +1004,8 @@ mod tests {
             Self(Process::in_other_netns("true"))
         }
 
-        /// Another namespace behind this one, which forwards. It is at 10.65.9.1, to where this thread's
-        /// routes lead over the link `net`, by the device `near`.
+        /// Another namespace, behind this one, which forwards. It has 10.65.9.1, to which the
+        /// routes of this thread's namespace lead over the link `net`, by the device `near`.
         async fn new_behind(&self, near: &str, net: u8) -> Self {
             let far = Self::new();
             far.join_to(|arguments| self.0.ip(arguments), "behind", "far", 9);
@@ -1191,8 +1204,8 @@ mod tests {
         });
     }
 
-    /// As with the packets of a path: they leave by its device wherever the route leads, and come in
-    /// by whichever the peer's route leads to.
+    /// As with the packets of a path: they leave by its device wherever the route leads, and come
+    /// in by whichever the peer's route leads to.
     #[test]
     #[ignore = "needs root: cargo xtask test netns"]
     fn over_several_hops_packets_leave_by_the_device_and_come_in_on_any() {
@@ -1431,6 +1444,7 @@ mod tests {
             let full = Report {
                 id: 0,
                 up: false,
+                ended: false,
                 diag: Diagnostic::None,
                 at: 0,
             };

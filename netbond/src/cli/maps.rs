@@ -6,8 +6,8 @@ use std::net::Ipv6Addr;
 use anyhow::{Result, bail};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, Live, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Ticket,
-        TunnelKey,
+        Bond, BondInfo, BondStats, EventRecord, Live, NO_BOND, Path, PathInfo, PathStats,
+        ProbeInfo, Ticket, TunnelKey,
     },
     fate::Fate,
     names::map,
@@ -154,6 +154,7 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
         // A queue, of which a look would take the entries away.
         map::SAMPLES => Vec::new(),
         map::PROBE_INFO => array(&tables.probe_info, probe_info),
+        map::EVENTS => array(&tables.events, event),
         map::TICKETS => per_cpu(
             &tables.tickets,
             |ticket: &Ticket| json!({"slot": ticket.slot, "stand_in": ticket.stand_in}),
@@ -234,15 +235,26 @@ fn tunnel(key: &TunnelKey) -> Value {
 fn live(live: &Live) -> Value {
     json!({
         "proof_ns": live.proof_ns, "sequence": live.sequence, "answers_seen": live.answers_seen,
-        "requests_seen": live.requests_seen, "echo_sequence": live.echo_sequence,
+        "requests_seen": live.requests_seen, "grants": live.grants,
+        "stranger_grants": live.stranger_grants,
     })
 }
 
 fn probe_info(info: &ProbeInfo) -> Value {
     json!({
         "rtt_ns": info.rtt_ns, "deviation_ns": info.deviation_ns, "least_ns": info.least_ns,
-        "answered_ns": info.answered_ns, "loss_there_ppm": info.loss_there,
-        "loss_back_ppm": info.loss_back, "reordered": info.reordered,
+        "jitter_ns": info.jitter_ns, "answered_ns": info.answered_ns,
+        "hold_until_ns": info.hold_until_ns, "loss_there_ppm": info.loss_there,
+        "loss_back_ppm": info.loss_back, "reordered": info.reordered, "watch": info.watch,
+        "flaps": info.flaps, "missed": info.missed, "full_len": info.full_len, "full": info.full,
+    })
+}
+
+fn event(event: &EventRecord) -> Value {
+    json!({
+        "sequence": event.sequence, "at_ns": event.at_ns, "kind": event.kind, "from": event.from,
+        "to": event.to, "reason": event.reason, "bond": text(&event.bond),
+        "path": text(&event.path), "text": text(&event.text),
     })
 }
 
@@ -274,7 +286,7 @@ fn path_info(info: &PathInfo) -> Value {
     json!({
         "name": text(&info.name), "device": text(&info.device), "changed_ns": info.changed_ns,
         "state": info.state, "reason": info.reason, "weight": info.weight,
-        "route_protocol": info.route_protocol, "route_metric": info.route_metric,
+        "quarters": info.quarters, "route_protocol": info.route_protocol, "route_metric": info.route_metric,
         "route_ifindex": info.route_ifindex, "route_gateway": ip(info.route_gateway),
         "route_prefix": ip(info.route_prefix), "route_length": info.route_length,
         "ospf_cost": info.ospf_cost, "neighbour": std::net::Ipv4Addr::from(info.neighbour),

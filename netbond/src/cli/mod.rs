@@ -2,11 +2,14 @@
 
 mod check;
 mod detach;
+mod events;
+mod format;
 mod maps;
 mod path;
 mod run;
 mod status;
 mod table;
+mod why;
 
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +52,10 @@ enum Command {
     Check(check::Args),
     /// Show every bond and path
     Status(status::Args),
+    /// Say why a path is as it is
+    Why(why::Args),
+    /// Show what the controller saw and did
+    Events(events::Args),
     /// Look into the pinned maps
     #[command(subcommand)]
     Maps(maps::Command),
@@ -81,6 +88,8 @@ impl Cli {
             Command::Run(args) => run::run(args, pins),
             Command::Check(args) => check::run(&args, &pins),
             Command::Status(args) => status::run(&args, &pins),
+            Command::Why(args) => why::run(&args, &pins),
+            Command::Events(args) => events::run(&args, &pins),
             Command::Maps(command) => maps::run(&command, &pins),
             Command::Path(command) => path::run(&command, &pins),
             Command::Detach => detach::run(&pins),

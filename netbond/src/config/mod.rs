@@ -70,6 +70,9 @@ pub struct Bond {
     /// BFD with the other end of each path, which is no netbond; `None`: not at all. Never together
     /// with probing.
     pub bfd: Option<Bfd>,
+    pub hold_down: HoldDown,
+    /// What to do with paths that live, but not well.
+    pub policies: Policies,
     /// The peer's own prefix: a path over which it is no longer reached is suspect.
     pub peer: Option<Prefix>,
     /// 1 to [`netbond_common::abi::MAX_BOND_PATHS`].
@@ -155,6 +158,78 @@ pub struct Bfd {
 impl Bfd {
     const DEFAULT_INTERVAL_MS: u32 = 50;
     const DEFAULT_MISSES: u8 = 3;
+}
+
+/// How long a path that fails soon after its return stays out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldDown {
+    /// The first time, s; 0: not at all. Each further time twice as long.
+    pub first_s: u32,
+    /// At the most, s.
+    pub longest_s: u32,
+}
+
+impl Default for HoldDown {
+    fn default() -> Self {
+        Self {
+            first_s: 1,
+            longest_s: 60,
+        }
+    }
+}
+
+/// What to do with paths that live, but lose or delay too much; `None`: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    pub lossy: Option<Lossy>,
+    pub slow: Option<Slow>,
+}
+
+/// When a path loses too much, and what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lossy {
+    /// Percent lost of what is sent, or of what returns.
+    pub above_percent: u32,
+    pub remedy: Remedy,
+}
+
+/// When a path's round trip is too long, and what follows: one of the two limits at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// ms.
+    pub above_ms: Option<u32>,
+    /// Times that of the bond's best path.
+    pub factor: Option<u32>,
+    pub remedy: Remedy,
+}
+
+/// What to do with a path that is not good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Leave it out of the rotation while any path is up.
+    Avoid,
+    /// Give it a quarter of its weight.
+    Less,
+}
+
+#[cfg(test)]
+impl Policies {
+    /// Paths that lose more than so many percent, or take more than so many times the best one's
+    /// round trip, are avoided.
+    pub(crate) fn test(above_percent: Option<u32>, factor: Option<u32>) -> Self {
+        let remedy = Remedy::Avoid;
+        Self {
+            lossy: above_percent.map(|above_percent| Lossy {
+                above_percent,
+                remedy,
+            }),
+            slow: factor.map(|factor| Slow {
+                above_ms: None,
+                factor: Some(factor),
+                remedy,
+            }),
+        }
+    }
 }
 
 /// TTL (hop limit) of the outer packets.

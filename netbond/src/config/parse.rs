@@ -11,8 +11,9 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, Hops, Mode, ParsePrefixError, Path, Prefix,
-    Probing, Problem, ROUTE_PROTOCOLS, Ttl, peer_device, protocols,
+    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, Lossy, Mode,
+    ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS, Remedy, Slow, Ttl,
+    peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -28,6 +29,10 @@ const MAX_WEIGHT: u32 = 64;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65535;
+/// Shorter ones would ask for more answers than a path gives (`netbond_common::probe::RATE_LIMIT`).
+const MIN_INTERVAL: u32 = 5;
+/// What is lost, percent, before a path is lossy, unless the user says otherwise.
+const LOSSY_ABOVE: u32 = 20;
 
 /// The toml crate's word for a key that a table has twice.
 const DUPLICATE_KEY: &str = "duplicate key";
@@ -88,6 +93,8 @@ struct Seen {
     addresses: HashMap<(Option<usize>, IpAddr), usize>,
     paths: HashMap<String, usize>,
     tunnels: HashMap<(IpAddr, IpAddr, Option<u32>), usize>,
+    /// Between which addresses there are BFD sessions.
+    bfd: HashMap<(IpAddr, IpAddr), usize>,
 }
 
 /// Enters `key`; where it is there already, returns the line of its first use.
@@ -248,12 +255,17 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
     });
     let probing = probing(&mut bond);
     let bfd = bfd(&mut bond, probing);
+    let hold_down = hold_down(&mut bond);
+    let policies = policies(&mut bond, probing.as_ref().is_ok_and(Option::is_none));
     let peer = bond.optional(
         "peer",
         "a prefix of the peer such as \"10.65.2.1/32\"",
         peer,
     );
     let paths = paths(&mut bond, key, seen);
+    if matches!(bfd, Ok(Some(_))) {
+        unique_sessions(&bond, &paths, seen);
+    }
     bond.finish();
 
     Ok(Bond {
@@ -267,22 +279,37 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         detour: detour?.unwrap_or(DetourPolicy::Avoid),
         probing: probing?,
         bfd: bfd?,
+        hold_down: hold_down?,
+        policies: policies?,
         peer: peer?,
         paths,
         line,
     })
 }
 
+/// An optional number and what it counts.
+fn number(
+    bond: &mut Section<'_>,
+    key: &'static str,
+    what: &str,
+    min: u32,
+    max: u32,
+) -> Result<Option<u32>, Reported> {
+    let expected = format!("an integer from {min} to {max}, {what}");
+    bond.optional(key, &expected, |value| integer(value, min, max))
+}
+
 /// How the paths are probed; an interval of 0 turns it off.
 fn probing(bond: &mut Section<'_>) -> Result<Option<Probing>, Reported> {
     let default = Probing::default();
-    let mut number = |key, what: &str, min, max| {
-        let expected = format!("an integer from {min} to {max}, {what}");
-        bond.optional(key, &expected, |value| integer(value, min, max))
-    };
-    let interval = number("probe_interval", "ms between probes, 0 for none", 0, 10_000);
-    let misses = number("probe_misses", "probes without an answer", 1, 100);
-    let recover = number("probe_return", "answers in a row", 1, 1_000);
+    let expected =
+        format!("0 for no probes, or an integer from {MIN_INTERVAL} to 10000, ms between probes");
+    let interval = bond.optional("probe_interval", &expected, |value| match value {
+        0 => Ok(0),
+        value => integer(value, MIN_INTERVAL, 10_000),
+    });
+    let misses = number(bond, "probe_misses", "probes without an answer", 1, 100);
+    let recover = number(bond, "probe_return", "answers in a row", 1, 1_000);
     let probing = Probing {
         interval_ms: interval?.unwrap_or(default.interval_ms),
         misses: misses?.unwrap_or(default.misses),
@@ -347,6 +374,80 @@ fn bfd(
     }))
 }
 
+/// How long a path that flaps stays out.
+fn hold_down(bond: &mut Section<'_>) -> Result<HoldDown, Reported> {
+    let default = HoldDown::default();
+    let first = number(bond, "hold_down", "s, 0 for none", 0, 3600);
+    let longest = number(bond, "hold_down_max", "s", 1, 86_400);
+    let (first_s, longest_s) = (
+        first?.unwrap_or(default.first_s),
+        longest?.unwrap_or(default.longest_s),
+    );
+    if first_s > longest_s {
+        let line = bond.line_of("hold_down");
+        bond.report(
+            line,
+            format_args!(
+                "hold_down = {first_s} is longer than hold_down_max, {longest_s}: raise the latter"
+            ),
+        );
+    }
+    Ok(HoldDown { first_s, longest_s })
+}
+
+/// What to do with paths that live, but not well: known only where they are probed.
+fn policies(bond: &mut Section<'_>, unprobed: bool) -> Result<Policies, Reported> {
+    let remedy = |bond: &mut Section<'_>, key| {
+        let expected = "\"use\", \"less\" or \"avoid\"";
+        bond.optional(key, expected, |remedy| match remedy {
+            "use" => Ok(None),
+            "less" => Ok(Some(Remedy::Less)),
+            "avoid" => Ok(Some(Remedy::Avoid)),
+            _ => Err(Wrong::new("does not exist")),
+        })
+    };
+    let (lossy, slow) = (remedy(bond, "lossy"), remedy(bond, "slow"));
+    let above = number(bond, "lossy_above", "percent of the probes", 1, 99);
+    let above_ms = number(bond, "slow_above", "ms", 1, 60_000);
+    let factor = number(bond, "slow_factor", "times the best path's", 2, 1000);
+    let (lossy, slow) = (lossy?.flatten(), slow?.flatten());
+    let (above_ms, factor) = (above_ms?, factor?);
+    if slow.is_some() && above_ms.is_none() && factor.is_none() {
+        let line = bond.line_of("slow");
+        bond.report(
+            line,
+            format_args!(
+                "slow needs a limit: write slow_above (ms), slow_factor (times the best path's round \
+                 trip) or both"
+            ),
+        );
+    }
+    for key in [lossy.map(|_| "lossy"), slow.map(|_| "slow")]
+        .into_iter()
+        .flatten()
+    {
+        if unprobed {
+            let line = bond.line_of(key);
+            bond.report(
+                line,
+                format_args!("{key} needs probes: give probe_interval another value than 0"),
+            );
+        }
+    }
+    let above_percent = above?.unwrap_or(LOSSY_ABOVE);
+    Ok(Policies {
+        lossy: lossy.map(|remedy| Lossy {
+            above_percent,
+            remedy,
+        }),
+        slow: slow.map(|remedy| Slow {
+            above_ms,
+            factor,
+            remedy,
+        }),
+    })
+}
+
 fn unique_devices(bond: &Section<'_>, name: &str, seen: &mut Seen) {
     let second = peer_device(name);
     let line = bond.line_of("name");
@@ -366,6 +467,22 @@ fn unique_devices(bond: &Section<'_>, name: &str, seen: &mut Seen) {
                  pair, which line {first} has taken: choose another"
             ),
         );
+    }
+}
+
+/// Paths that differ in their key alone cannot have a session each: its packets bear none.
+fn unique_sessions(bond: &Section<'_>, paths: &[Path], seen: &mut Seen) {
+    for path in paths {
+        let Path { local, remote, .. } = *path;
+        if let Some(first) = first_use(&mut seen.bfd, (local, remote), path.line) {
+            bond.report(
+                bond.line_of("bfd"),
+                format_args!(
+                    "bfd: there is a session from {local} to {remote} already, for the path on line \
+                     {first}: write bfd = \"off\" for one of the two bonds"
+                ),
+            );
+        }
     }
 }
 

@@ -98,6 +98,8 @@ fn minimal() {
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
         bfd: None,
+        hold_down: HoldDown::default(),
+        policies: Policies::default(),
         peer: None,
         paths: vec![path("p", "10.65.0.2", "10.65.0.6", 6)],
         line: 4,
@@ -178,6 +180,8 @@ fn full() {
         detour: DetourPolicy::Use,
         probing: Some(Probing::default()),
         bfd: None,
+        hold_down: HoldDown::default(),
+        policies: Policies::default(),
         peer: Some(prefix("fd00::/8")),
         paths: vec![
             Path {
@@ -205,6 +209,8 @@ fn full() {
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
         bfd: None,
+        hold_down: HoldDown::default(),
+        policies: Policies::default(),
         peer: None,
         paths: vec![path("c", "10.65.0.2", "10.65.0.6", 38)],
         line: 31,
@@ -251,6 +257,8 @@ fn example() {
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
         bfd: None,
+        hold_down: HoldDown::default(),
+        policies: Policies::default(),
         peer: Some(prefix("10.65.2.1/32")),
         paths: vec![
             Path {
@@ -334,6 +342,61 @@ fn bfd() {
     }
 }
 
+#[test]
+fn two_bonds_of_the_same_addresses_share_no_bfd_session() {
+    let bond = |name: &str, key: u32| {
+        format!(
+            "[[bond]]\nname = \"{name}\"\nkey = {key}\nprobe_interval = 0\nbfd = \"multi-hop\"\n\
+             [[bond.path]]\nname = \"{name}-p\"\nlocal = \"10.0.0.1\"\nremote = \"10.0.0.2\"\n"
+        )
+    };
+    assert_problems(
+        &(bond("nb0", 1) + &bond("nb1", 2)),
+        &[
+            "14: bond \"nb1\": bfd: there is a session from 10.0.0.1 to 10.0.0.2 already, for the path \
+             on line 6: write bfd = \"off\" for one of the two bonds",
+        ],
+    );
+}
+
+#[test]
+fn policies() {
+    let policies = |keys: &str| parse(&with(4, keys)).map(|config| config.bonds[0].policies);
+    let lossy = |above_percent, remedy| {
+        Some(Lossy {
+            above_percent,
+            remedy,
+        })
+    };
+    let slow = |above_ms, factor| {
+        Some(Slow {
+            above_ms,
+            factor,
+            remedy: Remedy::Less,
+        })
+    };
+    for (keys, expected) in [
+        ("", (None, None)),
+        ("lossy = \"use\"\nlossy_above = 5", (None, None)),
+        ("lossy = \"avoid\"", (lossy(20, Remedy::Avoid), None)),
+        (
+            "lossy = \"less\"\nlossy_above = 5",
+            (lossy(5, Remedy::Less), None),
+        ),
+        (
+            "slow = \"less\"\nslow_above = 200",
+            (None, slow(Some(200), None)),
+        ),
+        (
+            "slow = \"less\"\nslow_above = 200\nslow_factor = 3",
+            (None, slow(Some(200), Some(3))),
+        ),
+    ] {
+        let (lossy, slow) = expected;
+        assert_eq!(policies(keys), Ok(Policies { lossy, slow }), "{keys}");
+    }
+}
+
 /// Lines of [`GOOD`] with what replaces them (a pilcrow for each newline), and below each what is
 /// reported then: nothing else than that.
 const ONE_WRONG_LINE: &str = r#"
@@ -393,7 +456,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: adress = []
     3: bond "nb0": unknown key "adress": did you mean "address"?
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, peer, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -444,6 +507,22 @@ const ONE_WRONG_LINE: &str = r#"
     4: bond "nb0": ttl false is a boolean: write "inherit" or an integer from 1 to 255
 4: detour = "maybe"
     4: bond "nb0": detour "maybe" does not exist: write "avoid" or "use"
+4: probe_interval = 4
+    4: bond "nb0": probe_interval 4 is out of range: write 0 for no probes, or an integer from 5 to 10000, ms between probes
+4: hold_down = 61
+    4: bond "nb0": hold_down = 61 is longer than hold_down_max, 60: raise the latter
+4: hold_down = -1
+    4: bond "nb0": hold_down -1 is out of range: write an integer from 0 to 3600, s, 0 for none
+4: lossy = "never"
+    4: bond "nb0": lossy "never" does not exist: write "use", "less" or "avoid"
+4: lossy_above = 100
+    4: bond "nb0": lossy_above 100 is out of range: write an integer from 1 to 99, percent of the probes
+4: slow = "avoid"
+    4: bond "nb0": slow needs a limit: write slow_above (ms), slow_factor (times the best path's round trip) or both
+4: slow = "less"¶slow_factor = 1
+    5: bond "nb0": slow_factor 1 is out of range: write an integer from 2 to 1000, times the best path's
+4: lossy = "avoid"¶probe_interval = 0
+    4: bond "nb0": lossy needs probes: give probe_interval another value than 0
 4: probe_interval = 0¶bfd = "multihop"
     5: bond "nb0": bfd "multihop" does not exist: write "off", "single-hop" or "multi-hop"
 4: probe_interval = 0¶bfd = true
@@ -461,7 +540,7 @@ const ONE_WRONG_LINE: &str = r#"
 4: bfd = "multi-hop"¶probe_interval = 30
     4: bond "nb0": bfd is for a peer that is no netbond, which answers no probes: write probe_interval = 0 too, or bfd = "off"
 4: probe_interval = "0"¶bfd = "multi-hop"
-    4: bond "nb0": probe_interval "0" is a string: write an integer from 0 to 10000, ms between probes, 0 for none
+    4: bond "nb0": probe_interval "0" is a string: write 0 for no probes, or an integer from 5 to 10000, ms between probes
 4: key = 7¶bfd_interval = 50
     5: bond "nb0": bfd_interval is of no use while bfd is "off": write bfd = "single-hop" or "multi-hop" too, or remove it
 4: bfd = "off"¶bfd_misses = 3
@@ -731,7 +810,7 @@ weight = 1.5
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, peer, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",
@@ -853,6 +932,13 @@ fn piece() -> impl Strategy<Value = String> {
         "bfd",
         "bfd_interval",
         "bfd_misses",
+        "hold_down",
+        "hold_down_max",
+        "lossy",
+        "lossy_above",
+        "slow",
+        "slow_above",
+        "slow_factor",
         "peer",
         "local",
         "remote",

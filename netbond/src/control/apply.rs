@@ -14,12 +14,12 @@ use netbond_common::{
     },
     ipv4, wheel,
 };
-use tracing::{info, warn};
 
 use super::plan::{BondPlan, PathPlan, Standing};
 use super::state::{Ids, Outcome};
 use crate::{
     config::{self, Config, Encap, Ttl},
+    journal::{About, Change, Journal},
     loader::{Hook, Programs},
     netlink::{BondDevice, BondSpec, Netlink},
     pins::Pins,
@@ -43,6 +43,7 @@ pub struct Applier {
     tables: Tables,
     programs: Programs,
     netlink: Netlink,
+    journal: Journal,
     live: BTreeMap<u32, Live>,
     /// Devices with the ingress program: ifindex to name.
     ingress: BTreeMap<u32, (String, Hook)>,
@@ -77,6 +78,7 @@ impl Applier {
             tables,
             programs,
             netlink: Netlink::open()?,
+            journal: Journal::open(pins)?,
             live: BTreeMap::new(),
             refused: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -84,6 +86,11 @@ impl Applier {
             ingress: Programs::left_behind(pins)?,
             tunnels,
         })
+    }
+
+    /// Where all that happens is written.
+    pub fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
     }
 
     /// Makes the bonds of a configuration: devices, addresses, programs. Bonds and paths keep the ids
@@ -218,7 +225,8 @@ impl Applier {
                 .await
         };
         if let Err(error) = undone {
-            warn!(bond = bond.name, "{error:#}");
+            let about = About::bond(&bond.name);
+            self.journal.failed(about, &format!("{error:#}"));
         }
     }
 
@@ -283,13 +291,13 @@ impl Applier {
             .set_addresses(device.ifindex, &addresses(bond), &before)
             .await
         {
-            warn!(bond = bond.name, "{error:#}");
+            let about = About::bond(&bond.name);
+            self.journal.failed(about, &format!("{error:#}"));
         }
-        info!(
-            bond = bond.name,
-            mtu,
-            created = device.created,
-            "bond device ready"
+        let done = if device.created { "made" } else { "taken over" };
+        self.journal.did(
+            About::bond(&bond.name),
+            &format!("bond device {done}, MTU {mtu}"),
         );
         Ok(())
     }
@@ -299,9 +307,11 @@ impl Applier {
         let all: Vec<u32> = self.tables.path_ids(ids.bond).collect();
         for id in all.into_iter().filter(|id| !ids.paths.contains(id)) {
             if let Some(info) = self.tables.path_info(id) {
-                info!(
-                    path = text(&info.name),
-                    "path removed: no longer configured"
+                let bond = self.tables.bond_info(ids.bond);
+                let bond = bond.map_or_else(String::new, |bond| text(&bond.name));
+                self.journal.did(
+                    About::path(&bond, &text(&info.name)),
+                    "path removed: no longer configured",
                 );
             }
             self.remove_path(id)?;
@@ -348,7 +358,8 @@ impl Applier {
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
-        info!(bond = name, "bond removed: no longer configured");
+        self.journal
+            .did(About::bond(&name), "bond removed: no longer configured");
         Ok(())
     }
 
@@ -366,6 +377,7 @@ impl Applier {
             let info = PathInfo {
                 name: field(&path.name),
                 weight: path.weight,
+                quarters: 4 * path.weight,
                 changed_ns: now_ns(),
                 ..PathInfo::zeroed()
             };
@@ -414,15 +426,15 @@ impl Applier {
         self.write_wheel(&plan)?;
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
-            let from = transition.from.map_or("new", |(state, _)| state.label());
-            info!(
-                bond = transition.bond,
-                path = transition.path,
-                from,
-                to = to.label(),
-                reason = reason.label(),
-                cause = transition.cause,
-                "path changed"
+            let change = Change {
+                from: transition.from.map(|(state, _)| state),
+                to,
+                reason,
+            };
+            self.journal.changed(
+                About::path(&transition.bond, &transition.path),
+                change,
+                &transition.cause,
             );
         }
         for path in &plan.paths {
@@ -433,12 +445,13 @@ impl Applier {
         let wanted = plan.mtu.unwrap_or(mtu);
         if wanted != mtu {
             match self.netlink.set_mtu(device, wanted).await {
-                Ok(()) => info!(
-                    bond = plan.name,
-                    mtu = wanted,
-                    "MTU set from the paths' devices"
+                Ok(()) => self.journal.did(
+                    About::bond(&plan.name),
+                    &format!("MTU {wanted}, from the paths' devices"),
                 ),
-                Err(error) => warn!(bond = plan.name, "{error:#}"),
+                Err(error) => self
+                    .journal
+                    .failed(About::bond(&plan.name), &format!("{error:#}")),
             }
         }
         self.write_bond_info(plan.id, &bond, device, wanted, plan.peer_reachable)?;
@@ -461,9 +474,9 @@ impl Applier {
             .values()
             .find(|live| live.device.ifindex == ifindex)
         {
-            warn!(
-                bond = live.config.name,
-                "bond device was deleted; making it again"
+            self.journal.failed(
+                About::bond(&live.config.name),
+                "bond device was deleted by somebody: making it again",
             );
             self.lost.insert(ifindex);
         }
@@ -490,7 +503,8 @@ impl Applier {
             let device = match self.prepare(&bond, id).await {
                 Ok(device) => device,
                 Err(error) => {
-                    warn!(bond = bond.name, "{error:#}");
+                    let about = About::bond(&bond.name);
+                    self.journal.failed(about, &format!("{error:#}"));
                     continue;
                 }
             };
@@ -559,14 +573,15 @@ impl Applier {
         }
         match self.programs.attach(name, ifindex, hook) {
             Ok(()) => {
-                info!(device = name, ifindex, "receiving on this device");
+                let text = format!("receiving on device {name}");
+                self.journal.did(About::ALL, &text);
                 self.ingress.insert(ifindex, (name.to_owned(), hook));
                 self.refused.remove(&ifindex);
             }
             // Tried again and again: said once.
             Err(error) => {
                 if self.refused.insert(ifindex) {
-                    warn!("{error:#}");
+                    self.journal.failed(About::ALL, &format!("{error:#}"));
                 }
             }
         }
@@ -592,7 +607,8 @@ impl Applier {
         for ifindex in stale {
             if let Some((name, hook)) = self.ingress.remove(&ifindex) {
                 self.programs.detach(&name, ifindex, hook)?;
-                info!(device = name, ifindex, "no longer receiving on this device");
+                let text = format!("no longer receiving on device {name}");
+                self.journal.did(About::ALL, &text);
             }
         }
         Ok(())
@@ -631,7 +647,7 @@ impl Applier {
         let mut weights = [0; MAX_BOND_PATHS as usize];
         for path in &plan.paths {
             if path.standing == Standing::Usable {
-                weights[(path.id % MAX_BOND_PATHS) as usize] = path.weight;
+                weights[(path.id % MAX_BOND_PATHS) as usize] = path.quarters;
             }
         }
         let Raw(mut record) = self
@@ -681,6 +697,7 @@ impl Applier {
             state,
             reason,
             weight: path.weight,
+            quarters: path.quarters,
             ..PathInfo::zeroed()
         };
         if let Some(route) = &path.route {

@@ -12,12 +12,13 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info, warn};
+use tracing::warn;
 
-use super::{apply::Applier, event::Event, prober::Prober, state::Controller};
+use super::{apply::Applier, event::Event, liveness, prober::Prober, state::Controller};
 use crate::{
-    check,
+    bfd, check,
     config::Config,
+    journal::About,
     lock::Lock,
     netlink::{Monitor, MonitorOptions},
     ospf,
@@ -51,10 +52,17 @@ pub async fn run(options: Options) -> Result<()> {
     let lock = Lock::take(&options.pins)?;
     let mut signals = Signals::catch()?;
     let mut daemon = Daemon::start(options, config).await?;
-    daemon.serve(&mut signals).await?;
+    let ended = daemon.serve(&mut signals).await;
+    let journal = daemon.applier.journal();
+    match &ended {
+        Ok(()) => journal.did(
+            About::ALL,
+            "controller stopped; packets pass on, `netbond detach` ends that",
+        ),
+        Err(error) => journal.failed(About::ALL, &format!("controller ends: {error:#}")),
+    }
     drop(lock);
-    info!("stopped; packets pass on, `netbond detach` ends that");
-    Ok(())
+    ended
 }
 
 /// What the host lacks is no reason not to start: devices and addresses may come later.
@@ -90,6 +98,7 @@ struct Daemon {
     /// Held: its task ends when it is dropped.
     ospf: Option<ospf::Poller>,
     prober: Prober,
+    bfd: Bfd,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     admin_down: BTreeSet<u32>,
@@ -115,7 +124,7 @@ impl Daemon {
             sender.clone(),
         )?;
         let prober = Prober::spawn(&options.pins, sender.clone())?;
-        prober.probe(controller.probed());
+        prober.watch(controller.watched());
         let mut daemon = Self {
             options,
             controller,
@@ -123,14 +132,22 @@ impl Daemon {
             monitor,
             ospf: None,
             prober,
+            bfd: Bfd::default(),
             sender,
             events,
             admin_down: BTreeSet::new(),
             record,
         };
         daemon.poll_ospf(&config);
+        daemon.bfd.speak(daemon.controller.bfd_sessions())?;
         daemon.look_at_admin().await?;
-        info!(bonds = config.bonds.len(), "running");
+        let text = format!(
+            "controller started: netbond {}, pid {}, bonds: {}",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            config.bonds.len()
+        );
+        daemon.applier.journal().did(About::ALL, &text);
         Ok(daemon)
     }
 
@@ -140,6 +157,14 @@ impl Daemon {
         loop {
             tokio::select! {
                 Some(event) = self.events.recv() => self.handle(event).await?,
+                Some(report) = self.bfd.heard() => {
+                    let session = match report {
+                        bfd::Report { up: true, .. } => liveness::Bfd::Up,
+                        bfd::Report { ended: true, .. } => liveness::Bfd::Ended,
+                        bfd::Report { diag, .. } => liveness::Bfd::Down(diag.to_string()),
+                    };
+                    self.prober.bfd(report.id, session);
+                }
                 ended = self.monitor.finished() => {
                     return ended.context("the kernel's events can no longer be followed");
                 }
@@ -173,8 +198,18 @@ impl Daemon {
             | Event::Liveness { .. }
             | Event::Admin { .. } => None,
         };
-        for outcome in self.controller.handle(event) {
+        let handled = self.controller.handle(event);
+        for outcome in handled.outcomes {
             self.applier.apply(outcome).await?;
+        }
+        for note in &handled.notes {
+            let path = note.path.as_deref().unwrap_or_default();
+            let about = About::path(&note.bond, path);
+            if note.confirms {
+                self.applier.journal().confirmed(about, &note.text);
+            } else {
+                self.applier.journal().saw(about, &note.text);
+            }
         }
         if let Some(ifindex) = gone {
             self.applier.link_gone(ifindex);
@@ -203,9 +238,16 @@ impl Daemon {
 
     /// Takes over the file as it is now, or nothing of it.
     async fn reload(&mut self) {
+        let file = self.options.config.display().to_string();
         match self.try_reload().await {
-            Ok(()) => info!(file = %self.options.config.display(), "reloaded"),
-            Err(error) => error!("not reloaded, all stays as it was:\n{error:#}"),
+            Ok(()) => {
+                let text = format!("reloaded {file}");
+                self.applier.journal().did(About::ALL, &text);
+            }
+            Err(error) => {
+                let text = format!("{file} not reloaded, all stays as it was:\n{error:#}");
+                self.applier.journal().failed(About::ALL, &text);
+            }
         }
     }
 
@@ -217,7 +259,8 @@ impl Daemon {
             self.applier.apply(outcome).await?;
         }
         self.monitor.set_targets(self.controller.targets());
-        self.prober.probe(self.controller.probed());
+        self.prober.watch(self.controller.watched());
+        self.bfd.speak(self.controller.bfd_sessions())?;
         self.poll_ospf(&config);
         Ok(())
     }
@@ -235,5 +278,40 @@ impl Daemon {
             self.sender.clone(),
         );
         self.ospf = Some(poller);
+    }
+}
+
+/// The BFD sessions, and what they report.
+#[derive(Default)]
+struct Bfd {
+    sessions: Vec<bfd::SessionConfig>,
+    /// Held: the sessions end when the speaker is dropped.
+    speaker: Option<bfd::Speaker>,
+    reports: Option<mpsc::Receiver<bfd::Report>>,
+}
+
+impl Bfd {
+    /// Keeps these sessions; those that run already go on only where none changes.
+    fn speak(&mut self, sessions: Vec<bfd::SessionConfig>) -> Result<()> {
+        if sessions == self.sessions {
+            return Ok(());
+        }
+        // The old ones go first: the ports are theirs.
+        *self = Self::default();
+        if !sessions.is_empty() {
+            let (sender, reports) = mpsc::channel(QUEUE);
+            self.speaker = Some(bfd::Speaker::spawn(sessions.clone(), sender)?);
+            self.reports = Some(reports);
+        }
+        self.sessions = sessions;
+        Ok(())
+    }
+
+    /// The next report; never, where there are no sessions.
+    async fn heard(&mut self) -> Option<bfd::Report> {
+        match &mut self.reports {
+            Some(reports) => reports.recv().await,
+            None => std::future::pending().await,
+        }
     }
 }

@@ -1,105 +1,112 @@
-//! Whether a path lives, from its probes: one path's state machine, without clock or I/O.
+//! What is thought of a path, from its probes or its BFD session: one path's state machine, without
+//! clock or I/O.
 //!
 //! Times are CLOCK_MONOTONIC, ns. The data plane stops using a path by itself when its proof of life
 //! is older than [`Liveness::limit_ns`]; this machine notices the same, tells it, and decides when the
 //! path may come back.
 
-use netbond_common::abi::{ProbeInfo, Sample};
+use netbond_common::{
+    abi::{ProbeInfo, Sample},
+    names::{FullSize as FullSizeFound, Watch},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Probing;
+use super::damper::Damper;
+use super::full_size::FullSize;
+use super::measure::Measure;
+use super::quality::{Quality, Shortcoming};
+use crate::config::{HoldDown, Policies, Probing};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 
-/// A path that lived this long before it died did not flap.
-const STEADY: u64 = 60 * SECOND;
-/// The first hold-down of a path that flaps; each further one is twice as long.
-const FIRST_HOLD: u64 = SECOND;
-const LONGEST_HOLD: u64 = 60 * SECOND;
 /// Between two requests on a path that has been dead for a while.
 const SLOWEST: u64 = SECOND;
 /// Round trips longer than one interval widen the limit by this at the most.
 const MOST_MARGIN: u64 = SECOND;
-/// Seconds over which losses are counted.
-const LOSS_WINDOW: usize = 10;
 
 /// What is thought of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Packets pass both ways.
     Alive,
-    /// Probes go unanswered.
-    Dead,
-    /// Answers return, but the path died too often lately.
-    HeldDown,
+    /// As many probes in a row as were missed found no answer.
+    Dead { missed: u32 },
+    /// All is well again, but the path failed too often lately; it is out for this long, ms.
+    HeldDown { flaps: u32, ms: u64 },
+    /// Packets of this size, bytes, vanish, while small ones pass.
+    Mtu { bytes: u32 },
+    /// Alive, but not good enough.
+    Short(Shortcoming),
+    /// The BFD session with the peer went down, for this reason.
+    BfdDown { diagnostic: String },
+    /// The peer ended the BFD session on purpose: nothing is known any more.
+    Unwatched,
 }
 
-/// Where the counts stood at some time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    sent: u32,
-    /// As the peer counts them; 0: not told yet.
-    arrived: u32,
-    answered: u32,
+/// What a BFD session says of its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bfd {
+    Up,
+    /// It failed, for this reason.
+    Down(String),
+    /// The peer ended it: no failure (RFC 5882, 3.2).
+    Ended,
 }
 
-/// A path's liveness.
+impl Verdict {
+    /// Whether another one is a different thing, and not the same with other figures.
+    fn differs(&self, other: &Self) -> bool {
+        let same = match (self, other) {
+            (Self::Short(one), Self::Short(other)) => one.is_like(other),
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        };
+        !same
+    }
+}
+
+/// A path that is probed.
 #[derive(Clone, Debug)]
 pub struct Liveness {
     probing: Probing,
     /// `None` until the first answer, or until there should have been one.
     verdict: Option<Verdict>,
+    damper: Damper,
+    full_size: FullSize,
+    measure: Measure,
+    quality: Quality,
+    /// Whether probes go unanswered.
+    silent: bool,
+    silent_since: u64,
     /// When the last answer came; at first, when probing began.
     answered: u64,
     ever_answered: bool,
     /// Requests sent since the last answer.
     unanswered: u32,
-    alive_since: u64,
-    dead_since: u64,
-    /// Answers in a row since it died.
+    /// Answers in a row since it fell silent.
     good: u32,
-    /// Deaths in a row of a life that was not steady.
-    flaps: u32,
-    hold_until: u64,
     next: u64,
-    rtt: u64,
-    deviation: u64,
-    least: u64,
-    reordered: u32,
-    last_sequence: u32,
-    now: Mark,
-    marks: [Mark; LOSS_WINDOW],
-    oldest_mark: usize,
-    next_mark: u64,
 }
 
 impl Liveness {
     /// A path that is probed from `now` on.
     #[must_use]
-    pub fn new(probing: Probing, now: u64) -> Self {
+    pub fn new(probing: Probing, hold_down: HoldDown, policies: Policies, now: u64) -> Self {
         Self {
             probing,
             verdict: None,
+            damper: Damper::new(hold_down),
+            full_size: FullSize::default(),
+            measure: Measure::new(now),
+            quality: Quality::new(policies),
+            silent: false,
+            silent_since: now,
             answered: now,
             ever_answered: false,
             unanswered: 0,
-            alive_since: now,
-            dead_since: now,
             good: 0,
-            flaps: 0,
-            hold_until: 0,
             next: now,
-            rtt: 0,
-            deviation: 0,
-            least: 0,
-            reordered: 0,
-            last_sequence: 0,
-            now: Mark::default(),
-            marks: [Mark::default(); LOSS_WINDOW],
-            oldest_mark: 0,
-            next_mark: now + SECOND,
         }
     }
 
@@ -111,7 +118,7 @@ impl Liveness {
     /// interval by (as RFC 6298 measures them), so that a full queue is not taken for a dead path.
     #[must_use]
     pub fn limit_ns(&self) -> u64 {
-        let expected = self.rtt + 4 * self.deviation;
+        let expected = self.measure.rtt + 4 * self.measure.deviation;
         let margin = expected.saturating_sub(self.interval()).min(MOST_MARGIN);
         u64::from(self.probing.misses) * self.interval() + margin
     }
@@ -122,20 +129,37 @@ impl Liveness {
         self.next
     }
 
+    /// The round trip to compare others of the bond with, ns; `None` where the path is no measure.
+    #[must_use]
+    pub fn rtt(&self) -> Option<u64> {
+        (!self.silent && self.ever_answered).then_some(self.measure.rtt)
+    }
+
+    /// Sets how long a packet of the bond may be, bytes.
+    pub fn set_full_size(&mut self, bytes: u32) {
+        self.full_size.set_bytes(bytes);
+    }
+
     /// Notes that a request was sent; `random` spreads the next one by a tenth of the interval either
-    /// way.
-    pub fn sent(&mut self, now: u64, random: u32) {
-        self.now.sent = self.now.sent.wrapping_add(1);
+    /// way. Returns the bytes of one of full size, where that is to be sent as well.
+    pub fn sent(&mut self, now: u64, random: u32) -> Option<u32> {
+        self.measure.sent();
         self.unanswered = self.unanswered.saturating_add(1);
-        let interval = if self.verdict == Some(Verdict::Dead) && self.good == 0 {
+        let interval = if self.silent && self.good == 0 {
             // The longer it is dead, the less often it is asked.
-            let asleep = now.saturating_sub(self.dead_since) / 10;
+            let asleep = now.saturating_sub(self.silent_since) / 10;
             asleep.clamp(self.interval(), SLOWEST.max(self.interval()))
         } else {
             self.interval()
         };
         let offset = u64::from(random).checked_rem(interval / 5).unwrap_or(0);
         self.next = now + interval - interval / 10 + offset;
+        if self.silent || !self.ever_answered {
+            return None;
+        }
+        let bytes = self.full_size.due(now)?;
+        self.full_size.sent(now);
+        Some(bytes)
     }
 
     /// Leaves time out of account in which nothing was sent or heard because we did not run: our own
@@ -144,137 +168,199 @@ impl Liveness {
         self.answered += absent;
     }
 
-    /// Takes in an answer; returns the verdict where it changed.
-    pub fn answer(&mut self, sample: &Sample) -> Option<Verdict> {
+    /// Takes in an answer, `full` where it is to a request of full size; returns the verdict where it
+    /// changed.
+    pub fn answer(&mut self, sample: &Sample, full: bool) -> Option<Verdict> {
         let now = sample.at_ns;
-        self.measure(sample);
+        if full {
+            // Losses are counted of small ones: those that are sent regularly.
+            self.measure.sent();
+            self.full_size
+                .answered(now, self.probing.recover, self.interval());
+        }
+        self.measure.answered(sample);
         self.answered = self.answered.max(now);
         self.ever_answered = true;
         self.unanswered = 0;
-        match self.verdict {
-            None => {
-                self.alive_since = now;
-                self.set(Verdict::Alive)
-            }
-            Some(Verdict::Alive) => None,
-            Some(Verdict::Dead | Verdict::HeldDown) => {
-                self.good += 1;
-                // Asked at full pace again from now on.
-                self.next = self.next.min(now + self.interval());
-                self.recover(now)
+        if self.silent {
+            self.good += 1;
+            // Asked at full pace again from now on.
+            self.next = self.next.min(now + self.interval());
+            if self.good >= self.probing.recover {
+                self.silent = false;
+                self.measure.forget_losses();
+                self.quality.start_over();
+                self.full_size.start_over();
             }
         }
+        self.conclude(now)
+    }
+
+    /// Looks at the clock; returns the verdict where it changed. `best_rtt` is the shortest round trip
+    /// of the bond's paths, ns.
+    pub fn tick(&mut self, now: u64, best_rtt: Option<u64>) -> Option<Verdict> {
+        if self.measure.tick(now) && !self.silent {
+            self.quality.judge(&self.measure, best_rtt);
+        }
+        let limit = self.limit_ns();
+        self.full_size
+            .tick(now, limit, self.answered, self.measure.counts());
+        if self.unanswered >= self.probing.misses && now.saturating_sub(self.answered) > limit {
+            if !self.silent {
+                self.silent_since = now;
+                self.damper.stumbled(now);
+            }
+            self.silent = true;
+            self.good = 0;
+        }
+        self.conclude(now)
+    }
+
+    /// What is wrong, the worst first.
+    fn fault(&self) -> Option<Verdict> {
+        if self.silent {
+            return Some(Verdict::Dead {
+                missed: self.unanswered,
+            });
+        }
+        if self.full_size.is_black_hole() {
+            return Some(Verdict::Mtu {
+                bytes: self.full_size.bytes(),
+            });
+        }
+        self.quality.shortcoming().map(Verdict::Short)
+    }
+
+    fn conclude(&mut self, now: u64) -> Option<Verdict> {
+        let fault = self.fault();
+        if fault.is_none() && !self.ever_answered {
+            return None;
+        }
+        conclude(&mut self.verdict, &mut self.damper, fault, now)
+    }
+
+    /// What people may know, at `now`.
+    #[must_use]
+    pub fn info(&self, now: u64) -> ProbeInfo {
+        let loss = self.measure.loss();
+        let full = if self.full_size.is_black_hole() {
+            FullSizeFound::BlackHole
+        } else if self.full_size.passes() {
+            FullSizeFound::Passes
+        } else {
+            FullSizeFound::Unknown
+        };
+        ProbeInfo {
+            rtt_ns: self.measure.rtt,
+            deviation_ns: self.measure.deviation,
+            least_ns: self.measure.least,
+            jitter_ns: self.measure.jitter,
+            answered_ns: if self.ever_answered { self.answered } else { 0 },
+            hold_until_ns: self.damper.held_until(now),
+            loss_there: loss.there,
+            loss_back: loss.back,
+            reordered: self.measure.reordered,
+            watch: Watch::Probes as u32,
+            flaps: self.damper.flaps(),
+            missed: self.unanswered,
+            full_len: self.full_size.bytes(),
+            full: full as u32,
+        }
+    }
+}
+
+/// A path that is watched by a BFD session.
+#[derive(Clone, Debug)]
+pub struct BfdLiveness {
+    verdict: Option<Verdict>,
+    damper: Damper,
+    /// By the last report; `None` as long as the session has not been up (RFC 5882, 3.1: no failure).
+    session: Option<Bfd>,
+}
+
+impl BfdLiveness {
+    /// A path whose session has not been up yet.
+    #[must_use]
+    pub fn new(hold_down: HoldDown) -> Self {
+        Self {
+            verdict: None,
+            damper: Damper::new(hold_down),
+            session: None,
+        }
+    }
+
+    /// The session came up, or went down; returns the verdict where it changed.
+    pub fn report(&mut self, now: u64, session: Bfd) -> Option<Verdict> {
+        if self.session.is_none() && session != Bfd::Up {
+            return None;
+        }
+        if matches!(session, Bfd::Down(_)) {
+            self.damper.stumbled(now);
+        }
+        self.session = Some(session);
+        self.tick(now)
     }
 
     /// Looks at the clock; returns the verdict where it changed.
     pub fn tick(&mut self, now: u64) -> Option<Verdict> {
-        if now >= self.next_mark {
-            self.marks[self.oldest_mark] = self.now;
-            self.oldest_mark = (self.oldest_mark + 1) % LOSS_WINDOW;
-            self.next_mark = now + SECOND;
-        }
-        let silent = self.unanswered >= self.probing.misses
-            && now.saturating_sub(self.answered) > self.limit_ns();
-        match self.verdict {
-            Some(Verdict::Dead) => {
-                if silent {
-                    self.good = 0;
-                }
-                None
+        let fault = match self.session.as_ref()? {
+            Bfd::Up => None,
+            Bfd::Down(diagnostic) => Some(Verdict::BfdDown {
+                diagnostic: diagnostic.clone(),
+            }),
+            Bfd::Ended => {
+                let changed = self.verdict != Some(Verdict::Unwatched);
+                self.verdict = Some(Verdict::Unwatched);
+                return changed.then_some(Verdict::Unwatched);
             }
-            Some(Verdict::HeldDown) if silent => {
-                self.good = 0;
-                self.dead_since = now;
-                self.set(Verdict::Dead)
-            }
-            Some(Verdict::HeldDown) => self.recover(now),
-            Some(Verdict::Alive) | None if silent => {
-                self.die(now);
-                self.set(Verdict::Dead)
-            }
-            Some(Verdict::Alive) | None => None,
-        }
+        };
+        conclude(&mut self.verdict, &mut self.damper, fault, now)
     }
 
-    fn die(&mut self, now: u64) {
-        self.dead_since = now;
-        self.good = 0;
-        if !self.ever_answered || now.saturating_sub(self.alive_since) >= STEADY {
-            self.flaps = 0;
-            return;
-        }
-        let hold = FIRST_HOLD << self.flaps.min(10);
-        self.hold_until = now + hold.min(LONGEST_HOLD);
-        self.flaps += 1;
-    }
-
-    fn recover(&mut self, now: u64) -> Option<Verdict> {
-        if self.good < self.probing.recover {
-            return None;
-        }
-        if now < self.hold_until {
-            return self.set(Verdict::HeldDown);
-        }
-        self.alive_since = now;
-        self.set(Verdict::Alive)
-    }
-
-    fn set(&mut self, verdict: Verdict) -> Option<Verdict> {
-        let changed = self.verdict != Some(verdict);
-        self.verdict = Some(verdict);
-        changed.then_some(verdict)
-    }
-
-    fn measure(&mut self, sample: &Sample) {
-        let rtt = sample.rtt_ns;
-        if self.least == 0 {
-            (self.rtt, self.deviation, self.least) = (rtt, rtt / 2, rtt);
-        } else {
-            self.deviation = (3 * self.deviation + self.rtt.abs_diff(rtt)) / 4;
-            self.rtt = (7 * self.rtt + rtt) / 8;
-            self.least = self.least.min(rtt);
-        }
-        self.now.answered = self.now.answered.wrapping_add(1);
-        // Sequence numbers wrap: later is what is less than half the range ahead.
-        if sample.sequence.wrapping_sub(self.last_sequence) < u32::MAX / 2 {
-            self.last_sequence = sample.sequence;
-            self.now.arrived = sample.requests_seen;
-        } else {
-            self.reordered = self.reordered.wrapping_add(1);
-        }
-    }
-
-    /// What people may know.
+    /// What people may know, at `now`.
     #[must_use]
-    pub fn info(&self) -> ProbeInfo {
-        let then = self.marks[self.oldest_mark];
-        let sent = self.now.sent.wrapping_sub(then.sent);
-        let answered = self.now.answered.wrapping_sub(then.answered).min(sent);
-        // The peer counts on over our restarts: its first count is only where to start from.
-        let arrived = if then.arrived == 0 {
-            answered
-        } else {
-            self.now
-                .arrived
-                .wrapping_sub(then.arrived)
-                .clamp(answered, sent)
-        };
-        let share = |lost: u32, of: u32| {
-            // The last request may still be under way.
-            let lost = u64::from(lost.saturating_sub(1)) * 1_000_000;
-            lost.checked_div(u64::from(of)).unwrap_or(0) as u32
-        };
+    pub fn info(&self, now: u64) -> ProbeInfo {
         ProbeInfo {
-            rtt_ns: self.rtt,
-            deviation_ns: self.deviation,
-            least_ns: self.least,
-            answered_ns: if self.ever_answered { self.answered } else { 0 },
-            loss_there: share(sent - arrived, sent),
-            loss_back: share(arrived - answered, arrived),
-            reordered: self.reordered,
-            probed: 1,
+            hold_until_ns: self.damper.held_until(now),
+            watch: Watch::Bfd as u32,
+            flaps: self.damper.flaps(),
+            ..bytemuck::Zeroable::zeroed()
         }
     }
+}
+
+/// From what is wrong to a verdict: a failure counts at once, its end only when the path is not held
+/// down. Returns the verdict where it changed.
+fn conclude(
+    verdict: &mut Option<Verdict>,
+    damper: &mut Damper,
+    fault: Option<Verdict>,
+    now: u64,
+) -> Option<Verdict> {
+    let was_in_use = *verdict == Some(Verdict::Alive);
+    let next = match fault {
+        Some(fault) => {
+            if was_in_use {
+                damper.fell(now);
+            }
+            fault
+        }
+        None => match damper.held_until(now) {
+            0 => Verdict::Alive,
+            until => Verdict::HeldDown {
+                flaps: damper.flaps(),
+                ms: (until - now) / MS,
+            },
+        },
+    };
+    let changed = verdict.as_ref().is_none_or(|before| before.differs(&next));
+    if changed && next == Verdict::Alive {
+        damper.rose(now);
+    }
+    if changed {
+        *verdict = Some(next);
+    }
+    verdict.clone().filter(|_| changed)
 }
 
 #[cfg(test)]
@@ -282,7 +368,6 @@ mod tests {
     use bytemuck::Zeroable as _;
     use proptest::prelude::*;
 
-    use super::Verdict::{Alive, Dead, HeldDown};
     use super::*;
 
     /// A path, its clock, and the verdicts so far.
@@ -291,12 +376,29 @@ mod tests {
         now: u64,
         sequence: u32,
         seen: u32,
-        story: Vec<(u64, Verdict)>,
+        story: Vec<(u64, &'static str)>,
+    }
+
+    fn name(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Alive => "alive",
+            Verdict::Dead { .. } => "dead",
+            Verdict::HeldDown { .. } => "held",
+            Verdict::Mtu { .. } => "mtu",
+            Verdict::Short(Shortcoming::Lossy { .. }) => "lossy",
+            Verdict::Short(Shortcoming::Slow { .. }) => "slow",
+            Verdict::BfdDown { .. } => "bfd",
+            Verdict::Unwatched => "unwatched",
+        }
     }
 
     impl Bench {
         fn new() -> Self {
-            let liveness = Liveness::new(Probing::default(), SECOND);
+            Self::with(Policies::default())
+        }
+
+        fn with(policies: Policies) -> Self {
+            let liveness = Liveness::new(Probing::default(), HoldDown::default(), policies, SECOND);
             Self {
                 liveness,
                 now: SECOND,
@@ -306,36 +408,57 @@ mod tests {
             }
         }
 
-        /// Lets time pass in steps of a millisecond; `answers` says which requests find an answer.
-        fn run(&mut self, ms: u64, mut answers: impl FnMut(u64) -> bool) {
+        /// Lets time pass in steps of a millisecond; `answers` says which requests find an answer, those
+        /// of full size all do.
+        fn run(&mut self, ms: u64, answers: impl FnMut(u64) -> bool) {
+            self.run_with(ms, MS, answers, true);
+        }
+
+        fn run_with(
+            &mut self,
+            ms: u64,
+            rtt_ns: u64,
+            mut answers: impl FnMut(u64) -> bool,
+            full: bool,
+        ) {
             for _ in 0..ms {
                 self.now += MS;
                 if self.now >= self.liveness.next() {
-                    self.liveness.sent(self.now, 7);
+                    let long = self.liveness.sent(self.now, 7).is_some();
                     self.sequence += 1;
                     if answers(self.now) {
-                        self.seen += 1;
-                        let sample = Sample {
-                            sequence: self.sequence,
-                            at_ns: self.now,
-                            rtt_ns: MS,
-                            requests_seen: self.seen,
-                            ..Sample::zeroed()
-                        };
-                        self.note(|liveness, _| liveness.answer(&sample));
+                        self.answer(rtt_ns, false);
+                    }
+                    if long {
+                        self.sequence += 1;
+                        if full && answers(self.now) {
+                            self.answer(rtt_ns, true);
+                        }
                     }
                 }
-                self.note(Liveness::tick);
+                self.note(|liveness, now| liveness.tick(now, Some(MS)));
             }
+        }
+
+        fn answer(&mut self, rtt_ns: u64, full: bool) {
+            self.seen += 1;
+            let sample = Sample {
+                sequence: self.sequence,
+                at_ns: self.now,
+                rtt_ns,
+                requests_seen: self.seen,
+                ..Sample::zeroed()
+            };
+            self.note(|liveness, _| liveness.answer(&sample, full));
         }
 
         fn note(&mut self, step: impl FnOnce(&mut Liveness, u64) -> Option<Verdict>) {
             if let Some(verdict) = step(&mut self.liveness, self.now) {
-                self.story.push((self.now, verdict));
+                self.story.push((self.now, name(&verdict)));
             }
         }
 
-        fn verdicts(&self) -> Vec<Verdict> {
+        fn verdicts(&self) -> Vec<&'static str> {
             self.story.iter().map(|(_, verdict)| *verdict).collect()
         }
     }
@@ -344,10 +467,10 @@ mod tests {
     fn death_is_noticed_within_the_limit_and_return_is_damped() {
         let mut bench = Bench::new();
         bench.run(100_000, |_| true);
-        assert_eq!(bench.verdicts(), [Alive]);
+        assert_eq!(bench.verdicts(), ["alive"]);
         let died = bench.now;
         bench.run(1_000, |_| false);
-        assert_eq!(bench.verdicts(), [Alive, Dead]);
+        assert_eq!(bench.verdicts(), ["alive", "dead"]);
         let noticed = bench.story[1].0 - died;
         assert!(
             noticed <= bench.liveness.limit_ns() + 2 * MS,
@@ -356,7 +479,7 @@ mod tests {
         );
         let back = bench.now;
         bench.run(2_000, |_| true);
-        assert_eq!(bench.verdicts(), [Alive, Dead, Alive]);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
         let returned = bench.story[2].0 - back;
         assert!(
             returned >= 4 * 27 * MS,
@@ -366,47 +489,78 @@ mod tests {
     }
 
     #[test]
+    fn the_verdict_says_how_many_were_missed() {
+        let mut bench = Bench::new();
+        bench.run(1_000, |_| true);
+        let mut told = None;
+        for _ in 0..1_000 {
+            bench.now += MS;
+            if bench.now >= bench.liveness.next() {
+                bench.liveness.sent(bench.now, 7);
+            }
+            told = told.or(bench.liveness.tick(bench.now, None));
+        }
+        assert!(
+            matches!(told, Some(Verdict::Dead { missed: 3 | 4 })),
+            "{told:?}"
+        );
+    }
+
+    #[test]
     fn one_lost_probe_or_two_are_no_death() {
         let mut bench = Bench::new();
         let mut turn = 0;
-        bench.run(60_000, |_| {
-            turn += 1;
-            turn % 5 > 1
-        });
-        assert_eq!(bench.verdicts(), [Alive]);
-        let info = bench.liveness.info();
+        bench.run_with(
+            60_000,
+            MS,
+            |_| {
+                turn += 1;
+                turn % 5 > 1
+            },
+            true,
+        );
+        assert_eq!(bench.verdicts(), ["alive"]);
+        let info = bench.liveness.info(bench.now);
         assert!((350_000..450_000).contains(&info.loss_there), "{info:?}");
         assert_eq!(info.loss_back, 0);
     }
 
+    /// While it flaps it stays out; each return that is followed by a failure doubles the time.
     #[test]
     fn a_flapping_path_is_held_down_longer_and_longer() {
         let mut bench = Bench::new();
         bench.run(100_000, |_| true);
         bench.run(30_000, |now| (now / (200 * MS)).is_multiple_of(2));
-        let returns = bench
-            .verdicts()
-            .iter()
-            .filter(|verdict| **verdict == Alive)
-            .count();
-        assert!(returns <= 6, "{:?}", bench.verdicts());
-        bench.run(2 * LONGEST_HOLD / MS, |_| true);
-        assert_eq!(bench.verdicts().last(), Some(&Alive));
-        assert!(bench.verdicts().contains(&HeldDown));
+        let returns = |bench: &Bench| {
+            let alive = |verdict: &&&str| **verdict == "alive";
+            bench.verdicts().iter().filter(alive).count()
+        };
+        assert!(returns(&bench) <= 3, "{:?}", bench.verdicts());
+        let info = bench.liveness.info(bench.now);
+        assert!(
+            info.hold_until_ns > bench.now && info.flaps >= 1,
+            "{info:?}"
+        );
+        let before = returns(&bench);
+        bench.run(30_000, |now| (now / (4_000 * MS)).is_multiple_of(2));
+        assert!(returns(&bench) - before <= 3, "{:?}", bench.verdicts());
+        bench.run(130_000, |_| true);
+        assert_eq!(bench.verdicts().last(), Some(&"alive"));
+        assert!(bench.verdicts().contains(&"held"));
     }
 
     #[test]
     fn a_path_that_never_answers_is_dead() {
         let mut bench = Bench::new();
         bench.run(10_000, |_| false);
-        assert_eq!(bench.verdicts(), [Dead]);
+        assert_eq!(bench.verdicts(), ["dead"]);
         assert!(
             bench.sequence < 120,
             "asked less and less often: {}",
             bench.sequence
         );
         bench.run(3_000, |_| true);
-        assert_eq!(bench.verdicts(), [Dead, Alive], "no hold-down at first");
+        assert_eq!(bench.verdicts(), ["dead", "alive"], "no hold-down at first");
     }
 
     #[test]
@@ -416,23 +570,74 @@ mod tests {
         bench.now += SECOND;
         bench.liveness.excuse(SECOND);
         bench.run(10_000, |_| true);
-        assert_eq!(bench.verdicts(), [Alive]);
+        assert_eq!(bench.verdicts(), ["alive"]);
     }
 
     #[test]
     fn a_full_queue_widens_the_limit() {
-        let mut liveness = Liveness::new(Probing::default(), 0);
-        let sample = |rtt_ns| Sample {
-            rtt_ns,
-            ..Sample::zeroed()
-        };
-        liveness.answer(&sample(MS));
-        assert_eq!(liveness.limit_ns(), 90 * MS);
-        for _ in 0..100 {
-            liveness.answer(&sample(80 * MS));
-        }
-        let limit = liveness.limit_ns() / MS;
+        let mut bench = Bench::new();
+        bench.run(1_000, |_| true);
+        assert_eq!(bench.liveness.limit_ns(), 90 * MS);
+        bench.run_with(3_000, 80 * MS, |_| true, true);
+        let limit = bench.liveness.limit_ns() / MS;
         assert!((135..145).contains(&limit), "{limit} ms");
+    }
+
+    #[test]
+    fn an_mtu_black_hole_is_named_and_left() {
+        let mut bench = Bench::new();
+        bench.liveness.set_full_size(1396);
+        bench.run_with(2_000, MS, |_| true, false);
+        assert_eq!(bench.verdicts(), ["alive", "mtu"]);
+        bench.run(20_000, |_| true);
+        assert_eq!(bench.verdicts(), ["alive", "mtu", "alive"]);
+    }
+
+    #[test]
+    fn a_lossy_path_is_named_where_a_policy_asks() {
+        let third = |turn: &mut u32| {
+            *turn += 1;
+            !turn.is_multiple_of(3)
+        };
+        let mut turn = 0;
+        let mut bench = Bench::new();
+        bench.run(30_000, |_| third(&mut turn));
+        assert_eq!(bench.verdicts(), ["alive"], "no policy");
+        let mut bench = Bench::with(Policies::test(Some(20), None));
+        bench.run(10_000, |_| true);
+        bench.run(5_000, |_| third(&mut turn));
+        assert_eq!(bench.verdicts(), ["alive", "lossy"]);
+        bench.run(8_000, |_| true);
+        assert_eq!(bench.verdicts().len(), 2, "{:?}", bench.verdicts());
+        bench.run(10_000, |_| true);
+        assert_eq!(bench.verdicts().last(), Some(&"alive"));
+    }
+
+    #[test]
+    fn a_slow_path_is_named_where_a_policy_asks() {
+        let mut bench = Bench::with(Policies::test(None, Some(3)));
+        bench.run_with(10_000, 2 * MS, |_| true, true);
+        bench.run_with(5_000, 20 * MS, |_| true, true);
+        assert_eq!(bench.verdicts(), ["alive", "slow"]);
+        bench.run_with(30_000, 2 * MS, |_| true, true);
+        assert_eq!(bench.verdicts().last(), Some(&"alive"));
+    }
+
+    #[test]
+    fn a_bfd_session_is_damped_as_well() {
+        let mut path = BfdLiveness::new(HoldDown::default());
+        let down = || Bfd::Down("control detection time expired".to_owned());
+        assert_eq!(path.report(SECOND, down()), None, "never was up");
+        assert_eq!(path.report(2 * SECOND, Bfd::Up), Some(Verdict::Alive));
+        let fell = path.report(3 * SECOND, down()).unwrap();
+        assert_eq!(name(&fell), "bfd");
+        let held = path.report(3 * SECOND + MS, Bfd::Up).unwrap();
+        assert_eq!(name(&held), "held");
+        assert_eq!(path.tick(4 * SECOND - MS), None);
+        assert_eq!(path.tick(4 * SECOND + MS), Some(Verdict::Alive));
+        let ended = path.report(5 * SECOND, Bfd::Ended);
+        assert_eq!(ended, Some(Verdict::Unwatched));
+        assert_eq!(path.report(6 * SECOND, Bfd::Up), Some(Verdict::Alive));
     }
 
     proptest! {
@@ -443,7 +648,8 @@ mod tests {
         fn never_alive_without_answers(
             phases in prop::collection::vec((1..400_u64, 0..4_u8), 1..20),
         ) {
-            let mut bench = Bench::new();
+            let mut bench = Bench::with(Policies::test(Some(20), Some(3)));
+            bench.liveness.set_full_size(1396);
             for (ms, kind) in phases {
                 for _ in 0..ms {
                     bench.run(1, |now| match kind {
@@ -452,14 +658,14 @@ mod tests {
                         2 => (now / MS).is_multiple_of(3),
                         _ => (now / (200 * MS)).is_multiple_of(2),
                     });
-                    let alive = bench.verdicts().last() == Some(&Alive);
+                    let alive = bench.liveness.verdict == Some(Verdict::Alive);
                     let age = bench.now.saturating_sub(bench.liveness.answered);
                     // One more interval, where jitter put the last request late.
                     prop_assert!(!alive || age <= bench.liveness.limit_ns() + 40 * MS);
                 }
             }
-            bench.run((2 * LONGEST_HOLD + 10 * SECOND) / MS, |_| true);
-            prop_assert_eq!(bench.verdicts().last().copied(), Some(Alive));
+            bench.run(150_000, |_| true);
+            prop_assert_eq!(bench.verdicts().last().copied(), Some("alive"));
         }
     }
 }

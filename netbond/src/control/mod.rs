@@ -1,12 +1,17 @@
 //! The controller: keeps the maps true.
 //!
 //! [`event`] is what happens, [`state`] decides (no clock, no I/O), [`apply`] writes what was decided,
-//! [`daemon`] runs them. [`prober`] asks the paths whether they live, [`liveness`] concludes.
+//! [`daemon`] runs them. [`prober`] asks the paths whether they live; [`liveness`] concludes, from
+//! what [`measure`], [`full_size`] and [`quality`] find, with [`damper`] keeping it calm.
 
 pub mod apply;
 pub mod daemon;
+pub mod damper;
 pub mod event;
+pub mod full_size;
 pub mod liveness;
+pub mod measure;
 pub mod plan;
 pub mod prober;
+pub mod quality;
 pub mod state;

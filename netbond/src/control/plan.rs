@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::event::{Link, OspfInterface, Route};
 use super::liveness::Verdict;
-use crate::config;
+use super::quality::Shortcoming;
+use crate::config::{self, Remedy};
 
 /// Bytes that the outer headers take from a path device's MTU: IPv4, GRE, and the key.
 const fn overhead(key: Option<u32>) -> u32 {
@@ -29,13 +30,18 @@ pub(super) struct World {
     /// Routes to the addresses that matter; a missing key is one not heard of yet.
     pub(super) routes: BTreeMap<IpAddr, Option<Route>>,
     pub(super) ospf: Vec<OspfInterface>,
-    /// What probes say, by path id.
+    /// What probes or BFD sessions say, by path id.
     pub(super) liveness: BTreeMap<u32, Verdict>,
     /// Ids of the paths that the user took out.
     pub(super) admin_down: BTreeSet<u32>,
 }
 
 impl World {
+    pub(super) fn device_name(&self, ifindex: u32) -> String {
+        let link = self.links.get(&ifindex);
+        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
     fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.get(self.by_name.get(name)?)
     }
@@ -80,6 +86,8 @@ pub struct PathPlan {
     pub local: IpAddr,
     pub remote: IpAddr,
     pub weight: u32,
+    /// Its weight on the wheel, in quarters of the unit of `weight`.
+    pub quarters: u32,
     /// The device that packets leave by.
     pub device: Option<Device>,
     #[serde(serialize_with = "label_of_state")]
@@ -89,6 +97,23 @@ pub struct PathPlan {
     pub standing: Standing,
     pub route: Option<RouteSummary>,
     pub ospf: Option<OspfSummary>,
+}
+
+impl PathPlan {
+    /// Whether something took it out: not the user alone.
+    pub(super) fn is_failed(&self) -> bool {
+        match self.state {
+            PathState::Down => self.reason != StateReason::Admin,
+            PathState::Detour | PathState::Suspect | PathState::Dead | PathState::Degraded => true,
+            PathState::Up => false,
+        }
+    }
+
+    /// Whether the route to its remote address leads over its own device.
+    pub(super) fn is_on_route(&self) -> bool {
+        let devices = (self.route.as_ref(), self.device.as_ref());
+        matches!(devices, (Some(route), Some(device)) if route.ifindex == device.ifindex)
+    }
 }
 
 /// A path's device.
@@ -186,7 +211,7 @@ impl Member {
             let peer = peer.filter(|_| peer_seen);
             paths.push(plan_path(world, route_protocols, path, id, peer));
         }
-        settle_standings(&mut paths, self.config.detour);
+        settle_standings(&mut paths, &self.config);
         let mtu = paths
             .iter()
             .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
@@ -283,17 +308,17 @@ fn plan_path(
             Some(route) if !route_protocols.contains(&route.protocol) => {
                 (PathState::Down, StateReason::NotOspf)
             }
-            Some(_) if verdict == Some(&Verdict::Dead) => (PathState::Dead, StateReason::Silent),
-            Some(_) if verdict == Some(&Verdict::HeldDown) => {
-                (PathState::Dead, StateReason::HeldDown)
-            }
-            Some(route) if !over(route, link) => (PathState::Detour, StateReason::Elsewhere),
-            Some(_) => match peer {
+            Some(route) => match verdict.and_then(judged) {
+                Some((PathState::Dead, reason)) => (PathState::Dead, reason),
+                _ if !over(route, link) => (PathState::Detour, StateReason::Elsewhere),
                 // What passes both ways is no matter of suspicion.
-                Some(Some(peer)) if verdict.is_none() && !over(peer, link) => {
-                    (PathState::Suspect, StateReason::PeerElsewhere)
-                }
-                Some(_) | None => (PathState::Up, StateReason::Route),
+                Some(judged) => judged,
+                None => match peer {
+                    Some(Some(peer)) if !over(peer, link) => {
+                        (PathState::Suspect, StateReason::PeerElsewhere)
+                    }
+                    Some(_) | None => (PathState::Up, StateReason::Route),
+                },
             },
         }
     } else {
@@ -307,6 +332,7 @@ fn plan_path(
         local: path.local,
         remote: path.remote,
         weight: path.weight,
+        quarters: 4 * path.weight,
         device: link.map(|link| Device {
             ifindex: link.ifindex,
             name: link.name.clone(),
@@ -320,23 +346,74 @@ fn plan_path(
     }
 }
 
-/// Who takes part: paths that are up, and detours where the policy uses them; where there are none,
-/// every path that has a route of OSPF.
-fn settle_standings(paths: &mut [PathPlan], detour: config::DetourPolicy) {
-    let first_choice = |state| match state {
-        PathState::Up => true,
-        PathState::Detour => detour == config::DetourPolicy::Use,
-        PathState::Suspect | PathState::Dead | PathState::Down => false,
-    };
-    let any = paths.iter().any(|path| first_choice(path.state));
+/// How a path stands that has a route over its own device, by a verdict; `None` where that says
+/// nothing.
+fn judged(verdict: &Verdict) -> Option<(PathState, StateReason)> {
+    Some(match verdict {
+        Verdict::Alive => (PathState::Up, StateReason::Route),
+        Verdict::Dead { .. } => (PathState::Dead, StateReason::Silent),
+        Verdict::HeldDown { .. } => (PathState::Dead, StateReason::HeldDown),
+        Verdict::Mtu { .. } => (PathState::Dead, StateReason::Mtu),
+        Verdict::BfdDown { .. } => (PathState::Dead, StateReason::Bfd),
+        Verdict::Short(Shortcoming::Lossy { .. }) => (PathState::Degraded, StateReason::Lossy),
+        Verdict::Short(Shortcoming::Slow { .. }) => (PathState::Degraded, StateReason::Slow),
+        Verdict::Unwatched => return None,
+    })
+}
+
+/// Who takes part: the best that there are. The others that have a route of OSPF wait for the moment
+/// when the data plane finds none of those usable.
+fn settle_standings(paths: &mut [PathPlan], bond: &config::Bond) {
+    let best = paths.iter().filter_map(|path| rank(path, bond)).min();
     for path in paths {
-        path.standing = match path.state {
-            PathState::Down => Standing::Out,
-            state if first_choice(state) || !any => Standing::Usable,
-            PathState::Up | PathState::Detour | PathState::Suspect | PathState::Dead => {
-                Standing::LastResort
-            }
+        let rank = rank(path, bond);
+        path.standing = match rank {
+            None => Standing::Out,
+            Some(_) if rank == best => Standing::Usable,
+            Some(_) => Standing::LastResort,
         };
+        if remedy(path.reason, bond) == Some(Remedy::Less) {
+            path.quarters = path.weight;
+        }
+    }
+}
+
+/// How willingly a path is used, the best first; `None`: not at all.
+fn rank(path: &PathPlan, bond: &config::Bond) -> Option<u8> {
+    const FIRST_CHOICE: u8 = 0;
+    /// Packets pass, but not as they should.
+    const WORKS: u8 = 1;
+    /// Packets pass, or some do, or they did until now.
+    const DOUBTFUL: u8 = 2;
+    const DEAD: u8 = 3;
+    match path.state {
+        PathState::Up => Some(FIRST_CHOICE),
+        PathState::Detour => Some(match bond.detour {
+            config::DetourPolicy::Use => FIRST_CHOICE,
+            config::DetourPolicy::Avoid => WORKS,
+        }),
+        PathState::Degraded => Some(match remedy(path.reason, bond) {
+            Some(Remedy::Less) | None => FIRST_CHOICE,
+            Some(Remedy::Avoid) => WORKS,
+        }),
+        PathState::Suspect => Some(DOUBTFUL),
+        PathState::Dead if matches!(path.reason, StateReason::HeldDown | StateReason::Mtu) => {
+            Some(DOUBTFUL)
+        }
+        PathState::Dead => Some(DEAD),
+        PathState::Down => None,
+    }
+}
+
+/// What the policies say to a path that falls short.
+fn remedy(reason: StateReason, bond: &config::Bond) -> Option<Remedy> {
+    let policies = &bond.policies;
+    if reason == StateReason::Lossy {
+        policies.lossy.map(|lossy| lossy.remedy)
+    } else if reason == StateReason::Slow {
+        policies.slow.map(|slow| slow.remedy)
+    } else {
+        None
     }
 }
 

@@ -1,8 +1,9 @@
-//! Asks every path again and again whether it lives.
+//! Asks every path again and again whether it lives, and keeps the verdicts on all of them.
 //!
 //! A thread of its own, ahead of others in the scheduler's eyes: what the controller waits for must
 //! not delay a probe. The programs in the kernel make, answer and check the probes; this thread only
-//! says when, and draws the conclusions.
+//! says when, and draws the conclusions. What BFD sessions say of other paths comes here too, to be
+//! damped in the same way.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -30,10 +31,10 @@ use tracing::warn;
 
 use super::{
     event::Event,
-    liveness::{Liveness, Verdict},
+    liveness::{Bfd, BfdLiveness, Liveness, Verdict},
 };
 use crate::{
-    config::Probing,
+    config::{HoldDown, Policies, Probing},
     pins::Pins,
     tables::{Raw, Tables},
 };
@@ -46,22 +47,44 @@ const LEAST_NAP: Duration = Duration::from_millis(1);
 const ABSENCE: u64 = 30_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
+/// Bytes of an Ethernet header.
+const HEADER: usize = 14;
+/// Bytes of the longest probe: larger bond MTUs are beyond what underlays have.
+const MAX_PROBE: usize = 9216;
+/// Bytes of an outer packet with a small probe, at the most.
+const SMALL: usize = 20 + 8 + probe::LEN;
 /// The scheduler's favour.
 const NICE: i32 = -15;
 
-/// A path to be probed.
+/// A path to be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probed {
+pub struct Watched {
     /// Path id.
     pub path: u32,
     /// Name of the bond device.
     pub bond: String,
-    pub probing: Probing,
+    pub how: How,
+    pub hold_down: HoldDown,
+    pub policies: Policies,
+}
+
+/// How a path's liveness is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Probes(Probing),
+    /// By [`Prober::bfd`].
+    Bfd,
+}
+
+/// What the thread is told.
+enum Order {
+    Watch(Vec<Watched>),
+    Bfd { path: u32, session: Bfd },
 }
 
 /// The running thread; it ends when this is dropped.
 pub struct Prober {
-    paths: Option<Sender<Vec<Probed>>>,
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,7 +95,7 @@ impl Prober {
     ///
     /// Where the maps cannot be opened or the kernel refuses the socket (CAP_NET_RAW).
     pub fn spawn(pins: &Pins, events: tokio::sync::mpsc::Sender<Event>) -> Result<Self> {
-        let (paths, changes) = channel();
+        let (sender, orders) = channel();
         let frames = socket(
             AddressFamily::Packet,
             SockType::Raw,
@@ -85,6 +108,7 @@ impl Prober {
             frames,
             paths: BTreeMap::new(),
             bonds: HashMap::new(),
+            best_rtt: HashMap::new(),
             events,
             unsaid: VecDeque::new(),
             random: RandomState::new().build_hasher().finish() | 1,
@@ -94,26 +118,35 @@ impl Prober {
             .name("prober".to_owned())
             .spawn(move || {
                 favour();
-                worker.run(&changes);
+                worker.run(&orders);
             })?;
         Ok(Self {
-            paths: Some(paths),
+            orders: Some(sender),
             thread: Some(thread),
         })
     }
 
-    /// Replaces the paths that are probed; those that stay keep what is known of them.
-    pub fn probe(&self, paths: Vec<Probed>) {
-        if let Some(sender) = &self.paths {
+    /// Replaces the paths that are watched; those that stay keep what is known of them.
+    pub fn watch(&self, paths: Vec<Watched>) {
+        self.order(Order::Watch(paths));
+    }
+
+    /// A path's BFD session came up, or went down.
+    pub fn bfd(&self, path: u32, session: Bfd) {
+        self.order(Order::Bfd { path, session });
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(sender) = &self.orders {
             // Fails only where the thread is gone.
-            let _ = sender.send(paths);
+            let _ = sender.send(order);
         }
     }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.paths = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -130,10 +163,54 @@ fn favour() {
 }
 
 struct Target {
-    probed: Probed,
-    liveness: Liveness,
+    watched: Watched,
+    life: Life,
     /// As the data plane knows it, ns.
     limit: u64,
+}
+
+enum Life {
+    Probed(Box<Liveness>),
+    Bfd(BfdLiveness),
+}
+
+impl Target {
+    fn new(watched: Watched, now: u64) -> Self {
+        let hold_down = watched.hold_down;
+        let life = match watched.how {
+            How::Probes(probing) => {
+                let liveness = Liveness::new(probing, hold_down, watched.policies, now);
+                Life::Probed(Box::new(liveness))
+            }
+            How::Bfd => Life::Bfd(BfdLiveness::new(hold_down)),
+        };
+        Self {
+            watched,
+            life,
+            limit: 0,
+        }
+    }
+
+    fn probed(&mut self) -> Option<&mut Liveness> {
+        match &mut self.life {
+            Life::Probed(liveness) => Some(liveness),
+            Life::Bfd(_) => None,
+        }
+    }
+
+    fn tick(&mut self, now: u64, best_rtt: Option<u64>) -> Option<Verdict> {
+        match &mut self.life {
+            Life::Probed(liveness) => liveness.tick(now, best_rtt),
+            Life::Bfd(liveness) => liveness.tick(now),
+        }
+    }
+
+    fn info(&self, now: u64) -> ProbeInfo {
+        match &self.life {
+            Life::Probed(liveness) => liveness.info(now),
+            Life::Bfd(liveness) => liveness.info(now),
+        }
+    }
 }
 
 struct Worker {
@@ -142,6 +219,8 @@ struct Worker {
     paths: BTreeMap<u32, Target>,
     /// Where frames into a bond go.
     bonds: HashMap<String, LinkAddr>,
+    /// The shortest round trip among the paths of a bond, ns, by bond id.
+    best_rtt: HashMap<u32, u64>,
     events: tokio::sync::mpsc::Sender<Event>,
     /// Verdicts that the controller had no room for yet.
     unsaid: VecDeque<(u32, Verdict)>,
@@ -150,35 +229,31 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, changes: &Receiver<Vec<Probed>>) {
+    fn run(&mut self, orders: &Receiver<Order>) {
         let mut slept = monotonic();
         loop {
-            match changes.try_recv() {
-                Ok(paths) => self.take_over(paths),
+            match orders.try_recv() {
+                Ok(Order::Watch(paths)) => self.take_over(paths),
+                Ok(Order::Bfd { path, session }) => self.hear_bfd(path, session),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
             let woke = monotonic();
             let absent = woke.saturating_sub(slept);
             if absent > ABSENCE {
-                for target in self.paths.values_mut() {
-                    target.liveness.excuse(absent);
-                }
+                self.paths
+                    .values_mut()
+                    .filter_map(Target::probed)
+                    .for_each(|liveness| liveness.excuse(absent));
             }
-            self.send_due(woke);
-            let answers = self.read_answers();
+            self.read_answers();
+            let next = self.look_at_clock(woke);
+            self.say();
             let now = monotonic();
-            let late = self.look_at_clock(now);
-            self.say(answers.into_iter().chain(late));
             if now >= self.told + TELL {
                 self.told = now;
-                self.tell();
+                self.tell(now);
             }
-            let next = self
-                .paths
-                .values()
-                .map(|target| target.liveness.next())
-                .min();
             let nap = next.map_or(NAP, |next| Duration::from_nanos(next.saturating_sub(now)));
             slept = monotonic();
             thread::sleep(nap.clamp(LEAST_NAP, NAP));
@@ -186,9 +261,8 @@ impl Worker {
     }
 
     /// Tells the controller; never waits for it, as it may be waiting for this thread to end.
-    fn say(&mut self, verdicts: impl Iterator<Item = (u32, Verdict)>) {
-        self.unsaid.extend(verdicts);
-        while let Some((path, verdict)) = self.unsaid.front().copied() {
+    fn say(&mut self) {
+        while let Some((path, verdict)) = self.unsaid.front().cloned() {
             if self
                 .events
                 .try_send(Event::Liveness { path, verdict })
@@ -200,24 +274,24 @@ impl Worker {
         }
     }
 
-    fn take_over(&mut self, paths: Vec<Probed>) {
+    fn take_over(&mut self, paths: Vec<Watched>) {
         let now = monotonic();
         let mut before = std::mem::take(&mut self.paths);
-        for probed in paths {
+        for watched in paths {
             let kept = before
-                .remove(&probed.path)
-                .filter(|target| target.probed == probed);
-            let target = kept.unwrap_or_else(|| Target {
-                liveness: Liveness::new(probed.probing, now),
-                probed,
-                limit: 0,
-            });
-            self.paths.insert(target.probed.path, target);
+                .remove(&watched.path)
+                .filter(|target| target.watched == watched);
+            let target = kept.unwrap_or_else(|| Target::new(watched, now));
+            self.paths.insert(target.watched.path, target);
         }
         // Also of a controller before this one.
         for path in 0..self.tables.limits.len() {
+            let probed = matches!(
+                self.paths.get(&path),
+                Some(target) if matches!(target.watched.how, How::Probes(_))
+            );
             let limited = matches!(self.tables.limits.get(&path, 0), Ok(limit) if limit != 0);
-            if limited && !self.paths.contains_key(&path) {
+            if limited && !probed {
                 let _ = self.tables.limits.set(path, 0, 0);
                 let _ = self
                     .tables
@@ -226,6 +300,7 @@ impl Worker {
             }
         }
         self.find_bonds();
+        self.told = 0;
     }
 
     /// Bond devices may be made anew: their index changes.
@@ -238,77 +313,99 @@ impl Worker {
         }
     }
 
-    fn send_due(&mut self, now: u64) {
-        let mut lost = false;
-        for (path, target) in &mut self.paths {
-            if now < target.liveness.next() {
-                continue;
-            }
-            // Xorshift: probes must not march in step, nothing more.
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            target.liveness.sent(now, self.random as u32);
-            let Some(bond) = self.bonds.get(&target.probed.bond) else {
-                lost = true;
-                continue;
-            };
-            let frame = frame(path % MAX_BOND_PATHS);
-            let parts = [IoSlice::new(&frame)];
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let sent = sendmsg(self.frames.as_raw_fd(), &parts, &[], flags, Some(bond));
-            // The device is gone, or down.
-            lost |= matches!(sent, Err(Errno::ENXIO | Errno::ENODEV | Errno::ENETDOWN));
-        }
-        if lost {
-            self.find_bonds();
+    fn hear_bfd(&mut self, path: u32, session: Bfd) {
+        if let Some(target) = self.paths.get_mut(&path)
+            && let Life::Bfd(liveness) = &mut target.life
+        {
+            let verdict = liveness.report(monotonic(), session);
+            self.unsaid.extend(verdict.map(|verdict| (path, verdict)));
         }
     }
 
-    fn read_answers(&mut self) -> Vec<(u32, Verdict)> {
-        let mut verdicts = Vec::new();
+    fn read_answers(&mut self) {
         while let Some(item) = self.tables.samples.next() {
             let Ok(sample) = bytemuck::try_pod_read_unaligned::<Sample>(&item) else {
                 continue;
             };
             let target = self.paths.get_mut(&sample.path);
-            let verdict = target.and_then(|target| target.liveness.answer(&sample));
-            verdicts.extend(verdict.map(|verdict| (sample.path, verdict)));
+            let full = sample.len as usize > SMALL;
+            let verdict = target
+                .and_then(Target::probed)
+                .and_then(|liveness| liveness.answer(&sample, full));
+            self.unsaid
+                .extend(verdict.map(|verdict| (sample.path, verdict)));
         }
-        verdicts
     }
 
-    fn look_at_clock(&mut self, now: u64) -> Vec<(u32, Verdict)> {
-        let mut verdicts = Vec::new();
-        for (path, target) in &mut self.paths {
-            let verdict = target.liveness.tick(now);
-            verdicts.extend(verdict.map(|verdict| (*path, verdict)));
-            let limit = target.liveness.limit_ns();
-            // Not for every little change: the data plane reads it for each packet.
-            if limit.abs_diff(target.limit) > limit / 16 {
-                target.limit = limit;
-                let _ = self.tables.limits.set(*path, limit, 0);
+    /// Sends what is due and draws conclusions; returns when the next is due.
+    fn look_at_clock(&mut self, now: u64) -> Option<u64> {
+        let mut lost = false;
+        let mut next = None;
+        for (&path, target) in &mut self.paths {
+            let best_rtt = self.best_rtt.get(&(path / MAX_BOND_PATHS)).copied();
+            if let Life::Probed(liveness) = &mut target.life {
+                if now >= liveness.next() {
+                    // Xorshift: probes must not march in step, nothing more.
+                    self.random ^= self.random << 13;
+                    self.random ^= self.random >> 7;
+                    self.random ^= self.random << 17;
+                    let full = liveness.sent(now, self.random as u32);
+                    let bond = self.bonds.get(&target.watched.bond);
+                    for bytes in [Some(probe::LEN as u32), full].into_iter().flatten() {
+                        lost |= !ask(&self.frames, bond, path, bytes as usize);
+                    }
+                }
+                let due = liveness.next();
+                next = Some(next.map_or(due, |next: u64| next.min(due)));
+                let limit = liveness.limit_ns();
+                // Not for every little change: the data plane reads it for each packet.
+                if limit.abs_diff(target.limit) > limit / 16 {
+                    target.limit = limit;
+                    let _ = self.tables.limits.set(path, limit, 0);
+                }
             }
+            let verdict = target.tick(now, best_rtt);
+            self.unsaid.extend(verdict.map(|verdict| (path, verdict)));
         }
-        verdicts
+        if lost {
+            self.find_bonds();
+        }
+        next
     }
 
-    fn tell(&mut self) {
-        for (path, target) in &self.paths {
-            let _ = self
-                .tables
-                .probe_info
-                .set(*path, Raw(target.liveness.info()), 0);
+    /// Writes what people may know, and looks at what changes slowly.
+    fn tell(&mut self, now: u64) {
+        self.best_rtt.clear();
+        for (&path, target) in &mut self.paths {
+            let bond = path / MAX_BOND_PATHS;
+            if let Some(liveness) = target.probed() {
+                if let Some(info) = self.tables.bond_info(bond) {
+                    liveness.set_full_size(info.mtu.min(MAX_PROBE as u32));
+                }
+                if let Some(rtt) = liveness.rtt() {
+                    let best = self.best_rtt.entry(bond).or_insert(rtt);
+                    *best = rtt.min(*best);
+                }
+            }
+            let _ = self.tables.probe_info.set(path, Raw(target.info(now)), 0);
         }
     }
 }
 
-/// The frame that asks for a probe on a slot of its bond.
-fn frame(slot: u32) -> [u8; 14 + probe::LEN] {
-    let mut frame = [0; 14 + probe::LEN];
-    frame[12] = 0x08;
-    frame[14] = probe::TRIGGER | slot as u8;
-    frame
+/// Has the program send a probe of `bytes`; whether the bond's device is there.
+fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: usize) -> bool {
+    let Some(bond) = bond else {
+        return false;
+    };
+    static ZEROS: [u8; MAX_PROBE] = [0; MAX_PROBE];
+    let mut start = [0; HEADER + 1];
+    start[12] = 0x08;
+    start[HEADER] = probe::TRIGGER | (path % MAX_BOND_PATHS) as u8;
+    let rest = &ZEROS[..bytes.clamp(probe::LEN, MAX_PROBE) - 1];
+    let parts = [IoSlice::new(&start), IoSlice::new(rest)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let sent = sendmsg(frames.as_raw_fd(), &parts, &[], flags, Some(bond));
+    !matches!(sent, Err(Errno::ENXIO | Errno::ENODEV | Errno::ENETDOWN))
 }
 
 /// CLOCK_MONOTONIC, ns: the clock of the programs.

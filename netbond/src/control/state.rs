@@ -2,16 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netbond_common::names::{PathState, StateReason};
 
-use super::event::Event;
+use super::event::{Event, OspfInterface, Route};
 use super::liveness::Verdict;
-use super::plan::{BondPlan, Member, World};
-use super::prober::Probed;
-use crate::config;
+use super::plan::{BondPlan, Member, PathPlan, World};
+use super::prober::{How, Watched};
+use super::quality::Shortcoming;
+use crate::{bfd::SessionConfig, config};
 
-/// What an event led to.
+/// All that an event led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handled {
+    /// Bond by bond.
+    pub outcomes: Vec<Outcome>,
+    /// What concerns a path and did not change it.
+    pub notes: Vec<Note>,
+}
+
+/// What an event led to in a bond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The bond's new plan.
@@ -31,6 +42,35 @@ pub struct Transition {
     pub to: (PathState, StateReason),
     /// What happened.
     pub cause: String,
+}
+
+/// Something that was seen and changed no state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub bond: String,
+    /// `None` where it concerns the bond as a whole.
+    pub path: Option<String>,
+    /// What happened.
+    pub text: String,
+    /// Whether it is another sign of what took the path out before.
+    pub confirms: bool,
+}
+
+/// A piece of news, and what it is about.
+struct News {
+    text: String,
+    about: About,
+    /// Whether it tells of a failure; of a route, that is seen by path.
+    bad: bool,
+}
+
+enum About {
+    Path(u32),
+    /// By name.
+    Device(String),
+    Local(IpAddr),
+    /// The route to an address.
+    Target(IpAddr),
 }
 
 /// The ids that a bond and its paths (in the order of the file) have in the maps.
@@ -91,12 +131,12 @@ impl Controller {
         self.world
             .routes
             .retain(|target, _| by_target.contains_key(target));
-        let probed: BTreeSet<u32> = self
-            .probed()
+        let watched: BTreeSet<u32> = self
+            .watched()
             .into_iter()
-            .map(|probed| probed.path)
+            .map(|watched| watched.path)
             .collect();
-        self.world.liveness.retain(|path, _| probed.contains(path));
+        self.world.liveness.retain(|path, _| watched.contains(path));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
@@ -109,20 +149,50 @@ impl Controller {
         self.by_target.keys().copied().collect()
     }
 
-    /// The paths to be probed.
+    /// The paths to be watched.
     #[must_use]
-    pub fn probed(&self) -> Vec<Probed> {
-        let mut probed = Vec::new();
+    pub fn watched(&self) -> Vec<Watched> {
+        let mut watched = Vec::new();
         for member in &self.members {
-            if let Some(probing) = member.config.probing {
-                probed.extend(member.paths.iter().map(|&(path, _)| Probed {
-                    path,
-                    bond: member.config.name.clone(),
-                    probing,
-                }));
+            let bond = &member.config;
+            let probes = bond.probing.map(How::Probes);
+            let Some(how) = probes.or(bond.bfd.map(|_| How::Bfd)) else {
+                continue;
+            };
+            watched.extend(member.paths.iter().map(|&(path, _)| Watched {
+                path,
+                bond: bond.name.clone(),
+                how,
+                hold_down: bond.hold_down,
+                policies: bond.policies,
+            }));
+        }
+        watched
+    }
+
+    /// The BFD sessions to keep, by path id.
+    #[must_use]
+    pub fn bfd_sessions(&self) -> Vec<SessionConfig> {
+        let mut sessions = Vec::new();
+        for member in &self.members {
+            let Some(bfd) = member.config.bfd else {
+                continue;
+            };
+            let interval = Duration::from_millis(u64::from(bfd.interval_ms));
+            for (path, &(id, _)) in member.config.paths.iter().zip(&member.paths) {
+                sessions.push(SessionConfig {
+                    id,
+                    local: path.local,
+                    remote: path.remote,
+                    device: path.device.clone(),
+                    hops: bfd.hops,
+                    tx_interval: interval,
+                    rx_interval: interval,
+                    multiplier: bfd.misses,
+                });
             }
         }
-        probed
+        sessions
     }
 
     /// Ids of all paths.
@@ -132,40 +202,73 @@ impl Controller {
             .flat_map(|member| member.paths.iter().map(|(id, _)| *id))
     }
 
-    /// Takes in an event; returns what it changed, bond by bond.
-    pub fn handle(&mut self, event: Event) -> Vec<Outcome> {
-        let Some(cause) = self.absorb(&event) else {
-            return Vec::new();
-        };
-        match event {
-            Event::Route { to, .. } => {
-                let affected = self.by_target.get(&to).cloned().unwrap_or_default();
-                self.replan(affected, &cause)
-            }
+    /// Takes in an event; returns what it changed, and what it tells beyond that.
+    pub fn handle(&mut self, event: Event) -> Handled {
+        let news = self.absorb(&event);
+        if news.is_empty() {
+            return Handled::default();
+        }
+        let texts: Vec<&str> = news.iter().map(|news| news.text.as_str()).collect();
+        let cause = texts.join("; ");
+        let affected = match event {
+            Event::Route { to, .. } => self.by_target.get(&to).cloned().unwrap_or_default(),
+            Event::Liveness { path, .. } | Event::Admin { path, .. } => self.bond_of(path),
             Event::Link(_)
             | Event::LinkGone { .. }
             | Event::Address { .. }
             | Event::AddressGone { .. }
-            | Event::Ospf(_)
-            | Event::Liveness { .. }
-            | Event::Admin { .. } => self.replan(0..self.members.len(), &cause),
-        }
+            | Event::Ospf(_) => (0..self.members.len()).collect(),
+        };
+        let outcomes = self.replan(affected, &cause);
+        let notes = news
+            .iter()
+            .flat_map(|news| self.notes(news, &outcomes))
+            .collect();
+        Handled { outcomes, notes }
     }
 
-    /// Brings the world up to date; returns the event in words, `None` where it is no news.
-    fn absorb(&mut self, event: &Event) -> Option<String> {
+    /// Index of the bond that a path belongs to.
+    fn bond_of(&self, path: u32) -> Vec<usize> {
+        let has = |member: &Member| member.paths.iter().any(|(id, _)| *id == path);
+        self.members.iter().position(has).into_iter().collect()
+    }
+
+    /// What is to be said of the paths that a piece of news is about and did not change.
+    fn notes(&self, news: &News, outcomes: &[Outcome]) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for plan in self.plans.values() {
+            let note = |path: Option<&PathPlan>, confirms| Note {
+                bond: plan.name.clone(),
+                path: path.map(|path| path.name.clone()),
+                text: news.text.clone(),
+                confirms,
+            };
+            for path in plan.paths.iter().filter(|path| news.is_about(path)) {
+                let outcome = outcomes.iter().find(|outcome| outcome.plan.id == plan.id);
+                let mut changed = outcome.iter().flat_map(|outcome| &outcome.transitions);
+                if !changed.any(|changed| changed.path == path.name) {
+                    notes.push(note(Some(path), news.is_bad_for(path) && path.is_failed()));
+                }
+            }
+            let member = self.members.iter().find(|member| member.id == plan.id);
+            let peer = member.and_then(|member| member.config.peer);
+            if let (About::Target(to), Some(peer)) = (&news.about, peer)
+                && *to == peer.address
+            {
+                notes.push(note(None, false));
+            }
+        }
+        notes
+    }
+
+    /// Brings the world up to date; returns the event in words, nothing where it is no news.
+    fn absorb(&mut self, event: &Event) -> Vec<News> {
         let world = &mut self.world;
-        let name = |world: &World, ifindex: u32| {
-            world
-                .links
-                .get(&ifindex)
-                .map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
-        };
         match event {
             Event::Link(link) => {
                 let before = world.links.insert(link.ifindex, link.clone());
                 if before.as_ref() == Some(link) {
-                    return None;
+                    return Vec::new();
                 }
                 if let Some(before) = &before
                     && world.by_name.get(&before.name) == Some(&before.ifindex)
@@ -173,23 +276,23 @@ impl Controller {
                     world.by_name.remove(&before.name);
                 }
                 world.by_name.insert(link.name.clone(), link.ifindex);
-                Some(match before {
-                    None => format!("device {} appeared", link.name),
+                let name = &link.name;
+                let text = match before {
+                    None => format!("device {name} appeared"),
                     Some(before) if before.up != link.up => {
-                        format!(
-                            "device {} {}",
-                            link.name,
-                            if link.up { "up" } else { "down" }
-                        )
+                        format!("device {name} {}", if link.up { "up" } else { "down" })
                     }
                     Some(before) if before.mtu != link.mtu => {
-                        format!("device {} has MTU {}", link.name, link.mtu)
+                        format!("device {name} has MTU {}, had {}", link.mtu, before.mtu)
                     }
-                    Some(_) => format!("device {} changed", link.name),
-                })
+                    Some(_) => format!("device {name} changed"),
+                };
+                News::one(text, About::Device(name.clone()), !link.up)
             }
             Event::LinkGone { ifindex } => {
-                let link = world.links.remove(ifindex)?;
+                let Some(link) = world.links.remove(ifindex) else {
+                    return Vec::new();
+                };
                 // A device of the same name may be there again already.
                 if world.by_name.get(&link.name) == Some(ifindex) {
                     world.by_name.remove(&link.name);
@@ -198,63 +301,53 @@ impl Controller {
                     holders.remove(ifindex);
                 }
                 world.addresses.retain(|_, holders| !holders.is_empty());
-                Some(format!("device {} deleted", link.name))
+                let text = format!("device {} deleted", link.name);
+                News::one(text, About::Device(link.name), true)
             }
             Event::Address { ifindex, address } => {
-                let new = world
-                    .addresses
-                    .entry(*address)
-                    .or_default()
-                    .insert(*ifindex);
-                new.then(|| format!("address {address} on {}", name(world, *ifindex)))
+                let holders = world.addresses.entry(*address).or_default();
+                if !holders.insert(*ifindex) {
+                    return Vec::new();
+                }
+                let text = format!("address {address} on {}", world.device_name(*ifindex));
+                News::one(text, About::Local(*address), false)
             }
             Event::AddressGone { ifindex, address } => {
-                let holders = world.addresses.get_mut(address)?;
-                let gone = holders.remove(ifindex);
+                let Some(holders) = world.addresses.get_mut(address) else {
+                    return Vec::new();
+                };
+                if !holders.remove(ifindex) {
+                    return Vec::new();
+                }
                 if holders.is_empty() {
                     world.addresses.remove(address);
                 }
-                gone.then(|| format!("address {address} removed from {}", name(world, *ifindex)))
+                let device = world.device_name(*ifindex);
+                let text = format!("address {address} removed from {device}");
+                News::one(text, About::Local(*address), true)
             }
             Event::Route { to, route } => {
                 if !self.by_target.contains_key(to) {
-                    return None;
+                    return Vec::new();
                 }
-                if world.routes.insert(*to, route.clone()).as_ref() == Some(route) {
-                    return None;
+                let before = world.routes.insert(*to, route.clone());
+                if before.as_ref() == Some(route) {
+                    return Vec::new();
                 }
-                Some(match route {
-                    None => format!("route to {to} withdrawn"),
-                    Some(route) => {
-                        let devices: Vec<String> = route
-                            .next_hops
-                            .iter()
-                            .map(|hop| name(world, hop.ifindex))
-                            .collect();
-                        format!(
-                            "route to {to} by {} dev {}",
-                            protocol_name(route.protocol),
-                            devices.join(", ")
-                        )
-                    }
-                })
+                let text = route_news(world, *to, before.flatten().as_ref(), route.as_ref());
+                News::one(text, About::Target(*to), route.is_none())
             }
             Event::Ospf(interfaces) => {
-                if world.ospf == *interfaces {
-                    return None;
-                }
-                world.ospf.clone_from(interfaces);
-                Some("OSPF neighbours changed".to_owned())
+                let before = std::mem::replace(&mut world.ospf, interfaces.clone());
+                ospf_news(&before, interfaces)
             }
             Event::Liveness { path, verdict } => {
-                if world.liveness.insert(*path, *verdict) == Some(*verdict) {
-                    return None;
+                let before = world.liveness.insert(*path, verdict.clone());
+                if before.as_ref() == Some(verdict) {
+                    return Vec::new();
                 }
-                Some(match verdict {
-                    Verdict::Alive => "probes answered".to_owned(),
-                    Verdict::Dead => "probes unanswered".to_owned(),
-                    Verdict::HeldDown => "probes answered, but not for long enough".to_owned(),
-                })
+                let bad = !matches!(verdict, Verdict::Alive | Verdict::Unwatched);
+                News::one(verdict_news(verdict), About::Path(*path), bad)
             }
             Event::Admin { path, up } => {
                 let news = if *up {
@@ -262,7 +355,11 @@ impl Controller {
                 } else {
                     world.admin_down.insert(*path)
                 };
-                news.then(|| format!("user took the path {}", if *up { "back in" } else { "out" }))
+                if !news {
+                    return Vec::new();
+                }
+                let text = format!("admin: taken {}", if *up { "back in" } else { "out" });
+                News::one(text, About::Path(*path), !up)
             }
         }
     }
@@ -312,6 +409,148 @@ fn transitions(before: Option<&BondPlan>, after: &BondPlan, cause: &str) -> Vec<
             })
         })
         .collect()
+}
+
+impl News {
+    fn one(text: String, about: About, bad: bool) -> Vec<Self> {
+        vec![Self { text, about, bad }]
+    }
+
+    fn is_about(&self, path: &PathPlan) -> bool {
+        match &self.about {
+            About::Path(id) => path.id == *id,
+            About::Device(name) => {
+                let device = path.device.as_ref();
+                device.is_some_and(|device| device.name == *name)
+            }
+            About::Local(address) => path.local == *address,
+            About::Target(address) => path.remote == *address,
+        }
+    }
+
+    fn is_bad_for(&self, path: &PathPlan) -> bool {
+        match self.about {
+            About::Target(_) => !path.is_on_route(),
+            About::Path(_) | About::Device(_) | About::Local(_) => self.bad,
+        }
+    }
+}
+
+fn route_news(world: &World, to: IpAddr, before: Option<&Route>, after: Option<&Route>) -> String {
+    let way = |route: &Route| {
+        let hops = route.next_hops.iter();
+        let devices: Vec<String> = hops.map(|hop| world.device_name(hop.ifindex)).collect();
+        let way = if !route.usable {
+            "unreachable".to_owned()
+        } else if devices.is_empty() {
+            "without a next hop".to_owned()
+        } else {
+            format!("over {}", devices.join(" and "))
+        };
+        (protocol_name(route.protocol), way)
+    };
+    match (before.map(way), after.map(way)) {
+        (None, None) => format!("no route to {to}"),
+        (Some((protocol, _)), None) => format!("route to {to} withdrawn by {protocol}"),
+        (None, Some((protocol, way))) => format!("route to {to} {way} by {protocol}"),
+        (Some((_, before)), Some((protocol, way))) if before != way => {
+            format!("route to {to} {way} by {protocol}, was {before}")
+        }
+        (Some((before, _)), Some((protocol, way))) if before != protocol => {
+            format!("route to {to} {way} by {protocol}, was by {before}")
+        }
+        (Some(_), Some((protocol, way))) => format!("route to {to} {way} by {protocol}, changed"),
+    }
+}
+
+/// What became different of neighbours and costs, device by device.
+fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
+    let empty = |device: &str| OspfInterface {
+        device: device.to_owned(),
+        cost: None,
+        neighbours: Vec::new(),
+    };
+    let devices: BTreeSet<&str> = before
+        .iter()
+        .chain(after)
+        .map(|interface| interface.device.as_str())
+        .collect();
+    let mut news = Vec::new();
+    for device in devices {
+        let find = |interfaces: &[OspfInterface]| {
+            let found = interfaces
+                .iter()
+                .find(|interface| interface.device == device);
+            found.cloned().unwrap_or_else(|| empty(device))
+        };
+        let (before, after) = (find(before), find(after));
+        let mut say = |text, bad| {
+            let about = About::Device(device.to_owned());
+            news.extend(News::one(text, about, bad));
+        };
+        for neighbour in &after.neighbours {
+            let known =
+                |known: &&super::event::OspfNeighbour| known.router_id == neighbour.router_id;
+            let (id, state) = (neighbour.router_id, &neighbour.state);
+            match before.neighbours.iter().find(known) {
+                None => say(format!("neighbour {id} on {device} is {state}"), false),
+                Some(known) if known.state != *state => {
+                    let text =
+                        format!("neighbour {id} on {device} is {state}, was {}", known.state);
+                    say(text, known.state == FULL);
+                }
+                Some(_) => {}
+            }
+        }
+        for lost in &before.neighbours {
+            let still = |other: &super::event::OspfNeighbour| other.router_id == lost.router_id;
+            if !after.neighbours.iter().any(still) {
+                say(
+                    format!("neighbour {} on {device} lost", lost.router_id),
+                    true,
+                );
+            }
+        }
+        if let (Some(before), Some(after)) = (before.cost, after.cost)
+            && before != after
+        {
+            say(
+                format!("OSPF cost of {device} is {after}, was {before}"),
+                false,
+            );
+        }
+    }
+    news
+}
+
+/// An adjacency that works (RFC 2328, 10.1), as the daemons' readers name it.
+const FULL: &str = "Full";
+
+/// A verdict in words.
+fn verdict_news(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Alive => "probe: answered, all is well".to_owned(),
+        Verdict::Dead { missed } => format!("probe: {missed} missed"),
+        Verdict::HeldDown { flaps, ms } => format!(
+            "probe: answered, but it failed soon after its return ({flaps} in a row): held down for \
+             {}.{} s",
+            ms / 1000,
+            ms % 1000 / 100
+        ),
+        Verdict::Mtu { bytes } => {
+            format!("probe: those of {bytes} bytes unanswered, small ones answered")
+        }
+        Verdict::Short(Shortcoming::Lossy { there, back }) => {
+            format!("probe: {there} % lost there, {back} % back")
+        }
+        Verdict::Short(Shortcoming::Slow { rtt_us, limit_us }) => format!(
+            "probe: round trip {} ms, above {} ms",
+            rtt_us / 1000,
+            limit_us / 1000
+        ),
+        Verdict::BfdDown { diagnostic } => format!("bfd: session down ({diagnostic})"),
+        Verdict::Unwatched => "bfd: session ended by the peer, the routes decide".to_owned(),
+    }
 }
 
 /// A routing protocol's name as `ip route` writes it.

@@ -1,0 +1,401 @@
+//! `netbond why`: why a path is as it is, in sentences.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use netbond_common::names::{EventKind, FullSize, PathState, StateReason, Watch};
+use serde_json::json;
+
+use super::{
+    events::{line, to_json},
+    format::{clock, span},
+};
+use crate::{
+    journal::{Entry, Reader},
+    pins::Pins,
+    status::{self, Bond, Path, Proof},
+    tables::Tables,
+};
+
+/// Entries of the journal that are shown below.
+const RECENT: usize = 8;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Name of the path
+    path: String,
+    /// Print JSON: the sentences, the path's status, its events
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
+    let status = status::collect(&Tables::open(pins)?, pins)?;
+    let Some((bond, path)) = status.path(&args.path) else {
+        let paths = status.bonds.iter().flat_map(|bond| &bond.paths);
+        let known: Vec<&str> = paths.map(|path| path.name.as_str()).collect();
+        bail!("no path \"{}\"; there are: {}", args.path, known.join(", "));
+    };
+    let mut entries = Reader::open(pins)?.read();
+    entries.retain(|entry| entry.path == path.name);
+    let mut sentences = explain(bond, path, &entries, SystemTime::now());
+    if !status.controller.running {
+        sentences.push(
+            "No controller runs: state and reason are the last one's word, the proof of life is the \
+             data plane's own and of now."
+                .to_owned(),
+        );
+    }
+    let recent = &entries[entries.len().saturating_sub(RECENT)..];
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let recent: Vec<_> = recent.iter().map(to_json).collect();
+        let all = json!({"sentences": sentences, "path": path, "events": recent});
+        serde_json::to_writer_pretty(&mut out, &all)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for sentence in sentences {
+        writeln!(out, "{sentence}")?;
+    }
+    if !recent.is_empty() {
+        writeln!(out, "\nLately:")?;
+    }
+    for entry in recent {
+        writeln!(out, "  {}", line(entry))?;
+    }
+    Ok(())
+}
+
+/// All that there is to say. `entries` are the path's own.
+fn explain(bond: &Bond, path: &Path, entries: &[Entry], now: SystemTime) -> Vec<String> {
+    let changed = UNIX_EPOCH + Duration::from_secs_f64(path.changed.max(0.0));
+    let ago = now.duration_since(changed).unwrap_or_default();
+    let mut sentences = vec![format!(
+        "{} of {} is {} for {}, since {}: {}.",
+        path.name,
+        bond.name,
+        path.state,
+        span(ago),
+        clock(changed),
+        path.reason
+    )];
+    let is_change = |entry: &&Entry| entry.kind == Some(EventKind::Changed);
+    if let Some(entry) = entries.iter().rfind(is_change) {
+        sentences.push(format!("What happened then: {}.", entry.text));
+        let confirmed = entries.iter().rfind(|later| {
+            later.kind == Some(EventKind::Confirmed) && later.sequence > entry.sequence
+        });
+        sentences
+            .extend(confirmed.map(|later| format!("Since then, confirming it: {}.", later.text)));
+    }
+    sentences.push(traffic(bond, path));
+    sentences.extend(path.proof.as_ref().map(proof));
+    sentences.extend(probes(path));
+    sentences.push(route(path));
+    sentences.extend(path.neighbour.as_ref().map(|neighbour| {
+        format!(
+            "OSPF's neighbour {} on {} is {}.",
+            neighbour.router_id, path.device, neighbour.state
+        )
+    }));
+    sentences.extend(way_back(path));
+    sentences
+}
+
+fn traffic(bond: &Bond, path: &Path) -> String {
+    if path.in_use {
+        let policy = if path.effective_weight < f64::from(path.weight) {
+            format!(" of {}, as the policy says", path.weight)
+        } else {
+            String::new()
+        };
+        return format!(
+            "Packets are sent on it, by weight {}{policy}.",
+            path.effective_weight
+        );
+    }
+    let others: Vec<&str> = bond
+        .paths
+        .iter()
+        .filter(|other| other.in_use)
+        .map(|other| other.name.as_str())
+        .collect();
+    if !others.is_empty() {
+        let verb = if others.len() == 1 {
+            "carries"
+        } else {
+            "carry"
+        };
+        format!(
+            "No packets are sent on it: {} {verb} them.",
+            others.join(", ")
+        )
+    } else if path.state == PathState::Down.label() {
+        "No packets are sent on it, and no other path of the bond is in use.".to_owned()
+    } else {
+        "No path of the bond is in use: packets are sent on each that has a route, this one too, as \
+         a last resort."
+            .to_owned()
+    }
+}
+
+fn proof(proof: &Proof) -> String {
+    let limit = proof.limit_ms;
+    match proof.age_ms {
+        None => format!(
+            "There was no proof yet that packets pass both ways; one not older than {limit:.0} ms is \
+             needed."
+        ),
+        Some(age) => format!(
+            "The last proof that packets pass both ways is {} old; it may be {limit:.0} ms.",
+            if age < 10_000.0 {
+                format!("{age:.0} ms")
+            } else {
+                span(Duration::from_secs_f64(age / 1000.0))
+            }
+        ),
+    }
+}
+
+/// What probes found of round trips, losses and sizes.
+fn probes(path: &Path) -> Vec<String> {
+    let Some(probe) = &path.probe else {
+        let text = if path.watch == Watch::Probes.label() {
+            "None of its probes has been answered yet."
+        } else if path.watch == Watch::Bfd.label() {
+            "It is not probed, but watched by BFD."
+        } else {
+            "It is not probed: its routes are all there is to go by."
+        };
+        return vec![text.to_owned()];
+    };
+    let percent = |share: f64| share * 100.0;
+    let mut sentences = vec![format!(
+        "Round trip {:.2} ms (least {:.2}, jitter {:.2}); of the last ten seconds' probes {:.1} % were \
+         lost on the way there and {:.1} % on the way back; {} came out of order.",
+        probe.rtt_ms,
+        probe.least_ms,
+        probe.jitter_ms,
+        percent(probe.loss_there),
+        percent(probe.loss_back),
+        probe.reordered
+    )];
+    let bytes = probe.full_size;
+    if probe.full_size_result == FullSize::Passes.label() {
+        sentences.push(format!(
+            "Packets of the bond's full size, {bytes} bytes, pass."
+        ));
+    } else if probe.full_size_result == FullSize::BlackHole.label() {
+        sentences.push(format!(
+            "Packets of the bond's full size, {bytes} bytes, vanish on the way, while small ones pass: \
+             set the bond's mtu lower, or mend the MTU of what lies below."
+        ));
+    }
+    sentences
+}
+
+fn route(path: &Path) -> String {
+    let remote = path.remote;
+    let Some(route) = &path.route else {
+        return format!("No route leads to {remote}.");
+    };
+    let via = route
+        .via
+        .map(|via| format!(" via {via}"))
+        .unwrap_or_default();
+    let own = if route.device == path.device {
+        ", its own device".to_owned()
+    } else {
+        format!(
+            ", not its own device {}: packets leave by that all the same",
+            path.device
+        )
+    };
+    format!(
+        "The route to {remote} ({}) is {}'s, over {}{via}{own}.",
+        route.prefix, route.protocol, route.device
+    )
+}
+
+/// What must happen for the path to be used as any other.
+fn way_back(path: &Path) -> Option<String> {
+    let reason = StateReason::ALL
+        .iter()
+        .find(|reason| reason.label() == path.reason)?;
+    let (remote, device) = (path.remote, &path.device);
+    let way = match reason {
+        StateReason::Route | StateReason::Starting => return None,
+        StateReason::NoRoute | StateReason::Unreachable => {
+            format!("an OSPF route leads to {remote} over {device} again")
+        }
+        StateReason::NotOspf => format!(
+            "an OSPF route to {remote} takes the place of this one; or name its protocol in \
+             route_protocols, where it is meant to count"
+        ),
+        StateReason::Elsewhere => format!(
+            "OSPF reaches {remote} over {device} again; or set detour = \"use\" to use it as it is"
+        ),
+        StateReason::PeerElsewhere => format!("OSPF reaches the peer over {device} again"),
+        StateReason::NoDevice => "its device exists".to_owned(),
+        StateReason::DeviceDown => format!("{device} is up"),
+        StateReason::NoAddress => format!("a device has the address {}", path.local),
+        StateReason::Admin => format!("you take it back in: netbond path up {}", path.name),
+        StateReason::Silent => "several probes in a row are answered".to_owned(),
+        StateReason::Mtu => "several probes of full size in a row are answered".to_owned(),
+        StateReason::HeldDown => {
+            let left = path.hold_down_ms.unwrap_or(0.0) / 1000.0;
+            let times = match path.flaps {
+                1 => "once".to_owned(),
+                flaps => format!("{flaps} times in a row"),
+            };
+            format!(
+                "it has been well for another {left:.1} s: it failed soon after its return, {times}"
+            )
+        }
+        StateReason::Lossy => {
+            "it has lost less than three quarters of the limit for ten seconds".to_owned()
+        }
+        StateReason::Slow => {
+            "its round trip has been below three quarters of the limit for ten seconds".to_owned()
+        }
+        StateReason::Bfd => "the BFD session with the peer is up".to_owned(),
+    };
+    Some(format!("It comes back when {way}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::journal::Change;
+    use crate::status::{Probe, Route};
+
+    fn path(name: &str, state: PathState, reason: StateReason) -> Path {
+        Path {
+            name: name.to_owned(),
+            state: state.label(),
+            reason: reason.label(),
+            in_use: state == PathState::Up,
+            device: "wg-a-m1".to_owned(),
+            local: "10.65.0.2".parse().unwrap(),
+            remote: "10.65.0.6".parse().unwrap(),
+            weight: 1,
+            effective_weight: 1.0,
+            tx_share: None,
+            rx_share: None,
+            tx_packets: 0,
+            tx_bytes: 0,
+            rx_packets: 0,
+            rx_bytes: 0,
+            tx_stand_in: 0,
+            tx_last_resort: 0,
+            route: Some(Route {
+                prefix: "10.65.0.4/30".to_owned(),
+                protocol: "bird".to_owned(),
+                metric: 32,
+                device: "wg-a-m1".to_owned(),
+                via: None,
+            }),
+            ospf_cost: None,
+            neighbour: None,
+            changed: 1000.0,
+            watch: Watch::Probes.label(),
+            hold_down_ms: None,
+            flaps: 0,
+            proof: Some(Proof {
+                age_ms: Some(12_000.0),
+                limit_ms: 90.0,
+                fresh: false,
+            }),
+            probe: Some(Probe {
+                rtt_ms: 1.5,
+                deviation_ms: 0.1,
+                least_ms: 1.0,
+                jitter_ms: 0.2,
+                loss_there: 0.5,
+                loss_back: 0.0,
+                reordered: 0,
+                missed: 100,
+                full_size: 1396,
+                full_size_result: FullSize::Passes.label(),
+            }),
+        }
+    }
+
+    fn story(path: Path) -> String {
+        let other = self::path("via-m2", PathState::Up, StateReason::Route);
+        let entry = |sequence, kind, text: &str| Entry {
+            sequence,
+            at: UNIX_EPOCH + Duration::from_secs(1000),
+            kind: Some(kind),
+            bond: "nb0".to_owned(),
+            path: "via-m1".to_owned(),
+            change: (kind == EventKind::Changed).then_some(Change {
+                from: Some(PathState::Up),
+                to: PathState::Dead,
+                reason: StateReason::Silent,
+            }),
+            text: text.to_owned(),
+        };
+        let entries = [
+            entry(1, EventKind::Changed, "probe: 3 missed"),
+            entry(
+                2,
+                EventKind::Confirmed,
+                "neighbour 10.65.1.1 on wg-a-m1 lost",
+            ),
+        ];
+        let bond = Bond {
+            name: "nb0".to_owned(),
+            ifindex: 1,
+            mtu: 1396,
+            key: None,
+            peer: None,
+            paths: vec![path, other],
+            fates: BTreeMap::new(),
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(1012);
+        explain(&bond, &bond.paths[0], &entries, now).join("\n")
+    }
+
+    #[test]
+    fn a_dead_path() {
+        let story = story(path("via-m1", PathState::Dead, StateReason::Silent));
+        for part in [
+            "via-m1 of nb0 is dead for 12s, since ",
+            ": probes unanswered.",
+            "What happened then: probe: 3 missed.",
+            "Since then, confirming it: neighbour 10.65.1.1 on wg-a-m1 lost.",
+            "No packets are sent on it: via-m2 carries them.",
+            "is 12s old; it may be 90 ms.",
+            "50.0 % were lost on the way there",
+            "The route to 10.65.0.6 (10.65.0.4/30) is bird's, over wg-a-m1, its own device.",
+            "It comes back when several probes in a row are answered.",
+        ] {
+            assert!(story.contains(part), "{part} is missing in:\n{story}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_held_down() {
+        let mut held = path("via-m1", PathState::Dead, StateReason::HeldDown);
+        held.hold_down_ms = Some(3_250.0);
+        held.flaps = 3;
+        let story = story(held);
+        let part = "another 3.2 s: it failed soon after its return, 3 times in a row.";
+        assert!(story.contains(part), "{story}");
+    }
+
+    /// Every reason is told by its own label, and says what brings the path back.
+    #[test]
+    fn every_reason_has_a_way_back() {
+        for &reason in StateReason::ALL {
+            let way = way_back(&path("via-m1", PathState::Down, reason));
+            let well = matches!(reason, StateReason::Route | StateReason::Starting);
+            assert_eq!(way.is_none(), well, "{reason:?}");
+        }
+    }
+}

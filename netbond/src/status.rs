@@ -1,0 +1,327 @@
+//! What is known of every bond and path, read from the pinned maps: the answer of `netbond status`,
+//! whether or not a controller runs.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use anyhow::Result;
+use netbond_common::{
+    abi::{ADMIN_DOWN, BondStats, NO_BOND, PATH_USABLE, PathInfo, PathStats, ProbeInfo},
+    fate::Fate,
+    names::{FullSize, PathState, StateReason, Watch},
+};
+use nix::net::if_::if_indextoname;
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::{
+    control::state::protocol_name,
+    lock::Lock,
+    pins::Pins,
+    tables::{Tables, text, value},
+};
+
+/// Everything that is told; in JSON as it stands.
+#[derive(Serialize)]
+pub struct Status {
+    /// Of this format.
+    pub version: u32,
+    pub controller: Controller,
+    pub bonds: Vec<Bond>,
+    /// Packets on the paths' devices that are no bond's, by fate.
+    pub outside: BTreeMap<&'static str, u64>,
+}
+
+/// The process that keeps the maps true.
+#[derive(Serialize)]
+pub struct Controller {
+    pub running: bool,
+    pub pid: u32,
+}
+
+/// A bond.
+#[derive(Serialize)]
+pub struct Bond {
+    pub name: String,
+    pub ifindex: u32,
+    pub mtu: u32,
+    pub key: Option<u32>,
+    pub peer: Option<Peer>,
+    pub paths: Vec<Path>,
+    /// Packets of the bond that took no path, by fate.
+    pub fates: BTreeMap<&'static str, u64>,
+}
+
+/// The peer's own prefix.
+#[derive(Serialize)]
+pub struct Peer {
+    pub prefix: String,
+    pub reachable: bool,
+}
+
+/// A path.
+#[derive(Serialize)]
+pub struct Path {
+    pub name: String,
+    pub state: &'static str,
+    pub reason: &'static str,
+    /// Whether packets are sent on it now.
+    pub in_use: bool,
+    pub device: String,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    pub weight: u32,
+    /// What a policy leaves of `weight`.
+    pub effective_weight: f64,
+    /// Of the bond's packets, 0 to 1; `null` where there are none.
+    pub tx_share: Option<f64>,
+    pub rx_share: Option<f64>,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_stand_in: u64,
+    pub tx_last_resort: u64,
+    pub route: Option<Route>,
+    pub ospf_cost: Option<u32>,
+    pub neighbour: Option<Neighbour>,
+    /// When state or reason last changed, seconds since 1970.
+    pub changed: f64,
+    /// How its liveness is watched: `none`, `probes` or `bfd`.
+    pub watch: &'static str,
+    /// For how long yet the path is held down, ms; `null` where it is not.
+    pub hold_down_ms: Option<f64>,
+    /// How often it failed soon after its return, in a row.
+    pub flaps: u32,
+    /// `null` where the data plane does not ask for a proof of life.
+    pub proof: Option<Proof>,
+    /// `null` where the path is not probed, or never answered.
+    pub probe: Option<Probe>,
+}
+
+/// The last proof that packets pass both ways, as the data plane has it now.
+#[derive(Serialize)]
+pub struct Proof {
+    /// Its age, ms; `null` where there was none yet.
+    pub age_ms: Option<f64>,
+    /// How old it may be, ms.
+    pub limit_ms: f64,
+    pub fresh: bool,
+}
+
+/// What probes measured, by the controller's last word.
+#[derive(Serialize)]
+pub struct Probe {
+    /// Round trip, ms: smoothed, its mean deviation, the least, and how one differs from the next.
+    pub rtt_ms: f64,
+    pub deviation_ms: f64,
+    pub least_ms: f64,
+    pub jitter_ms: f64,
+    /// Of the last ten seconds' probes, 0 to 1: lost on the way there, and on the way back.
+    pub loss_there: f64,
+    pub loss_back: f64,
+    pub reordered: u32,
+    /// Requests since the last answer.
+    pub missed: u32,
+    /// Bytes of the longest packet of the bond, and what became of probes of that size: `unknown`,
+    /// `passes` or `black hole`.
+    pub full_size: u32,
+    pub full_size_result: &'static str,
+}
+
+/// The route to a path's remote address.
+#[derive(Serialize)]
+pub struct Route {
+    pub prefix: String,
+    pub protocol: String,
+    pub metric: u32,
+    pub device: String,
+    pub via: Option<IpAddr>,
+}
+
+/// An OSPF neighbour.
+#[derive(Serialize)]
+pub struct Neighbour {
+    pub router_id: Ipv4Addr,
+    pub state: String,
+}
+
+impl Status {
+    /// The bond and path of this name.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Option<(&Bond, &Path)> {
+        let paths = |bond: &Bond| bond.paths.iter().position(|path| path.name == name);
+        self.bonds
+            .iter()
+            .find_map(|bond| Some((bond, &bond.paths[paths(bond)?])))
+    }
+}
+
+/// Reads everything.
+///
+/// # Errors
+///
+/// Where a map cannot be read.
+pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
+    let mut bonds = Vec::new();
+    for id in tables.bond_ids() {
+        let Some(info) = tables.bond_info(id) else {
+            continue;
+        };
+        let ids: Vec<u32> = tables.path_ids(id).collect();
+        let stats = ids
+            .iter()
+            .map(|&id| tables.path_stats(id))
+            .collect::<Result<Vec<_>>>()?;
+        let total = stats.iter().fold((0, 0), |sum, stats| {
+            (sum.0 + stats.tx_packets, sum.1 + stats.rx_packets)
+        });
+        bonds.push(Bond {
+            name: text(&info.name),
+            ifindex: info.ifindex,
+            mtu: info.mtu,
+            key: (info.has_key != 0).then_some(info.key),
+            peer: (info.has_peer != 0).then(|| Peer {
+                prefix: format!("{}/{}", address(info.peer), info.peer_length),
+                reachable: info.peer_reachable != 0,
+            }),
+            paths: ids
+                .iter()
+                .zip(&stats)
+                .filter_map(|(&id, stats)| path(tables, id, stats, total))
+                .collect(),
+            fates: fates(&tables.bond_stats(id)?),
+        });
+    }
+    Ok(Status {
+        version: 1,
+        controller: Controller {
+            running: Lock::is_taken(pins),
+            pid: value(&tables.meta, 0).map_or(0, |meta| meta.pid),
+        },
+        bonds,
+        outside: fates(&tables.bond_stats(NO_BOND)?),
+    })
+}
+
+fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Option<Path> {
+    let info = tables.path_info(id)?;
+    let record = value(&tables.paths, id)?;
+    let admin_down = matches!(tables.admin.get(&id, 0), Ok(ADMIN_DOWN));
+    // The data plane obeys the user's flag before the controller has seen it.
+    let (state, reason) = if admin_down {
+        (PathState::Down.label(), StateReason::Admin.label())
+    } else {
+        (
+            PathState::from_number(info.state).map_or("unknown", PathState::label),
+            StateReason::from_number(info.reason).map_or("unknown", StateReason::label),
+        )
+    };
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| Duration::from(now).as_nanos() as u64);
+    let proof = proof(tables, id, now);
+    let probed = value(&tables.probe_info, id)?;
+    let watch = Watch::from_number(probed.watch).map_or("unknown", Watch::label);
+    let share = |part: u64, total: u64| (total != 0).then(|| part as f64 / total as f64);
+    Some(Path {
+        name: text(&info.name),
+        state,
+        reason,
+        in_use: !admin_down
+            && record.flags & PATH_USABLE != 0
+            && proof.as_ref().is_none_or(|proof| proof.fresh),
+        device: text(&info.device),
+        local: address(record.local),
+        remote: address(record.remote),
+        weight: info.weight,
+        effective_weight: f64::from(info.quarters) / 4.0,
+        tx_share: share(stats.tx_packets, total.0),
+        rx_share: share(stats.rx_packets, total.1),
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        tx_stand_in: stats.tx_stand_in,
+        tx_last_resort: stats.tx_last_resort,
+        route: route(&info),
+        ospf_cost: (info.ospf_cost != 0).then_some(info.ospf_cost),
+        neighbour: (info.neighbour != [0; 4]).then(|| Neighbour {
+            router_id: info.neighbour.into(),
+            state: text(&info.neighbour_state),
+        }),
+        changed: info.changed_ns as f64 / 1e9,
+        watch,
+        hold_down_ms: (probed.hold_until_ns > now).then(|| ms(probed.hold_until_ns - now)),
+        flaps: probed.flaps,
+        proof,
+        probe: (probed.answered_ns != 0).then(|| probe(&probed)),
+    })
+}
+
+fn route(info: &PathInfo) -> Option<Route> {
+    if info.route_ifindex == 0 {
+        return None;
+    }
+    Some(Route {
+        prefix: format!("{}/{}", address(info.route_prefix), info.route_length),
+        protocol: u8::try_from(info.route_protocol).map_or_else(|_| "?".to_owned(), protocol_name),
+        metric: info.route_metric,
+        device: device_name(info.route_ifindex),
+        via: (info.route_gateway != [0; 16]).then(|| address(info.route_gateway)),
+    })
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+fn proof(tables: &Tables, id: u32, now: u64) -> Option<Proof> {
+    let limit = tables.limits.get(&id, 0).ok().filter(|&limit| limit != 0)?;
+    let proof_ns = value(&tables.live, id)?.proof_ns;
+    let age = now.saturating_sub(proof_ns);
+    Some(Proof {
+        age_ms: (proof_ns != 0).then(|| ms(age)),
+        limit_ms: ms(limit),
+        fresh: age <= limit,
+    })
+}
+
+fn probe(info: &ProbeInfo) -> Probe {
+    Probe {
+        rtt_ms: ms(info.rtt_ns),
+        deviation_ms: ms(info.deviation_ns),
+        least_ms: ms(info.least_ns),
+        jitter_ms: ms(info.jitter_ns),
+        loss_there: f64::from(info.loss_there) / 1e6,
+        loss_back: f64::from(info.loss_back) / 1e6,
+        reordered: info.reordered,
+        missed: info.missed,
+        full_size: info.full_len,
+        full_size_result: FullSize::from_number(info.full).map_or("unknown", FullSize::label),
+    }
+}
+
+/// Only the fates that came about.
+fn fates(stats: &BondStats) -> BTreeMap<&'static str, u64> {
+    Fate::ALL
+        .iter()
+        .map(|&fate| (fate.label(), stats.fates[fate as usize]))
+        .filter(|&(_, count)| count != 0)
+        .collect()
+}
+
+/// An address of the maps.
+fn address(mapped: [u8; 16]) -> IpAddr {
+    let address = Ipv6Addr::from(mapped);
+    address
+        .to_ipv4_mapped()
+        .map_or(IpAddr::V6(address), IpAddr::V4)
+}
+
+fn device_name(ifindex: u32) -> String {
+    if_indextoname(ifindex).map_or_else(
+        |_| format!("#{ifindex}"),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
