@@ -2,8 +2,9 @@
 //! clock or I/O.
 //!
 //! Times are CLOCK_MONOTONIC, ns. The data plane stops using a path by itself when its proof of life
-//! is older than [`Liveness::limit_ns`]; this machine notices the same, tells it, and decides when the
-//! path may come back.
+//! is older than [`Liveness::limit_ns`], and uses it again with the next one. This machine concludes
+//! that the path is dead, a little later where round trips have their moments, and decides when it may
+//! come back.
 
 use netbond_common::{
     abi::{ProbeInfo, Sample},
@@ -123,6 +124,16 @@ impl Liveness {
         u64::from(self.probing.misses) * self.interval() + margin
     }
 
+    /// How long without an answer a path may be before it is thought dead: the limit, or longer where
+    /// an answer has taken longer lately, as behind a busy queue or processor. Until then the data
+    /// plane passes the path over, which costs nothing when it lives; a verdict would take it out for
+    /// longer.
+    fn patience(&self) -> u64 {
+        let late = self.measure.peak.saturating_sub(self.interval());
+        let base = u64::from(self.probing.misses) * self.interval();
+        self.limit_ns().max(base + late.min(MOST_MARGIN))
+    }
+
     /// When the next request is due.
     #[must_use]
     pub fn next(&self) -> u64 {
@@ -204,8 +215,9 @@ impl Liveness {
         }
         let limit = self.limit_ns();
         self.full_size
-            .tick(now, limit, self.answered, self.measure.counts());
-        if self.unanswered >= self.probing.misses && now.saturating_sub(self.answered) > limit {
+            .tick(now, self.patience(), self.answered, self.measure.counts());
+        let silence = now.saturating_sub(self.answered);
+        if self.unanswered >= self.probing.misses && silence > self.patience() {
             if !self.silent {
                 self.silent_since = now;
                 self.damper.stumbled(now);
@@ -583,6 +595,22 @@ mod tests {
         assert!((135..145).contains(&limit), "{limit} ms");
     }
 
+    /// One late answer is remembered: the next pause of its length is no death, though the data plane
+    /// passes the path over meanwhile.
+    #[test]
+    fn a_path_with_its_moments_is_given_time() {
+        let mut bench = Bench::new();
+        bench.run(10_000, |_| true);
+        bench.answer(150 * MS, false);
+        bench.run(10_000, |_| true);
+        assert!(bench.liveness.limit_ns() < 100 * MS);
+        bench.run(150, |_| false);
+        bench.run(1_000, |_| true);
+        assert_eq!(bench.verdicts(), ["alive"]);
+        bench.run(300, |_| false);
+        assert_eq!(bench.verdicts(), ["alive", "dead"]);
+    }
+
     #[test]
     fn an_mtu_black_hole_is_named_and_left() {
         let mut bench = Bench::new();
@@ -661,7 +689,7 @@ mod tests {
                     let alive = bench.liveness.verdict == Some(Verdict::Alive);
                     let age = bench.now.saturating_sub(bench.liveness.answered);
                     // One more interval, where jitter put the last request late.
-                    prop_assert!(!alive || age <= bench.liveness.limit_ns() + 40 * MS);
+                    prop_assert!(!alive || age <= bench.liveness.patience() + 40 * MS);
                 }
             }
             bench.run(150_000, |_| true);

@@ -40,6 +40,8 @@ pub struct Measure {
     pub deviation: u64,
     /// The least so far.
     pub least: u64,
+    /// The longest lately: it halves in about 1400 answers.
+    pub peak: u64,
     /// What one differs from the next by, smoothed (as RFC 3550, 6.4.1, does for one way).
     pub jitter: u64,
     /// Answers that came later than that to a later request.
@@ -63,6 +65,7 @@ impl Measure {
             rtt: 0,
             deviation: 0,
             least: 0,
+            peak: 0,
             jitter: 0,
             reordered: 0,
             last_rtt: 0,
@@ -97,6 +100,7 @@ impl Measure {
             self.least = self.least.min(rtt);
             self.jitter = (15 * self.jitter + self.last_rtt.abs_diff(rtt)) / 16;
         }
+        self.peak = rtt.max(self.peak - self.peak / 2048);
         self.last_rtt = rtt;
         self.now.answered = self.now.answered.wrapping_add(1);
         // Sequence numbers wrap: later is what is less than half the range ahead.
@@ -252,7 +256,7 @@ mod tests {
             "{}",
             measure.jitter
         );
-        assert_eq!(measure.least, 1000);
+        assert_eq!((measure.least, measure.peak), (1000, 5000));
         measure.answered(&sample(50, 50, 1000));
         assert_eq!(measure.reordered, 1);
     }

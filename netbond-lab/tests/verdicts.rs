@@ -1,0 +1,217 @@
+//! What netbond makes of paths that are worse than dead or alive, and how it tells.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use common::{B, SOON, path, wait_state};
+use netbond_lab::topology::{LinkEnd, LinkSpec, RouterSpec};
+use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
+use serde_json::Value;
+
+/// What `netbond events --json` tells of a path.
+fn events(router: &Router, path: &str) -> Vec<Value> {
+    let text = router
+        .run(&["netbond", "events", "--json", "--path", path])
+        .unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .filter(|event: &Value| event["path"] == path)
+        .collect()
+}
+
+/// How often a path came into a state.
+fn entered(router: &Router, name: &str, state: &str) -> usize {
+    events(router, name)
+        .iter()
+        .filter(|event| event["kind"] == "changed" && event["to"] == state)
+        .filter(|event| event["from"] != state)
+        .count()
+}
+
+fn wait_reason(router: &Router, name: &str, reason: &str) -> Value {
+    let what = format!("{name}: {reason} in {}", router.name());
+    wait_for(&what, SOON, || {
+        let path = path(router, name);
+        anyhow::ensure!(path["reason"] == reason, "it is {path}");
+        Ok(Some(path))
+    })
+    .unwrap()
+}
+
+/// Small packets pass, large ones vanish without a word: found by both ends, and named.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn an_mtu_black_hole_is_named_at_both_ends() {
+    let lab = Lab::up("mtu", &Topology::reference()).unwrap();
+    let (a, b, m1) = (lab.router("A"), lab.router("B"), lab.router("M1"));
+    // A veth device swallows what is longer than its MTU.
+    m1.run(&["ip", "link", "set", "u-m1-a", "mtu", "1300"])
+        .unwrap();
+    for router in [a, b] {
+        let path = wait_reason(router, "via-m1", "mtu");
+        assert_eq!(path["state"], "dead");
+        assert_eq!(path["probe"]["full_size"], 1396);
+        assert_eq!(path["probe"]["full_size_result"], "black hole");
+    }
+    let counts = traffic::ping(a, B, 30, Duration::from_millis(10)).unwrap();
+    assert_eq!(counts.lost, 0);
+    let full = a.run(&[
+        "ping", "-c", "10", "-i", "0.05", "-M", "do", "-s", "1368", B,
+    ]);
+    assert!(full.unwrap().contains(" 0% packet loss"));
+    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
+    let sentence = "Packets of the bond's full size, 1396 bytes, vanish on the way";
+    assert!(why.contains(sentence), "{why}");
+
+    m1.run(&["ip", "link", "set", "u-m1-a", "mtu", "1500"])
+        .unwrap();
+    for router in [a, b] {
+        wait_state(router, "via-m1", "up");
+    }
+}
+
+/// A path that comes and goes all 200 ms stays out as long as it does, and is held down after.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_flapping_path_is_held_down() {
+    let lab = Lab::up("flaps", &Topology::reference()).unwrap();
+    let a = lab.router("A");
+    let before = entered(a, "via-m1", "up");
+    for _ in 0..20 {
+        lab.blackhole("A", "M1").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        lab.heal("A", "M1").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let held = wait_reason(a, "via-m1", "held down after flapping");
+    assert!(held["hold_down_ms"].as_f64().unwrap() > 0.0, "{held}");
+    assert!(held["flaps"].as_u64().unwrap() >= 1, "{held}");
+    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
+    assert!(
+        why.contains("It comes back when it has been well for another"),
+        "{why}"
+    );
+    wait_state(a, "via-m1", "up");
+    // The first return, before it was known to flap, perhaps one more, and the last.
+    let returns = entered(a, "via-m1", "up") - before;
+    assert!((1..=3).contains(&returns), "{:#?}", events(a, "via-m1"));
+}
+
+/// A and B with two routers on each way, joined crosswise: where a middle link dies, OSPF leads round
+/// it.
+fn ladder() -> Topology {
+    let end = |router: &str, overlay: u8, underlay: u8| LinkEnd {
+        router: router.to_owned(),
+        overlay: Ipv4Addr::new(10, 65, 0, overlay),
+        underlay: Ipv4Addr::new(192, 0, 2, underlay),
+    };
+    let link = |block: u8, one: &str, other: &str| {
+        LinkSpec::new(
+            end(one, block + 2, block + 1),
+            end(other, block + 1, block + 2),
+        )
+    };
+    let mut topology = Topology::reference();
+    for (number, name) in ["N1", "N2"].into_iter().enumerate() {
+        let id = Ipv4Addr::new(10, 65, 3, number as u8 + 1);
+        topology.routers.push(RouterSpec::new(name, id));
+    }
+    topology.links = vec![
+        link(0, "A", "M1"),
+        link(4, "B", "N1"),
+        link(12, "A", "M2"),
+        link(8, "B", "N2"),
+        link(16, "M1", "N1"),
+        link(20, "M2", "N2"),
+        link(24, "M1", "M2"),
+        link(28, "N1", "N2"),
+    ];
+    for bond in &mut topology.bonds {
+        if bond.router == "B" {
+            bond.paths[0].device = "wg-b-n1".to_owned();
+            bond.paths[1].device = "wg-b-n2".to_owned();
+        }
+    }
+    topology
+}
+
+/// The link in the middle of a path dies: probes notice, OSPF leads round it, and probes revive the
+/// path as the detour that it is.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_path_that_ospf_leads_round_a_failure_revives_as_a_detour() {
+    let lab = Lab::up("ladder", &ladder()).unwrap();
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    lab.blackhole("M1", "N1").unwrap();
+    lab.blackhole("N1", "M1").unwrap();
+    wait_reason(a, "via-m1", "probes unanswered");
+    for router in [a, b] {
+        let path = wait_state(router, "via-m1", "detour");
+        assert_eq!(path["proof"]["fresh"], true, "{path}");
+    }
+    let story: Vec<Value> = events(a, "via-m1")
+        .into_iter()
+        .filter(|event| event["kind"] == "changed")
+        .collect();
+    let causes: Vec<&str> = story
+        .iter()
+        .filter_map(|event| event["text"].as_str())
+        .collect();
+    assert!(
+        causes.iter().any(|cause| cause.ends_with(" missed")),
+        "{causes:?}"
+    );
+    lab.heal("M1", "N1").unwrap();
+    lab.heal("N1", "M1").unwrap();
+    for router in [a, b] {
+        wait_state(router, "via-m1", "up");
+    }
+}
+
+/// Killed and started again, the controller goes on in the same journal; meanwhile it can be read, and
+/// `why` says that nobody keeps it.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn the_journal_outlives_the_controller() {
+    let lab = Lab::up("journal", &Topology::reference()).unwrap();
+    let a = lab.router("A");
+    lab.fail_router("M1").unwrap();
+    wait_reason(a, "via-m1", "probes unanswered");
+    // OSPF sees it as well, some time later.
+    let confirmed = wait_for("another sign of it", SOON, || {
+        let events = events(a, "via-m1");
+        let confirmed = events.iter().find(|event| event["kind"] == "confirmed");
+        Ok(confirmed.cloned())
+    })
+    .unwrap();
+    let before = events(a, "via-m1");
+    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
+    let text = confirmed["text"].as_str().unwrap();
+    assert!(
+        why.contains("Since then, confirming it: ") && !text.is_empty(),
+        "{why}"
+    );
+
+    a.kill_netbond(Signal::SIGKILL).unwrap();
+    assert_eq!(events(a, "via-m1")[..before.len()], before);
+    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
+    assert!(why.contains("No controller runs"), "{why}");
+
+    a.start_netbond().unwrap();
+    lab.restore_router("M1").unwrap();
+    wait_state(a, "via-m1", "up");
+    let after = events(a, "via-m1");
+    assert_eq!(after[..before.len()], before);
+    let sequences: Vec<u64> = after
+        .iter()
+        .filter_map(|event| event["sequence"].as_u64())
+        .collect();
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+}
