@@ -23,9 +23,6 @@ use crate::router::Router;
 use crate::topology::{Ospf, RouterSpec, Topology};
 use crate::wait::{check_interrupt, wait_for};
 
-/// Numbers of paths that are measured.
-const PATHS: [u16; 3] = [2, 64, 1024];
-
 /// Paths of a bond, and links between the routers, at the most.
 const BOND: u16 = 16;
 
@@ -82,11 +79,11 @@ pub struct Row {
     pub left_up: usize,
 }
 
-/// Measures all numbers of paths in labs called `name`, each for `time`. Says on standard error
-/// what it is doing.
-pub fn run(name: &str, time: Duration) -> Result<Report> {
+/// Measures each of these numbers of paths for `time`, in a lab called `name`. Says on standard
+/// error what it is doing.
+pub fn run(name: &str, paths: &[u16], time: Duration) -> Result<Report> {
     let mut rows = Vec::new();
-    for paths in PATHS {
+    for &paths in paths {
         rows.extend(measure(name, paths, time).with_context(|| format!("with {paths} paths"))?);
     }
     Ok(Report {

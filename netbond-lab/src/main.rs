@@ -82,6 +82,10 @@ enum Command {
         /// The lab's name
         #[arg(long, default_value = "cost")]
         name: String,
+        /// Numbers of paths
+        #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [2, 64, 1024],
+              value_parser = clap::value_parser!(u16).range(1..=16384))]
+        paths: Vec<u16>,
         /// How long to measure each number of paths
         #[arg(long, value_name = "SECONDS", default_value_t = 10,
               value_parser = clap::value_parser!(u64).range(1..))]
@@ -264,11 +268,12 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Cost {
             name,
+            paths,
             seconds,
             output,
         } => {
             netbond_lab::catch_interrupts()?;
-            output.put(&cost::run(&name, Duration::from_secs(seconds))?)?;
+            output.put(&cost::run(&name, &paths, Duration::from_secs(seconds))?)?;
         }
         Command::Calm {
             name,
