@@ -47,6 +47,26 @@ pub struct PathStatus {
     /// Packets sent down the path since it exists.
     #[serde(default)]
     pub tx_packets: u64,
+    /// When the state or its reason last changed, seconds since 1970.
+    #[serde(default)]
+    pub changed: f64,
+    /// Why it is in that state.
+    #[serde(default)]
+    pub reason: String,
+    /// What probes measured, where they did.
+    #[serde(default)]
+    pub probe: Option<ProbeStatus>,
+}
+
+/// What probes measured, in [`PathStatus`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProbeStatus {
+    /// Smoothed round trip, ms.
+    pub rtt_ms: f64,
+    /// Of ten seconds' probes, 0 to 1, lost on the way there.
+    pub loss_there: f64,
+    /// The same, lost on the way back.
+    pub loss_back: f64,
 }
 
 impl Router {

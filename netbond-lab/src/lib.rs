@@ -18,11 +18,14 @@
 mod anchor;
 pub mod binary;
 mod bird;
+pub mod calm;
+pub mod cost;
 pub mod daemon;
 mod embedded;
 pub mod enter;
 mod failure;
 mod lab;
+pub mod machine;
 mod namespace;
 mod process;
 mod router;

@@ -1,15 +1,17 @@
 //! The `netbond-lab` program. What it does is in the library; here is only what the user types.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use netbond_lab::{Lab, Life, Options, Topology, WireGuard, enter, run};
+use netbond_lab::{Lab, Life, Options, Topology, WireGuard, calm, cost, enter, run};
+use serde::Serialize;
 
 /// A laboratory for netbond: the reference topology in network namespaces.
 ///
@@ -75,6 +77,39 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what the controller costs, by the number of paths it probes
+    Cost {
+        /// The lab's name
+        #[arg(long, default_value = "cost")]
+        name: String,
+        /// Numbers of paths
+        #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [2, 64, 1024],
+              value_parser = clap::value_parser!(u16).range(1..=16384))]
+        paths: Vec<u16>,
+        /// How long to measure each number of paths
+        #[arg(long, value_name = "SECONDS", default_value_t = 10,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Saturate a lab in which nothing fails, and count the paths that are taken for dead
+    #[command(
+        after_help = "Prints a summary on standard error and a line of JSON on standard output.\n\
+                            The exit code is 1 where a path left the state up."
+    )]
+    Calm {
+        /// The lab's name
+        #[arg(long, default_value = "calm")]
+        name: String,
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 60,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Write the JSON to this file, too
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
     /// Hold a router (started by the lab itself)
     #[command(hide = true)]
     Router {
@@ -101,6 +136,41 @@ struct Name {
     /// The lab's name
     #[arg(long, default_value = "lab")]
     name: String,
+}
+
+/// How a benchmark reports.
+#[derive(clap::Args)]
+struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the JSON to this file, too
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+impl Output {
+    fn put(&self, report: &(impl Serialize + Display)) -> Result<()> {
+        let json = save(report, self.save.as_deref())?;
+        if self.json {
+            println!("{json}");
+        } else {
+            print!("{report}");
+        }
+        Ok(())
+    }
+}
+
+/// Writes a report to a file, if one is given; the JSON.
+fn save(report: &impl Serialize, path: Option<&Path>) -> Result<String> {
+    let json = serde_json::to_string(report)?;
+    if let Some(path) = path {
+        path.parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::write(path, format!("{json}\n")))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(json)
 }
 
 fn main() -> ExitCode {
@@ -194,6 +264,29 @@ fn execute(command: Command) -> Result<ExitCode> {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
                 print!("{report}");
+            }
+        }
+        Command::Cost {
+            name,
+            paths,
+            seconds,
+            output,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            output.put(&cost::run(&name, &paths, Duration::from_secs(seconds))?)?;
+        }
+        Command::Calm {
+            name,
+            minutes,
+            save: file,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let report = calm::run(&name, Duration::from_secs(60 * minutes))?;
+            // The summary is for people, who see both; the line is for programs.
+            eprint!("{report}");
+            println!("{}", save(&report, file.as_deref())?);
+            if !report.is_calm() {
+                return Ok(ExitCode::FAILURE);
             }
         }
         Command::Router {

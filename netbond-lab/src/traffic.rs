@@ -167,7 +167,7 @@ pub fn ping(router: &Router, address: &str, count: u32, interval: Duration) -> R
     })
 }
 
-/// What one TCP stream achieved.
+/// What TCP achieved, all streams together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TcpResult {
     /// Received payload, Mbit/s.
@@ -178,6 +178,17 @@ pub struct TcpResult {
 
 /// Measures one TCP stream `from` -> `to` (at its `address`) for `duration` with iperf3.
 pub fn tcp(from: &Router, to: &Router, address: &str, duration: Duration) -> Result<TcpResult> {
+    tcp_streams(from, to, address, 1, duration)
+}
+
+/// Measures `streams` TCP streams side by side, otherwise like [`tcp`].
+pub fn tcp_streams(
+    from: &Router,
+    to: &Router,
+    address: &str,
+    streams: u8,
+    duration: Duration,
+) -> Result<TcpResult> {
     #[derive(Deserialize)]
     struct Output {
         end: End,
@@ -207,6 +218,7 @@ pub fn tcp(from: &Router, to: &Router, address: &str, duration: Duration) -> Res
     )?;
     let mut client = from.command("iperf3");
     client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
+    client.args(["--parallel", &streams.to_string()]);
     client.args(["--time", &duration.as_secs().max(1).to_string()]);
     let (success, text) = Running::start(&mut client)?.finish(duration + GRACE)?;
     ensure!(

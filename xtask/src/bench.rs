@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::command::{built, cargo_on_workspace, check, exec};
+use crate::command::{built, cargo_on_workspace, check, exec, target_dir};
+use crate::setup::Need;
+use crate::{build, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,18 +20,30 @@ pub(crate) struct Args {
 enum Name {
     /// Nanoseconds a packet, in the kernel, without a network (CAP_BPF)
     Datapath,
-}
-
-impl Name {
-    fn example(self) -> &'static str {
-        match self {
-            Self::Datapath => "bench_datapath",
-        }
-    }
+    /// What the controller costs, by the number of paths it probes (root)
+    Cost,
+    /// Paths taken for dead in a saturated lab in which nothing fails (root, an hour)
+    Calm,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let example = args.name.example();
-    check(cargo_on_workspace("build")?.args(["--example", example]))?;
-    match exec(built(&format!("examples/{example}"))?.args(args.args))? {}
+    match args.name {
+        Name::Datapath => example("bench_datapath", &args.args),
+        Name::Cost => in_lab("cost", &args.args),
+        Name::Calm => in_lab("calm", &args.args),
+    }
+}
+
+fn example(name: &str, args: &[String]) -> Result<()> {
+    check(cargo_on_workspace("build")?.args(["--example", name]))?;
+    match exec(built(&format!("examples/{name}"))?.args(args))? {}
+}
+
+/// Runs a command of netbond-lab; its figures are also kept below `target/bench`.
+fn in_lab(name: &str, args: &[String]) -> Result<()> {
+    setup::ensure(&[Need::Tools])?;
+    build::programs()?;
+    let figures = target_dir()?.join("bench").join(format!("{name}.json"));
+    let mut lab = built("netbond-lab")?;
+    match exec(lab.arg(name).arg("--save").arg(figures).args(args))? {}
 }

@@ -191,18 +191,30 @@ impl Netlink {
         wanted: &[(IpAddr, u8)],
         earlier: &[(IpAddr, u8)],
     ) -> anyhow::Result<()> {
-        let present: Vec<(IpAddr, u8)> = link::dump_addresses(&mut self.requests)
-            .context("cannot list addresses")?
-            .into_iter()
-            .filter(|address| address.ifindex == ifindex)
-            .map(|address| (address.address, address.prefix))
+        // The kernel lists the addresses of all devices: done only where it matters.
+        let unwanted: Vec<(IpAddr, u8)> = earlier
+            .iter()
+            .copied()
+            .filter(|address| !wanted.contains(address))
             .collect();
         // Removing goes first: with its primary address IPv4 removes all others of that prefix
         // (net.ipv4.conf.*.promote_secondaries=0).
-        for address in earlier.iter().filter(|address| !wanted.contains(address)) {
-            if present.contains(address) {
-                self.remove_address(ifindex, *address).await?;
+        if !unwanted.is_empty() {
+            let present =
+                link::dump_addresses(&mut self.requests).context("cannot list addresses")?;
+            for (address, prefix) in unwanted {
+                let there = present.contains(&link::DeviceAddress {
+                    ifindex,
+                    address,
+                    prefix,
+                });
+                if there {
+                    self.remove_address(ifindex, (address, prefix)).await?;
+                }
             }
+        }
+        if wanted.is_empty() {
+            return Ok(());
         }
         let present = link::dump_addresses(&mut self.requests).context("cannot list addresses")?;
         for &(address, prefix) in wanted {
