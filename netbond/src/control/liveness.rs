@@ -23,6 +23,8 @@ const SECOND: u64 = 1000 * MS;
 
 /// Between two requests on a path that has been dead for a while.
 const SLOWEST: u64 = SECOND;
+/// Before a path that never answered is thought dead: the peer may be starting as well.
+const FIRST_ANSWER: u64 = SECOND;
 /// Round trips longer than one interval widen the limit by this at the most.
 const MOST_MARGIN: u64 = SECOND;
 
@@ -131,7 +133,18 @@ impl Liveness {
     fn patience(&self) -> u64 {
         let late = self.measure.peak.saturating_sub(self.interval());
         let base = u64::from(self.probing.misses) * self.interval();
-        self.limit_ns().max(base + late.min(MOST_MARGIN))
+        let patience = self.limit_ns().max(base + late.min(MOST_MARGIN));
+        if self.ever_answered {
+            patience
+        } else {
+            patience.max(FIRST_ANSWER)
+        }
+    }
+
+    /// Whether enough is known of the path for the data plane to judge it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.verdict.is_some()
     }
 
     /// When the next request is due.
@@ -197,7 +210,13 @@ impl Liveness {
             self.good += 1;
             // Asked at full pace again from now on.
             self.next = self.next.min(now + self.interval());
-            if self.good >= self.probing.recover {
+            // Asked before it was thought dead, and answered: late, but never dead (as RFC 3522 finds
+            // that a segment was sent again in vain).
+            let was_alive = now.saturating_sub(sample.rtt_ns) < self.silent_since;
+            if was_alive {
+                self.damper.undo();
+            }
+            if was_alive || self.good >= self.probing.recover {
                 self.silent = false;
                 self.measure.forget_losses();
                 self.quality.start_over();
@@ -213,11 +232,11 @@ impl Liveness {
         if self.measure.tick(now) && !self.silent {
             self.quality.judge(&self.measure, best_rtt);
         }
-        let limit = self.limit_ns();
+        let patience = self.patience();
         self.full_size
-            .tick(now, self.patience(), self.answered, self.measure.counts());
+            .tick(now, patience, self.answered, self.measure.counts());
         let silence = now.saturating_sub(self.answered);
-        if self.unanswered >= self.probing.misses && silence > self.patience() {
+        if self.unanswered >= self.probing.misses && silence > patience {
             if !self.silent {
                 self.silent_since = now;
                 self.damper.stumbled(now);
@@ -564,6 +583,8 @@ mod tests {
     #[test]
     fn a_path_that_never_answers_is_dead() {
         let mut bench = Bench::new();
+        bench.run(900, |_| false);
+        assert_eq!(bench.verdicts(), [""; 0], "the peer may be starting");
         bench.run(10_000, |_| false);
         assert_eq!(bench.verdicts(), ["dead"]);
         assert!(
@@ -609,6 +630,19 @@ mod tests {
         assert_eq!(bench.verdicts(), ["alive"]);
         bench.run(300, |_| false);
         assert_eq!(bench.verdicts(), ["alive", "dead"]);
+    }
+
+    /// The first stall cannot be told from a failure; when it ends, nothing of it stays.
+    #[test]
+    fn a_path_that_was_only_late_comes_back_at_once() {
+        let mut bench = Bench::new();
+        bench.run(10_000, |_| true);
+        bench.run(200, |_| false);
+        assert_eq!(bench.verdicts(), ["alive", "dead"]);
+        bench.answer(190 * MS, false);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
+        let info = bench.liveness.info(bench.now);
+        assert_eq!((info.flaps, info.hold_until_ns), (0, 0));
     }
 
     #[test]

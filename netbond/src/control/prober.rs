@@ -359,7 +359,7 @@ impl Worker {
                 next = Some(next.map_or(due, |next: u64| next.min(due)));
                 let limit = liveness.limit_ns();
                 // Not for every little change: the data plane reads it for each packet.
-                if limit.abs_diff(target.limit) > limit / 16 {
+                if liveness.is_known() && limit.abs_diff(target.limit) > limit / 16 {
                     target.limit = limit;
                     let _ = self.tables.limits.set(path, limit, 0);
                 }
