@@ -22,6 +22,7 @@ pub mod daemon;
 mod embedded;
 pub mod enter;
 mod failure;
+mod impair;
 mod lab;
 mod namespace;
 mod process;
@@ -35,6 +36,7 @@ mod wait;
 mod wireguard;
 
 pub use anchor::serve as serve_router;
+pub use impair::Impairment;
 pub use lab::{Lab, LabInfo, Life, Options, down, list};
 pub use namespace::netns_name;
 pub use nix::sys::signal::Signal;
