@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use netbond_lab::failover::{self, Failure, System};
 use netbond_lab::{Lab, Life, Options, Topology, WireGuard, enter, run};
 
 /// A laboratory for netbond: the reference topology in network namespaces.
@@ -71,6 +72,31 @@ enum Command {
         /// The lab's name
         #[arg(long, default_value = "run")]
         name: String,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure how long failures of a path hurt, for netbond and for what is there without it
+    #[command(
+        after_help = "All of it takes about an hour and a half. Also saved to \
+                            target/bench/failover.json."
+    )]
+    Failover {
+        /// The lab's name
+        #[arg(long, default_value = "failover")]
+        name: String,
+        /// Only this system (may be repeated)
+        #[arg(long, value_name = "NAME")]
+        system: Vec<System>,
+        /// Only this failure (may be repeated)
+        #[arg(long, value_name = "NAME")]
+        failure: Vec<Failure>,
+        /// Outages for each system and failure [default: 1 to 100, as they take time]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        runs: Option<u32>,
+        /// A few minutes: netbond alone, few outages
+        #[arg(long)]
+        quick: bool,
         /// Report as JSON
         #[arg(long)]
         json: bool,
@@ -194,6 +220,32 @@ fn execute(command: Command) -> Result<ExitCode> {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
                 print!("{report}");
+            }
+        }
+        Command::Failover {
+            name,
+            system,
+            failure,
+            runs,
+            quick,
+            json,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let (report, problems) = failover::run(&failover::Options {
+                name,
+                systems: system,
+                failures: failure,
+                runs,
+                quick,
+            })?;
+            if json {
+                println!("{}", serde_json::to_string(&report.results)?);
+            } else {
+                print!("{report}");
+            }
+            eprintln!("saved to {}", failover::result_path()?.display());
+            if !problems.is_empty() {
+                bail!("{} of the measurements failed", problems.len());
             }
         }
         Command::Router {
