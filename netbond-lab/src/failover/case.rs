@@ -68,6 +68,16 @@ impl System {
         }
     }
 
+    /// How long traffic is watched once the path was found dead: the time to find something better, and
+    /// a while without losses.
+    pub(super) fn aftermath(self) -> Duration {
+        match self {
+            Self::Netbond => Duration::from_millis(600),
+            // Routes change in steps: at one end, at the other, and once more.
+            Self::Ospf | Self::OspfBfd => Duration::from_secs(3),
+        }
+    }
+
     /// How many outages are measured unless the user says otherwise.
     pub(super) fn runs(self, failure: Failure) -> u32 {
         match (self, failure) {

@@ -19,9 +19,6 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// Undisturbed traffic before a failure.
 const BEFORE: Duration = Duration::from_millis(500);
 
-/// Traffic that must be whole once the path was found dead.
-const AFTER: Duration = Duration::from_millis(600);
-
 /// Traffic without a loss that counts as whole.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -91,7 +88,7 @@ pub(super) fn outage(lab: &mut Lab, system: System, failure: Failure, turn: u32)
             pause(if failure == Failure::Both {
                 ALL_DEAD
             } else {
-                AFTER
+                system.aftermath()
             })?;
         }
     }
@@ -103,7 +100,7 @@ pub(super) fn outage(lab: &mut Lab, system: System, failure: Failure, turn: u32)
     // With both paths dead everything is lost: what counts is the time since one is back.
     let (since, log, returned) = if failure == Failure::Both {
         wait_for_paths(lab, |path| path.state == "up")?;
-        pause(AFTER)?;
+        pause(system.aftermath())?;
         let log = stream.stop_after(SystemTime::now())?;
         failure.clean_up(lab)?;
         wait_ready(lab)?;
