@@ -4,9 +4,10 @@
 //! socket in the lab's state directory, one request and one answer per line:
 //!
 //! ```text
-//! create NAME MTU    a WireGuard device in user space
-//! delete NAME        ... and its end
-//! detach             the lab's owner goes away, the router stays
+//! create NAME MTU            a WireGuard device in user space
+//! delete NAME                ... and its end
+//! impair NAME SHARE DELAY    it loses a share of what it sends, and sends the rest later (us)
+//! detach                     the lab's owner goes away, the router stays
 //! ```
 //!
 //! The answer is `ok` or `error TEXT`. Standard input is the lifeline: its end means that the owner
@@ -28,6 +29,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 
 use crate::embedded::EmbeddedDevice;
+use crate::impair::Impairment;
 use crate::namespace;
 
 /// What the anchor prints once it can be talked to.
@@ -175,6 +177,15 @@ async fn handle(line: &str, devices: &Devices, detached: &AtomicBool) -> Result<
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             bail!("interface {name} is still there 5 s after its device was stopped")
+        }
+        ["impair", name, loss, delay] => {
+            let impairment = Impairment::parse(loss, delay)?;
+            let devices = devices.lock().await;
+            let device = devices.get(*name);
+            device
+                .with_context(|| format!("there is no device {name}"))?
+                .impair(impairment);
+            Ok(())
         }
         ["detach"] => {
             detached.store(true, Ordering::SeqCst);

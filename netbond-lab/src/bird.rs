@@ -18,6 +18,10 @@ const START: Duration = Duration::from_secs(10);
 /// How many equal routes are used side by side.
 const ECMP_LIMIT: u8 = 8;
 
+/// BFD as fast as is usual between routers.
+const BFD: &str =
+    "protocol bfd {\n  interface \"wg-*\" {\n    interval 50 ms;\n    multiplier 3;\n  };\n}\n";
+
 impl Router {
     /// Starts BIRD with the topology's OSPF settings and waits until it answers.
     pub fn bird_start(&self) -> Result<()> {
@@ -114,6 +118,11 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
     } else {
         "no".to_owned()
     };
+    let (watch, watched) = if ospf.bfd {
+        (BFD, "      bfd yes;\n")
+    } else {
+        ("", "")
+    };
     let mut interfaces = String::new();
     for end in topology.ends_of(router) {
         // Writing to a string cannot fail.
@@ -125,6 +134,7 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
              \x20     hello {};\n\
              \x20     dead {};\n\
              \x20     check link yes;\n\
+             {watched}\
              \x20   }};\n",
             end.device, end.cost, ospf.hello, ospf.dead
         );
@@ -136,6 +146,7 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
          router id {id};\n\
          timeformat log iso long ms;\n\
          protocol device {{ }}\n\
+         {watch}\
          protocol kernel {{\n\
          \x20 ipv4 {{ import none; export all; }};\n\
          \x20 merge paths {ecmp};\n\
@@ -179,5 +190,17 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
+        assert!(!text.contains("bfd"), "nobody asked for it:\n{text}");
+    }
+
+    #[test]
+    fn bfd_watches_every_neighbour() {
+        let ospf = Ospf {
+            bfd: true,
+            ..Ospf::field()
+        };
+        let text = render(&Topology::reference().with_ospf(ospf), "A", "10.65.2.2");
+        assert!(text.contains("protocol bfd {"), "{text}");
+        assert_eq!(text.matches("      bfd yes;\n").count(), 2, "{text}");
     }
 }

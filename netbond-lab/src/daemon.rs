@@ -187,6 +187,9 @@ fn render(bonds: &[&BondSpec]) -> String {
             "\n[[bond]]\nname = {:?}\naddress = {:?}\nencap = {:?}\nmode = {:?}\npeer = {:?}\n",
             bond.name, bond.addresses, bond.encap, bond.mode, bond.peer
         );
+        for line in &bond.lines {
+            let _ = writeln!(text, "{line}");
+        }
         for path in &bond.paths {
             let _ = write!(
                 text,
@@ -205,13 +208,14 @@ mod tests {
 
     #[test]
     fn the_configuration_is_what_netbond_reads() {
-        let topology = Topology::parallel(1);
+        let topology = Topology::parallel(1).with_bond_line("probe_interval = 0");
         let text = render(&[&topology.bonds[0]]);
         assert_eq!(
             text,
             "[bird]\nsocket = \"/run/bird/bird.ctl\"\n\n\
              [[bond]]\nname = \"nb0\"\naddress = [\"10.67.0.1/24\", \"fd67::1/64\"]\n\
-             encap = \"gre\"\nmode = \"round-robin\"\npeer = \"10.65.2.1/32\"\n\n\
+             encap = \"gre\"\nmode = \"round-robin\"\npeer = \"10.65.2.1/32\"\n\
+             probe_interval = 0\n\n\
              [[bond.path]]\nname = \"via-m1\"\nlocal = \"10.65.0.2\"\nremote = \"10.65.0.6\"\n\
              device = \"wg-a-m1\"\n"
         );

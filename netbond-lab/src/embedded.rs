@@ -27,6 +27,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tun_rs::{AsyncDevice, DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN};
 
+use crate::impair::{Datagrams, Held, Impairment, Line, Way};
+
 /// Where `wg` looks for the sockets of devices in user space.
 const SOCKET_DIR: &str = "/var/run/wireguard";
 
@@ -53,6 +55,7 @@ pub(crate) struct EmbeddedDevice {
     device: Device<(GsoSockets, TunWriter, TunReader)>,
     api: JoinHandle<()>,
     api_path: PathBuf,
+    line: Arc<Line>,
 }
 
 impl EmbeddedDevice {
@@ -72,9 +75,14 @@ impl EmbeddedDevice {
         let listener = UnixListener::bind(&api_path)
             .with_context(|| format!("cannot listen on {}", api_path.display()))?;
         let (client, server) = UapiServer::new();
+        let line = Arc::new(Line::new());
+        let sockets = GsoSockets {
+            factory: UdpSocketFactory::default(),
+            line: Arc::clone(&line),
+        };
         let device = device::build()
             .with_uapi(server)
-            .with_udp(GsoSockets(UdpSocketFactory::default()))
+            .with_udp(sockets)
             .with_ip_pair(TunWriter::start(Arc::clone(&tun)), TunReader::new(tun, mtu))
             .build()
             .await
@@ -84,7 +92,13 @@ impl EmbeddedDevice {
             device,
             api,
             api_path,
+            line,
         })
+    }
+
+    /// Makes the line worse, or good again, for what the device sends from now on.
+    pub(crate) fn impair(&self, impairment: Impairment) {
+        self.line.set(impairment);
     }
 
     /// Stops the device; its interface disappears.
@@ -224,7 +238,10 @@ impl IpSend for TunWriter {
 }
 
 /// Opens the UDP sockets of a device.
-struct GsoSockets(UdpSocketFactory);
+struct GsoSockets {
+    factory: UdpSocketFactory,
+    line: Arc<Line>,
+}
 
 impl UdpTransportFactory for GsoSockets {
     type Send = GsoSender;
@@ -234,90 +251,117 @@ impl UdpTransportFactory for GsoSockets {
         &mut self,
         params: &UdpTransportFactoryParams,
     ) -> io::Result<(GsoSender, UdpSocket)> {
-        let (sender, receiver) = self.0.bind(params).await?;
+        let (sender, receiver) = self.factory.bind(params).await?;
         // The "force" options are not held back by net.core.rmem_max.
         setsockopt(&sender.socket(), sockopt::RcvBufForce, &SOCKET_BUFFER)?;
         setsockopt(&sender.socket(), sockopt::SndBufForce, &SOCKET_BUFFER)?;
-        Ok((GsoSender(sender), receiver))
+        let (way, held) = Way::new(Arc::clone(&self.line));
+        tokio::spawn(send_held(sender.clone(), held));
+        Ok((
+            GsoSender {
+                socket: sender,
+                way,
+            },
+            receiver,
+        ))
     }
 }
 
 /// Sends runs of equally long datagrams with one system call.
 #[derive(Clone)]
-struct GsoSender(UdpSocket);
-
-impl GsoSender {
-    /// How many packets from the start of `packets` one send can carry: same destination, same
-    /// length, only the last one shorter.
-    fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
-        let Some((first, destination)) = packets.first() else {
-            return 0;
-        };
-        let segment = first.len();
-        let mut bytes = 0;
-        for (count, (packet, to)) in packets.iter().enumerate() {
-            bytes += packet.len();
-            let fits = to == destination && packet.len() <= segment && bytes <= GSO_BYTES;
-            if count > 0 && !fits {
-                return count;
-            }
-            if packet.len() < segment || count + 1 == GSO_SEGMENTS {
-                return count + 1;
-            }
-        }
-        packets.len()
-    }
+struct GsoSender {
+    socket: UdpSocket,
+    way: Way,
 }
 
 impl UdpSend for GsoSender {
     type SendManyBuf = ();
 
     async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
-        self.0.send_to(packet, destination).await
+        if self.way.is_impaired() {
+            let mut packets = vec![(packet, destination)];
+            self.way.pass(&mut packets);
+            return send_in_runs(&self.socket, &packets).await;
+        }
+        self.socket.send_to(packet, destination).await
     }
 
     fn max_number_of_packets_to_send(&self) -> usize {
         UDP_BATCH
     }
 
-    async fn send_many_to(
-        &self,
-        (): &mut (),
-        packets: &mut Vec<(Packet, SocketAddr)>,
-    ) -> io::Result<()> {
-        let socket = self.0.socket();
-        let mut rest = packets.as_slice();
-        while let Some((first, destination)) = rest.first() {
-            let (run, after) = rest.split_at(Self::run_length(rest));
-            let segment = u16::try_from(first.len()).map_err(io::Error::other)?;
-            let control = [ControlMessage::UdpGsoSegments(&segment)];
-            let control = if run.len() > 1 { &control[..] } else { &[] };
-            let slices: Vec<_> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
-            let destination = SockaddrStorage::from(*destination);
-            socket
-                .async_io(tokio::io::Interest::WRITABLE, || {
-                    let flags = MsgFlags::MSG_DONTWAIT;
-                    sendmsg(
-                        socket.as_raw_fd(),
-                        &slices,
-                        control,
-                        flags,
-                        Some(&destination),
-                    )
-                    .map_err(io::Error::from)
-                })
-                .await?;
-            rest = after;
+    async fn send_many_to(&self, (): &mut (), packets: &mut Datagrams) -> io::Result<()> {
+        if self.way.is_impaired() {
+            self.way.pass(packets);
         }
+        send_in_runs(&self.socket, packets).await?;
         packets.clear();
         Ok(())
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.0.local_addr().map(Some)
+        self.socket.local_addr().map(Some)
     }
 
     fn set_fwmark(&self, mark: u32) -> io::Result<()> {
-        self.0.set_fwmark(mark)
+        self.socket.set_fwmark(mark)
     }
+}
+
+/// Sends what was held back when its time comes, until the device is gone.
+async fn send_held(socket: UdpSocket, mut held: Held) {
+    while let Some(packets) = held.due(UDP_BATCH).await {
+        // An unreachable peer: the packets are lost, as they should be.
+        let _ = send_in_runs(&socket, &packets).await;
+    }
+}
+
+/// Sends all packets, each run of equally long ones with one system call.
+async fn send_in_runs(socket: &UdpSocket, packets: &[(Packet, SocketAddr)]) -> io::Result<()> {
+    let socket = socket.socket();
+    let mut rest = packets;
+    while let Some((first, destination)) = rest.first() {
+        let (run, after) = rest.split_at(run_length(rest));
+        let segment = u16::try_from(first.len()).map_err(io::Error::other)?;
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let control = if run.len() > 1 { &control[..] } else { &[] };
+        let slices: Vec<_> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
+        let destination = SockaddrStorage::from(*destination);
+        socket
+            .async_io(tokio::io::Interest::WRITABLE, || {
+                let flags = MsgFlags::MSG_DONTWAIT;
+                sendmsg(
+                    socket.as_raw_fd(),
+                    &slices,
+                    control,
+                    flags,
+                    Some(&destination),
+                )
+                .map_err(io::Error::from)
+            })
+            .await?;
+        rest = after;
+    }
+    Ok(())
+}
+
+/// How many packets from the start of `packets` one send can carry: same destination, same
+/// length, only the last one shorter.
+fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
+    let Some((first, destination)) = packets.first() else {
+        return 0;
+    };
+    let segment = first.len();
+    let mut bytes = 0;
+    for (count, (packet, to)) in packets.iter().enumerate() {
+        bytes += packet.len();
+        let fits = to == destination && packet.len() <= segment && bytes <= GSO_BYTES;
+        if count > 0 && !fits {
+            return count;
+        }
+        if packet.len() < segment || count + 1 == GSO_SEGMENTS {
+            return count + 1;
+        }
+    }
+    packets.len()
 }

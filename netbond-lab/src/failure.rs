@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::impair::Impairment;
 use crate::lab::Lab;
 use crate::namespace::iproute2;
-use crate::topology::underlay_device;
+use crate::topology::{underlay_device, wireguard_device};
 
 impl Lab {
     /// Silently drops everything that router `from` sends to its neighbour `to`; what `to` sends
@@ -50,6 +51,37 @@ impl Lab {
         self.topology()
             .ends_of(name)
             .try_for_each(|end| router.create_device(&end.device))
+    }
+
+    /// Switches a router off: its processes die, its namespace goes, and with it the underlay of its
+    /// links, at both ends.
+    pub fn kill_router(&self, name: &str) -> Result<()> {
+        self.switch_off(name)
+    }
+
+    /// Ends [`Lab::kill_router`]: WireGuard has its devices and keys again, and BIRD runs. For routers
+    /// without a bond.
+    pub fn revive_router(&mut self, name: &str) -> Result<()> {
+        self.switch_on(name)?;
+        self.router(name).bird_start()
+    }
+
+    /// Takes the peer's key from router `at`'s WireGuard device that leads to `peer`: whatever arrives
+    /// from there is dropped, nothing is sent there.
+    pub fn remove_key(&self, at: &str, peer: &str) -> Result<()> {
+        self.router(at).remove_peer(&wireguard_device(at, peer))
+    }
+
+    /// Ends [`Lab::remove_key`].
+    pub fn restore_key(&self, at: &str, peer: &str) -> Result<()> {
+        self.router(at).restore_peer(&wireguard_device(at, peer))
+    }
+
+    /// From now on loses and delays what router `from` sends to its neighbour `to`; the default
+    /// [`Impairment`] ends it. Only where the lab's embedded WireGuard encrypts.
+    pub fn impair(&self, from: &str, to: &str, impairment: Impairment) -> Result<()> {
+        self.router(from)
+            .impair_device(&wireguard_device(from, to), impairment)
     }
 
     fn neighbours(&self, name: &str) -> Vec<String> {

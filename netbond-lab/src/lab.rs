@@ -14,10 +14,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::daemon::last_lines;
 use crate::router::Router;
 use crate::state::{self, Claim, Record};
-use crate::topology::{Topology, underlay_device};
+use crate::topology::{LinkSpec, RouterSpec, Topology, underlay_device};
 use crate::wait::wait_for;
 use crate::wireguard::{self, WireGuard};
 use crate::{anchor, binary, namespace};
+
+/// How long the kernel may take to remove what belonged to a router that is off.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 /// What is left to choose when a lab is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,33 +278,79 @@ impl Lab {
             self.wireguard = wanted.unwrap_or_else(|| WireGuard::detect(netns));
         }
         // All have been started: now each is waited for.
-        for (spec, mut child, netns) in started {
-            let result = wait_ready(&mut child);
-            let pid = i32::try_from(child.id())?;
-            let router = Router::new(
-                &spec.name,
-                netns.clone(),
-                &self.state,
-                (pid, Some(child)),
-                self.wireguard,
-                Arc::clone(&topology),
-            )?;
-            let log = router.state_file("router.log");
-            self.routers.insert(spec.name.clone(), router);
-            result.with_context(|| {
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
-                format!(
-                    "router {} did not start: {}",
-                    spec.name,
-                    last_lines(&text, 5)
-                )
-            })?;
-            namespace::ip_batch(
-                &netns,
-                &format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id),
-            )?;
+        for (spec, child, netns) in started {
+            self.hold_router(spec, child, netns)?;
         }
         self.store_record(false)
+    }
+
+    /// Waits for a router's process and takes hold of the router.
+    fn hold_router(&mut self, spec: &RouterSpec, mut child: Child, netns: String) -> Result<()> {
+        let result = wait_ready(&mut child);
+        let pid = i32::try_from(child.id())?;
+        let router = Router::new(
+            &spec.name,
+            netns.clone(),
+            &self.state,
+            (pid, Some(child)),
+            self.wireguard,
+            Arc::clone(&self.topology),
+        )?;
+        let log = router.state_file("router.log");
+        self.routers.insert(spec.name.clone(), router);
+        result.with_context(|| {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            format!(
+                "router {} did not start: {}",
+                spec.name,
+                last_lines(&text, 5)
+            )
+        })?;
+        namespace::ip_batch(
+            &netns,
+            &format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id),
+        )
+    }
+
+    /// Kills every process of a router and removes its namespace, and with it its ends of the
+    /// underlay: it is off.
+    pub(crate) fn switch_off(&self, name: &str) -> Result<()> {
+        let router = self.router(name);
+        namespace::remove(router.netns()).with_context(|| format!("cannot switch {name} off"))?;
+        router.reap();
+        Ok(())
+    }
+
+    /// Ends [`Lab::switch_off`]: the router has its devices again. BIRD and netbond are not started.
+    pub(crate) fn switch_on(&mut self, name: &str) -> Result<()> {
+        let topology = Arc::clone(&self.topology);
+        let spec = topology.routers.iter().find(|spec| spec.name == name);
+        let spec = spec.with_context(|| format!("there is no router {name}"))?;
+        for end in topology.ends_of(name) {
+            // The kernel removes a namespace's devices in its own time, and their peers with them.
+            let peer = self.router(&end.peer);
+            let device = underlay_device(&end.peer, name);
+            wait_for(&format!("end of {device}"), REMOVAL, || {
+                let path = format!("/sys/class/net/{device}");
+                Ok((!peer.host_path(&path).exists()).then_some(()))
+            })?;
+        }
+        // The dead process's socket would be in its successor's way.
+        let _ = std::fs::remove_file(anchor::socket_path(&self.state, name));
+        let netns = namespace::netns_name(&self.name, name);
+        namespace::create(&netns)?;
+        let child = self.start_anchor(name, &netns)?;
+        self.hold_router(spec, child, netns)?;
+        self.store_record(false)?;
+        for link in &topology.links {
+            if link.ends.iter().any(|end| end.router == name) {
+                self.lay_link(link)?;
+            }
+        }
+        let router = self.router(name);
+        topology
+            .ends_of(name)
+            .try_for_each(|end| router.create_device(&end.device))
     }
 
     fn start_anchor(&self, router: &str, netns: &str) -> Result<Child> {
@@ -322,35 +371,39 @@ impl Lab {
 
     /// Connects the routers by veth pairs, made inside the namespaces: the host never sees them.
     fn lay_underlay(&self) -> Result<()> {
-        for link in &self.topology.links {
-            let [a, b] = &link.ends;
-            let (in_a, in_b) = (
-                underlay_device(&a.router, &b.router),
-                underlay_device(&b.router, &a.router),
-            );
-            let (netns_a, netns_b) = (
-                self.router(&a.router).netns(),
-                self.router(&b.router).netns(),
-            );
-            let mtu = link.underlay_mtu;
-            namespace::ip_batch(
-                netns_a,
-                &format!(
-                    "link add {in_a} mtu {mtu} type veth peer name {in_b} mtu {mtu} netns {netns_b}\n\
+        self.topology
+            .links
+            .iter()
+            .try_for_each(|link| self.lay_link(link))
+    }
+
+    fn lay_link(&self, link: &LinkSpec) -> Result<()> {
+        let [a, b] = &link.ends;
+        let (in_a, in_b) = (
+            underlay_device(&a.router, &b.router),
+            underlay_device(&b.router, &a.router),
+        );
+        let (netns_a, netns_b) = (
+            self.router(&a.router).netns(),
+            self.router(&b.router).netns(),
+        );
+        let mtu = link.underlay_mtu;
+        namespace::ip_batch(
+            netns_a,
+            &format!(
+                "link add {in_a} mtu {mtu} type veth peer name {in_b} mtu {mtu} netns {netns_b}\n\
                      addr add {}/30 dev {in_a}\n\
                      link set {in_a} up\n",
-                    a.underlay
-                ),
-            )?;
-            namespace::ip_batch(
-                netns_b,
-                &format!(
-                    "addr add {}/30 dev {in_b}\nlink set {in_b} up\n",
-                    b.underlay
-                ),
-            )?;
-        }
-        Ok(())
+                a.underlay
+            ),
+        )?;
+        namespace::ip_batch(
+            netns_b,
+            &format!(
+                "addr add {}/30 dev {in_b}\nlink set {in_b} up\n",
+                b.underlay
+            ),
+        )
     }
 
     fn store_record(&self, detached: bool) -> Result<()> {

@@ -23,7 +23,10 @@ pub mod cost;
 pub mod daemon;
 mod embedded;
 pub mod enter;
+pub mod failover;
 mod failure;
+mod goodput;
+mod impair;
 mod lab;
 pub mod machine;
 mod namespace;
@@ -38,6 +41,7 @@ mod wait;
 mod wireguard;
 
 pub use anchor::serve as serve_router;
+pub use impair::Impairment;
 pub use lab::{Lab, LabInfo, Life, Options, down, list};
 pub use namespace::netns_name;
 pub use nix::sys::signal::Signal;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
+use netbond_lab::failover::{self, Failure, System};
 use netbond_lab::{Lab, Life, Options, Topology, WireGuard, calm, cost, enter, run};
 use serde::Serialize;
 
@@ -109,6 +110,30 @@ enum Command {
         /// Write the JSON to this file, too
         #[arg(long, value_name = "FILE")]
         save: Option<PathBuf>,
+    },
+    /// Measure how long failures of a path hurt, for netbond and for what is there without it
+    #[command(
+        after_help = "All of it takes about an hour and a half. Also saved to \
+                            target/bench/failover.json."
+    )]
+    Failover {
+        /// The lab's name
+        #[arg(long, default_value = "failover")]
+        name: String,
+        /// Only this system (may be repeated)
+        #[arg(long, value_name = "NAME")]
+        system: Vec<System>,
+        /// Only this failure (may be repeated)
+        #[arg(long, value_name = "NAME")]
+        failure: Vec<Failure>,
+        /// Outages for each system and failure [default: 1 to 100, as they take time]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        runs: Option<u32>,
+        /// A few minutes: netbond alone, few outages
+        #[arg(long)]
+        quick: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Hold a router (started by the lab itself)
     #[command(hide = true)]
@@ -287,6 +312,32 @@ fn execute(command: Command) -> Result<ExitCode> {
             println!("{}", save(&report, file.as_deref())?);
             if !report.is_calm() {
                 return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Failover {
+            name,
+            system,
+            failure,
+            runs,
+            quick,
+            output,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let (report, problems) = failover::run(&failover::Options {
+                name,
+                systems: system,
+                failures: failure,
+                runs,
+                quick,
+                save: output.save,
+            })?;
+            if output.json {
+                println!("{}", serde_json::to_string(&report.results)?);
+            } else {
+                print!("{report}");
+            }
+            if !problems.is_empty() {
+                bail!("{} of the measurements failed", problems.len());
             }
         }
         Command::Router {

@@ -78,6 +78,8 @@ pub struct BondSpec {
     pub peer: String,
     /// The paths of the bond.
     pub paths: Vec<PathSpec>,
+    /// Further lines of the bond's table in netbond's configuration, such as `probe_interval = 0`.
+    pub lines: Vec<String>,
 }
 
 /// One path of a bond.
@@ -105,6 +107,8 @@ pub struct Ospf {
     pub dead: u32,
     /// Whether equal routes are used side by side.
     pub ecmp: bool,
+    /// Whether BFD watches every neighbour, three packets 50 ms apart.
+    pub bfd: bool,
 }
 
 impl Default for Ospf {
@@ -113,6 +117,7 @@ impl Default for Ospf {
             hello: 1,
             dead: 4,
             ecmp: true,
+            bfd: false,
         }
     }
 }
@@ -194,6 +199,7 @@ impl Topology {
             mode: "round-robin".to_owned(),
             peer: peer.to_owned(),
             paths,
+            lines: Vec::new(),
         };
         let bonds = vec![
             bond("A", 1, "10.65.2.1/32", a_paths),
@@ -211,6 +217,15 @@ impl Topology {
     #[must_use]
     pub fn with_ospf(mut self, ospf: Ospf) -> Self {
         self.ospf = ospf;
+        self
+    }
+
+    /// The same topology with a further line in netbond's configuration of every bond.
+    #[must_use]
+    pub fn with_bond_line(mut self, line: &str) -> Self {
+        for bond in &mut self.bonds {
+            bond.lines.push(line.to_owned());
+        }
         self
     }
 

@@ -1,8 +1,8 @@
 //! Driving traffic through a lab and telling what became of it.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ pub struct Counts {
 /// A stream of echo requests that runs until it is stopped.
 #[derive(Debug)]
 pub struct Ping {
-    running: Running,
+    running: Running<String>,
 }
 
 impl Ping {
@@ -50,14 +50,23 @@ impl Ping {
     /// Stops sending and returns what happened to every request. Those sent in the last 0.5 s are
     /// left out: they may still have been under way.
     pub fn stop(self) -> Result<PingLog> {
-        let end = SystemTime::now() - LATE;
+        self.finish(SystemTime::now() - LATE)
+    }
+
+    /// Waits until whatever was sent before `end` has been answered or is late, stops sending, and
+    /// returns what happened to every request until `end`.
+    pub fn stop_after(self, end: SystemTime) -> Result<PingLog> {
+        wait_for("late answers", GRACE, || {
+            Ok((SystemTime::now() >= end + LATE).then_some(()))
+        })?;
+        self.finish(end)
+    }
+
+    fn finish(self, end: SystemTime) -> Result<PingLog> {
         self.running.signal(Signal::SIGKILL)?;
         let text = self.running.finish(GRACE)?.1;
         let log = PingLog::parse(&text, end);
-        ensure!(
-            !log.requests.is_empty(),
-            "no echo request was sent within 0.5 s"
-        );
+        ensure!(!log.requests.is_empty(), "no echo request was sent in time");
         Ok(log)
     }
 }
@@ -67,6 +76,17 @@ impl Ping {
 pub struct PingLog {
     /// One entry per request in the order of sending.
     requests: Vec<Request>,
+}
+
+/// A time in which requests were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// From its beginning until the last lost request was sent.
+    pub last: Duration,
+    /// The requests sent until then, that one included.
+    pub window: Counts,
+    /// From then until the end of the log, without a loss.
+    pub quiet: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +147,19 @@ impl PingLog {
         };
         let back = requests.get(last_lost + 1)?;
         Some(back.sent.duration_since(time).unwrap_or_default())
+    }
+
+    /// What was lost from `time` on; `None` if nothing was.
+    pub fn outage_after(&self, time: SystemTime) -> Option<Outage> {
+        let requests = self.since(time);
+        let last_lost = requests.iter().rposition(|request| !request.answered)?;
+        let after = |request: &Request| request.sent.duration_since(time).unwrap_or_default();
+        let last = after(&requests[last_lost]);
+        Some(Outage {
+            last,
+            window: Self::count(&requests[..=last_lost]),
+            quiet: after(&requests[requests.len() - 1]) - last,
+        })
     }
 
     fn since(&self, time: SystemTime) -> &[Request] {
@@ -208,14 +241,7 @@ pub fn tcp_streams(
     let mut server = to.command("iperf3");
     server.args(["--server", "--one-off", "--bind", address]);
     let server = Running::start(&mut server)?;
-    wait_for(
-        &format!("iperf3 server in router {}", to.name()),
-        GRACE,
-        || {
-            let sockets = to.run(&["ss", "-Hltn", "sport = :5201"])?;
-            Ok(sockets.contains(address).then_some(()))
-        },
-    )?;
+    wait_iperf3(to, address)?;
     let mut client = from.command("iperf3");
     client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
     client.args(["--parallel", &streams.to_string()]);
@@ -238,49 +264,72 @@ pub fn tcp_streams(
     })
 }
 
-/// A program whose output is collected while it runs; killed when dropped.
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    output: Option<JoinHandle<std::io::Result<String>>>,
+/// Waits until an iperf3 server in a router can be connected to.
+pub(crate) fn wait_iperf3(router: &Router, address: &str) -> Result<()> {
+    wait_for(
+        &format!("iperf3 server in router {}", router.name()),
+        GRACE,
+        || {
+            let sockets = router.run(&["ss", "-Hltn", "sport = :5201"])?;
+            Ok(sockets.contains(address).then_some(()))
+        },
+    )
 }
 
-impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
+/// A program whose output is read while it runs; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running<T> {
+    child: Child,
+    output: Option<JoinHandle<io::Result<T>>>,
+}
+
+impl Running<String> {
+    /// Starts a program and collects what it prints.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        Self::start_reading(command, |mut stdout| {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).map(|_| text)
+        })
+    }
+}
+
+impl<T: Send + 'static> Running<T> {
+    /// Starts a program; `read` reads what it prints as it comes (a full pipe would stop it).
+    pub(crate) fn start_reading(
+        command: &mut Command,
+        read: impl FnOnce(ChildStdout) -> io::Result<T> + Send + 'static,
+    ) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        // Read as it comes: a full pipe would stop the program.
-        let output = child.stdout.take().map(|mut stdout| {
-            std::thread::spawn(move || {
-                let mut text = String::new();
-                stdout.read_to_string(&mut text).map(|_| text)
-            })
-        });
-        Ok(Self { child, output })
+        let output = child.stdout.take();
+        Ok(Self {
+            output: output.map(|stdout| std::thread::spawn(move || read(stdout))),
+            child,
+        })
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
         Ok(())
     }
 
-    /// Waits for the program's end; whether it succeeded, and what it printed.
-    fn finish(mut self, deadline: Duration) -> Result<(bool, String)> {
+    /// Waits for the program's end; whether it succeeded, and what was read.
+    pub(crate) fn finish(mut self, deadline: Duration) -> Result<(bool, T)> {
         let status = wait_for("end of the traffic program", deadline, || {
             Ok(self.child.try_wait()?)
         })?;
         let output = self.output.take().context("the output was taken twice")?;
-        let text = output
+        let output = output
             .join()
             .map_err(|_| anyhow::anyhow!("reading the output failed"))??;
-        Ok((status.success(), text))
+        Ok((status.success(), output))
     }
 }
 
-impl Drop for Running {
+impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         // No effect once it has ended.
         let _ = self.child.kill();
@@ -321,6 +370,15 @@ mod tests {
         let recovery = log().recovery_after(at(1000.25)).unwrap();
         assert!((recovery.as_secs_f64() - 0.35).abs() < 1e-6, "{recovery:?}");
         assert_eq!(log().recovery_after(at(1000.65)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn an_outage_ends_with_the_last_loss() {
+        let outage = log().outage_after(at(1000.25)).unwrap();
+        assert!((outage.last.as_secs_f64() - 0.25).abs() < 1e-6);
+        assert_eq!(outage.window, Counts { sent: 3, lost: 3 });
+        assert!((outage.quiet.as_secs_f64() - 0.4).abs() < 1e-6);
+        assert_eq!(log().outage_after(at(1000.55)), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The WireGuard devices of a router, by the kernel or in user space.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use gotatun::x25519::{PublicKey, StaticSecret};
 use serde::{Deserialize, Serialize};
 
 use crate::anchor;
+use crate::impair::Impairment;
 use crate::namespace::{ip, ip_batch};
 use crate::router::Router;
 use crate::topology::{LocalEnd, Topology, wireguard_device};
@@ -89,18 +90,22 @@ pub(crate) fn write_configs(state: &Path, topology: &Topology) -> Result<()> {
                 end.peer_underlay,
                 port = end.port,
             );
-            let path = config_path(state, &device);
-            File::options()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .and_then(|mut file| file.write_all(text.as_bytes()))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            write_private(&config_path(state, &device), &text)?;
         }
     }
     Ok(())
+}
+
+/// Writes a file that only its owner may read: it holds a key.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn new_key() -> Result<StaticSecret> {
@@ -162,6 +167,50 @@ impl Router {
             WireGuard::Embedded => anchor::request(self.socket(), &format!("delete {device}")),
         }
         .with_context(|| format!("cannot delete {device} in router {}", self.name()))
+    }
+
+    /// Removes the peer of one of the router's WireGuard devices, its key included.
+    pub(crate) fn remove_peer(&self, device: &str) -> Result<()> {
+        self.end(device)?;
+        let peers = self.run(&["wg", "show", device, "peers"])?;
+        for peer in peers.split_whitespace() {
+            self.run(&["wg", "set", device, "peer", peer, "remove"])?;
+        }
+        Ok(())
+    }
+
+    /// Gives a device the peer of its configuration.
+    pub(crate) fn restore_peer(&self, device: &str) -> Result<()> {
+        self.end(device)?;
+        let path = config_path(self.state(), device);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (_, peer) = text
+            .split_once("[Peer]")
+            .with_context(|| format!("{} has no peer", path.display()))?;
+        // The interface's own part would make a running device start anew.
+        let path = path.with_extension("peer.conf");
+        write_private(&path, &format!("[Peer]{peer}"))?;
+        let path = path
+            .to_str()
+            .context("the state directory's path is not UTF-8")?;
+        self.run(&["wg", "addconf", device, path]).map(drop)
+    }
+
+    /// Makes what a device sends suffer.
+    pub(crate) fn impair_device(&self, device: &str, impairment: Impairment) -> Result<()> {
+        self.end(device)?;
+        match self.wireguard() {
+            WireGuard::Kernel => bail!(
+                "random loss and delay are the embedded WireGuard's: this lab uses the kernel's \
+                 (NETBOND_LAB_WIREGUARD=embedded)"
+            ),
+            WireGuard::Embedded => {
+                let request = format!("impair {device} {}", impairment.words());
+                anchor::request(self.socket(), &request)
+            }
+        }
+        .with_context(|| format!("cannot impair {device} in router {}", self.name()))
     }
 
     /// Waits until the WireGuard handshake of `device` is done.

@@ -12,7 +12,7 @@ pub(crate) struct Args {
     #[arg(default_value = "datapath")]
     name: Name,
     /// Arguments of the benchmark
-    #[arg(last = true)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
@@ -24,6 +24,8 @@ enum Name {
     Cost,
     /// Paths taken for dead in a saturated lab in which nothing fails (root, an hour)
     Calm,
+    /// What a path's failure costs, in the lab, beside OSPF alone and OSPF with BFD (root)
+    Failover,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -31,6 +33,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Name::Datapath => example("bench_datapath", &args.args),
         Name::Cost => in_lab("cost", &args.args),
         Name::Calm => in_lab("calm", &args.args),
+        Name::Failover => in_lab("failover", &args.args),
     }
 }
 

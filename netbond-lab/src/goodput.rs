@@ -1,0 +1,151 @@
+//! What a TCP stream achieves from one moment to the next.
+
+use std::io::{BufRead as _, BufReader};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+
+use crate::router::Router;
+use crate::traffic::{Running, wait_iperf3};
+
+/// Longest time until the first bytes arrive, or a program ends that was killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Longer than anybody measures, in seconds.
+const ENDLESS: &str = "3600";
+
+/// A TCP stream that runs until it is stopped (iperf3).
+///
+/// The receiver reports every 0.1 s. Its reports are stamped as they come: iperf3's JSON, written
+/// at the end, does not tell the time closer than to the second, and a stream that stalls for good
+/// has no end.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    server: Running<()>,
+    client: Running<String>,
+    intervals: Receiver<Interval>,
+}
+
+/// Bytes that arrived in some time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Interval {
+    end: SystemTime,
+    length: Duration,
+    kbit: f64,
+}
+
+impl Stream {
+    /// Starts a stream `from` -> `to` (at its `address`) and waits until bytes arrive.
+    pub(crate) fn start(from: &Router, to: &Router, address: &str) -> Result<Self> {
+        let mut server = to.command("iperf3");
+        server.args(["--server", "--one-off", "--bind", address]);
+        server.args(["--interval", "0.1", "--format", "k", "--forceflush"]);
+        let (sender, intervals) = channel();
+        let server = Running::start_reading(&mut server, move |stdout| {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                if let Some((length, kbit)) = parse(&line) {
+                    let end = SystemTime::now();
+                    // Nobody listens any more once the stream was stopped.
+                    let _ = sender.send(Interval { end, length, kbit });
+                }
+            }
+            Ok(())
+        })?;
+        wait_iperf3(to, address)?;
+        let mut client = from.command("iperf3");
+        client.args(["--client", address, "--time", ENDLESS]);
+        client.args(["--connect-timeout", "5000"]);
+        let client = Running::start(&mut client)?;
+        let first = intervals.recv_timeout(GRACE);
+        first.with_context(|| format!("no TCP stream from {} to {address}", from.name()))?;
+        Ok(Self {
+            server,
+            client,
+            intervals,
+        })
+    }
+
+    /// Ends the stream.
+    pub(crate) fn stop(self) -> Result<Log> {
+        self.client.signal(Signal::SIGKILL)?;
+        self.server.signal(Signal::SIGKILL)?;
+        self.client.finish(GRACE)?;
+        self.server.finish(GRACE)?;
+        Ok(Log(self.intervals.try_iter().collect()))
+    }
+}
+
+/// What arrived, and when.
+#[derive(Debug)]
+pub(crate) struct Log(Vec<Interval>);
+
+impl Log {
+    /// Payload received between two moments, Mbit/s.
+    pub(crate) fn mbit_per_s(&self, from: SystemTime, to: SystemTime) -> f64 {
+        let between = to.duration_since(from).unwrap_or_default().as_secs_f64();
+        let kbit: f64 = self
+            .0
+            .iter()
+            .map(|interval| {
+                let start = (interval.end - interval.length).max(from);
+                let end = interval.end.min(to);
+                let part = end.duration_since(start).unwrap_or_default();
+                interval.kbit * part.as_secs_f64() / interval.length.as_secs_f64()
+            })
+            .sum();
+        kbit / between / 1000.0
+    }
+}
+
+/// Length and kbit of a report of the receiver's; `None` for its other lines.
+fn parse(line: &str) -> Option<(Duration, f64)> {
+    // [  5]   0.10-0.20   sec  5.50 MBytes  461373 Kbits/sec
+    let words: Vec<_> = line.split_once(']')?.1.split_whitespace().collect();
+    let [span, "sec", _, _, rate, "Kbits/sec"] = words.as_slice() else {
+        return None;
+    };
+    let (start, end) = span.split_once('-')?;
+    let length = end.parse::<f64>().ok()? - start.parse::<f64>().ok()?;
+    let rate: f64 = rate.parse().ok()?;
+    // The last one may be empty.
+    (length > 0.0).then(|| (Duration::from_secs_f64(length), rate * length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_told_from_other_lines() {
+        let (length, kbit) =
+            parse("[  5]   0.10-0.20   sec  5.50 MBytes  461373 Kbits/sec                  ")
+                .unwrap();
+        assert!((length.as_secs_f64() - 0.1).abs() < 1e-9);
+        assert!((kbit - 46137.3).abs() < 0.1);
+        for line in [
+            "[  5]   0.00-1.00   sec  5.50 MBytes  461373 Kbits/sec                  receiver",
+            "[ ID] Interval           Transfer     Bitrate",
+            "[  5] local 10.67.0.2 port 5201 connected to 10.67.0.1 port 39000",
+            "Server listening on 5201 (test #1)",
+        ] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_interval_counts_by_its_part() {
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        let interval = |end| Interval {
+            end: at(end),
+            length: Duration::from_millis(100),
+            kbit: 1000.0,
+        };
+        let log = Log(vec![interval(100), interval(200), interval(400)]);
+        // Half of the first, all of the second, nothing, a tenth of the last.
+        let rate = log.mbit_per_s(at(50), at(310));
+        assert!((rate - 1600.0 / 0.26 / 1000.0).abs() < 1e-6, "{rate}");
+    }
+}
