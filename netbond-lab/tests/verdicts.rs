@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{B, SOON, path, wait_state};
 use netbond_lab::topology::{LinkEnd, LinkSpec, RouterSpec};
-use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
+use netbond_lab::{Impairment, Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
 
 /// What `netbond events --json` tells of a path.
@@ -72,6 +72,37 @@ fn an_mtu_black_hole_is_named_at_both_ends() {
 
     m1.run(&["ip", "link", "set", "u-m1-a", "mtu", "1500"])
         .unwrap();
+    for router in [a, b] {
+        wait_state(router, "via-m1", "up");
+    }
+}
+
+/// A third of the packets lost on one path: where the policy says so, it is avoided, by both ends, and
+/// comes back when it has been well for a while. (Three lost probes in a row are likely meanwhile.)
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_lossy_path_is_avoided_where_the_policy_says_so() {
+    let topology = Topology::reference()
+        .with_bond_line("lossy = \"avoid\"")
+        .with_bond_line("lossy_above = 5")
+        .with_bond_line("hold_down = 0");
+    let lab = Lab::up("lossy", &topology).unwrap();
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    let loss = Impairment {
+        loss: 0.15,
+        ..Impairment::default()
+    };
+    lab.impair("A", "M1", loss).unwrap();
+    for router in [a, b] {
+        let path = wait_reason(router, "via-m1", "lossy");
+        assert_eq!(
+            (path["state"].as_str(), path["in_use"].as_bool()),
+            (Some("degraded"), Some(false))
+        );
+    }
+    let counts = traffic::ping(a, B, 50, Duration::from_millis(5)).unwrap();
+    assert_eq!(counts.lost, 0, "the other path carries all");
+    lab.impair("A", "M1", Impairment::default()).unwrap();
     for router in [a, b] {
         wait_state(router, "via-m1", "up");
     }
@@ -173,6 +204,50 @@ fn a_path_that_ospf_leads_round_a_failure_revives_as_a_detour() {
     for router in [a, b] {
         wait_state(router, "via-m1", "up");
     }
+}
+
+/// The peer is no netbond, but its BIRD speaks BFD: sessions over the middle routers stand in for
+/// probes.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn bfd_with_a_peer_that_is_no_netbond() {
+    let mut topology = Topology::reference()
+        .with_ospf(Ospf::field())
+        .with_bond_line("probe_interval = 0")
+        .with_bond_line("bfd = \"multi-hop\"");
+    topology.bonds.retain(|bond| bond.router == "A");
+    let lab = Lab::up("bfd", &topology).unwrap();
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    // Beside the BIRD that speaks OSPF, one for BFD alone; it ends with the lab.
+    let config = b.host_path("/run/bfd.conf");
+    let neighbours = [("10.65.0.2", "10.65.0.6"), ("10.65.0.14", "10.65.0.10")]
+        .map(|(remote, local)| format!("  neighbor {remote} local {local} multihop yes;\n"))
+        .concat();
+    let text = format!(
+        "router id 10.65.2.1;\nprotocol device {{ }}\nprotocol bfd {{\n  multihop {{ interval 50 ms; \
+         multiplier 3; }};\n{neighbours}}}\n"
+    );
+    std::fs::write(config, text).unwrap();
+    let mut bird = b.command("bird");
+    bird.args(["-f", "-c", "/run/bfd.conf", "-s", "/run/bfd.ctl"]);
+    let mut bird = bird.spawn().unwrap();
+
+    let up = |event: &Value| event["text"] == "bfd: session up";
+    wait_for("the sessions", SOON, || {
+        let both = ["via-m1", "via-m2"].map(|path| events(a, path).iter().any(up));
+        Ok((both == [true; 2]).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(path(a, "via-m1")["watch"], "bfd");
+    lab.blackhole("M1", "B").unwrap();
+    let dead = wait_reason(a, "via-m1", "bfd session down");
+    assert_eq!(dead["in_use"], false, "{dead}");
+    assert_eq!(path(a, "via-m2")["state"], "up");
+    assert!(dead["route"] != Value::Null, "OSPF has not noticed");
+    lab.heal("M1", "B").unwrap();
+    wait_state(a, "via-m1", "up");
+    bird.kill().unwrap();
+    bird.wait().unwrap();
 }
 
 /// Killed and started again, the controller goes on in the same journal; meanwhile it can be read, and

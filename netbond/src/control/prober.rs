@@ -263,6 +263,11 @@ impl Worker {
     /// Tells the controller; never waits for it, as it may be waiting for this thread to end.
     fn say(&mut self) {
         while let Some((path, verdict)) = self.unsaid.front().cloned() {
+            // First what people will look up when they hear of it.
+            if let Some(target) = self.paths.get(&path) {
+                let info = target.info(monotonic());
+                let _ = self.tables.probe_info.set(path, Raw(info), 0);
+            }
             if self
                 .events
                 .try_send(Event::Liveness { path, verdict })

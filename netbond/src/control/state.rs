@@ -347,7 +347,11 @@ impl Controller {
                     return Vec::new();
                 }
                 let bad = !matches!(verdict, Verdict::Alive | Verdict::Unwatched);
-                News::one(verdict_news(verdict), About::Path(*path), bad)
+                let by_bfd = self.bond_of(*path).iter().any(|&index| {
+                    let bond = &self.members[index].config;
+                    bond.bfd.is_some()
+                });
+                News::one(verdict_news(verdict, by_bfd), About::Path(*path), bad)
             }
             Event::Admin { path, up } => {
                 let news = if *up {
@@ -527,13 +531,15 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
 const FULL: &str = "Full";
 
 /// A verdict in words.
-fn verdict_news(verdict: &Verdict) -> String {
+fn verdict_news(verdict: &Verdict, by_bfd: bool) -> String {
     match verdict {
+        Verdict::Alive if by_bfd => "bfd: session up".to_owned(),
         Verdict::Alive => "probe: answered, all is well".to_owned(),
         Verdict::Dead { missed } => format!("probe: {missed} missed"),
         Verdict::HeldDown { flaps, ms } => format!(
-            "probe: answered, but it failed soon after its return ({flaps} in a row): held down for \
+            "{}: well again, but it failed soon after its return ({flaps} in a row): held down for \
              {}.{} s",
+            if by_bfd { "bfd" } else { "probe" },
             ms / 1000,
             ms % 1000 / 100
         ),
