@@ -16,7 +16,7 @@ use network_types::{
 use crate::{
     end::End,
     maps,
-    packet::{Packet, monotonic_coarse, random, redirect, redirect_to_neighbour},
+    packet::{Packet, random, redirect, redirect_to_neighbour},
     probe,
 };
 
@@ -34,8 +34,7 @@ pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
     };
 
     let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
-    let now = monotonic_coarse();
-    let flags = |path| maps::path_flags(maps::path_of(id, path), now);
+    let flags = |path| maps::path_flags(maps::path_of(id, path));
     let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
     let path_id = maps::path_of(id, slot);
     let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;

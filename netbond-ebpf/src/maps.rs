@@ -18,6 +18,8 @@ use netbond_common::{
     fate::Fate,
 };
 
+use crate::packet::monotonic_coarse;
+
 // Without preallocation an element is freed, not handed out again, while a program still reads it.
 #[map]
 static BOND_BY_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BONDS, BPF_F_NO_PREALLOC);
@@ -95,21 +97,24 @@ pub(crate) fn path(id: u32) -> Option<&'static Path> {
 }
 
 /// A path's `PATH_*` flags: 0 where the user took it out, not usable where its last proof of life is
-/// older than its limit. `now` is CLOCK_MONOTONIC, ns.
+/// older than its limit. Where there is no limit, nothing is read or compared.
 #[inline(always)]
-pub(crate) fn path_flags(id: u32, now: u64) -> u32 {
+pub(crate) fn path_flags(id: u32) -> u32 {
     let (Some(&admin), Some(path)) = (ADMIN.get(id), PATHS.get(id)) else {
         return 0;
     };
     if admin == ADMIN_DOWN {
         return 0;
     }
-    match (LIMITS.get(id), LIVE.get(id)) {
+    let Some(&limit) = LIMITS.get(id).filter(|limit| **limit != 0) else {
+        return path.flags;
+    };
+    match LIVE.get(id) {
         // The clock of the proof may be a tick ahead of this one.
-        (Some(&limit), Some(live)) if limit != 0 && now.saturating_sub(live.proof_ns) > limit => {
+        Some(live) if monotonic_coarse().saturating_sub(live.proof_ns) > limit => {
             path.flags & !PATH_USABLE
         }
-        (Some(_) | None, Some(_) | None) => path.flags,
+        Some(_) | None => path.flags,
     }
 }
 
