@@ -112,10 +112,7 @@ enum Command {
         save: Option<PathBuf>,
     },
     /// Measure how long failures of a path hurt, for netbond and for what is there without it
-    #[command(
-        after_help = "All of it takes about an hour and a half. Also saved to \
-                            target/bench/failover.json."
-    )]
+    #[command(after_help = "All of it takes about an hour and a half.")]
     Failover {
         /// The lab's name
         #[arg(long, default_value = "failover")]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::case::{Failure, HOLD_DOWN, PATH, RECEIVER, SENDER, System};
@@ -169,7 +169,33 @@ pub(super) fn goodput(lab: &mut Lab, failure: Failure, turn: u32) -> Result<f64>
 pub(super) fn wait_ready(lab: &Lab) -> Result<()> {
     lab.wait_netbond(READY)?;
     lab.wait_converged(READY)?;
-    lab.wait_netbond(READY)
+    lab.wait_netbond(READY)?;
+    wait_hellos(lab)
+}
+
+/// Waits until every neighbour has been heard in the last hello interval: OSPF would add the hellos
+/// lost in one outage to those lost in the next.
+fn wait_hellos(lab: &Lab) -> Result<()> {
+    let ospf = &lab.topology().ospf;
+    // A hello may be late.
+    let least = f64::from(ospf.dead - ospf.hello) - 1.0;
+    wait_for("hello of every OSPF neighbour", READY, || {
+        for router in lab.routers() {
+            let neighbours = router.birdc("show ospf neighbors")?;
+            let lowest = dead_times(&neighbours).fold(f64::INFINITY, f64::min);
+            ensure!(lowest >= least, "{}: {neighbours}", router.name());
+        }
+        Ok(Some(()))
+    })
+}
+
+/// Seconds until each neighbour in BIRD's list would be dead.
+fn dead_times(neighbours: &str) -> impl Iterator<Item = f64> {
+    // 10.65.1.1   1   Full/PtP   33.456   wg-a-m1   10.65.0.1
+    neighbours
+        .lines()
+        .filter(|line| line.contains('/'))
+        .filter_map(|line| line.split_whitespace().nth(3)?.parse().ok())
 }
 
 /// Waits until neither end uses the path, or any path if all failed. That it does not come to that
@@ -227,4 +253,18 @@ fn changes(lab: &Lab) -> Result<Vec<SystemTime>> {
     Ok(paths
         .map(|path| UNIX_EPOCH + Duration::from_secs_f64(path.changed))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_times_are_read() {
+        let text = "BIRD 2.0.12 ready.\nlab:\n\
+            Router ID   \tPri\t     State     \tDTime\tInterface  Router IP\n\
+            10.65.1.1\t  1\tFull/PtP  \t33.456\twg-a-m1    10.65.0.1\n\
+            10.65.1.2\t  1\tFull/PtP  \t39.001\twg-a-m2    10.65.0.13\n";
+        assert_eq!(dead_times(text).collect::<Vec<_>>(), [33.456, 39.001]);
+    }
 }
