@@ -37,8 +37,14 @@ struct Interval {
 }
 
 impl Stream {
-    /// Starts a stream `from` -> `to` (at its `address`) and waits until bytes arrive.
-    pub(crate) fn start(from: &Router, to: &Router, address: &str) -> Result<Self> {
+    /// Starts a stream `from` -> `to` (at its `address`), as fast as it can or at so many Mbit/s, and
+    /// waits until bytes arrive.
+    pub(crate) fn start(
+        from: &Router,
+        to: &Router,
+        address: &str,
+        mbit_per_s: Option<u32>,
+    ) -> Result<Self> {
         let mut server = to.command("iperf3");
         server.args(["--server", "--one-off", "--bind", address]);
         server.args(["--interval", "0.1", "--format", "k", "--forceflush"]);
@@ -58,6 +64,9 @@ impl Stream {
         let mut client = from.command("iperf3");
         client.args(["--client", address, "--time", ENDLESS]);
         client.args(["--connect-timeout", "5000"]);
+        if let Some(rate) = mbit_per_s {
+            client.args(["--bitrate", &format!("{rate}M")]);
+        }
         let client = Running::start(&mut client)?;
         let first = intervals.recv_timeout(GRACE);
         first.with_context(|| format!("no TCP stream from {} to {address}", from.name()))?;

@@ -139,9 +139,17 @@ enum Command {
         router: String,
         state: PathBuf,
     },
-    /// Send numbered echo requests (started by the lab itself)
+    /// Send numbered packets (started by the lab itself)
     #[command(hide = true)]
-    Stream { address: IpAddr, interval_us: u64 },
+    Stream {
+        address: IpAddr,
+        interval_us: u64,
+        #[arg(long)]
+        udp: bool,
+    },
+    /// Send them back (started by the lab itself)
+    #[command(hide = true)]
+    Reflect { address: IpAddr },
     /// Enter a router (started by the lab itself)
     #[command(hide = true)]
     Enter {
@@ -347,9 +355,16 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Stream {
             address,
             interval_us,
+            udp,
         } => {
-            netbond_lab::stream::send(address, Duration::from_micros(interval_us))?;
+            let interval = Duration::from_micros(interval_us);
+            if udp {
+                netbond_lab::stream::send_udp(address, interval)?;
+            } else {
+                netbond_lab::stream::send(address, interval)?;
+            }
         }
+        Command::Reflect { address } => netbond_lab::stream::reflect(address)?,
         Command::Enter {
             pid,
             session,

@@ -1,8 +1,11 @@
-//! A stream of numbered echo requests on an exact schedule: the hidden command `netbond-lab stream`.
+//! Streams of numbered packets on an exact schedule: the hidden commands `netbond-lab stream` and
+//! `netbond-lab reflect`.
 //!
 //! `ping` sends more slowly while nothing returns, which makes an outage look smaller than it is.
 //! This sender keeps its pace. It prints `sent NUMBER MICROSECONDS` (since the epoch) for each
-//! request and `back NUMBER` for each answer, until it is killed.
+//! packet and `back NUMBER` for each answer, until it is killed. The packets are echo requests, or
+//! UDP to a reflector, which sends them back and prints `here NUMBER` for each: so it is known on
+//! which way one was lost.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -12,6 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+/// UDP port of the reflector.
+pub(crate) const PORT: u16 = 7007;
 
 const REQUEST_V4: u8 = 8;
 const ANSWER_V4: u8 = 0;
@@ -38,6 +44,63 @@ pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
     socket
         .connect(SocketAddr::new(address, 0))
         .with_context(|| format!("cannot reach {address}"))?;
+    let v4 = address.is_ipv4();
+    pace(
+        &socket,
+        interval,
+        |number| request(number, v4),
+        move |packet| answered(packet, v4),
+    )
+}
+
+/// Sends UDP packets to the reflector at `address`, one every `interval`, for ever.
+pub fn send_udp(address: IpAddr, interval: Duration) -> Result<()> {
+    let any = match address {
+        IpAddr::V4(_) => "0.0.0.0:0",
+        IpAddr::V6(_) => "[::]:0",
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket
+        .connect(SocketAddr::new(address, PORT))
+        .with_context(|| format!("cannot reach {address}"))?;
+    let packet = |number: u64| {
+        let mut packet = [0; LENGTH];
+        packet[..8].copy_from_slice(&number.to_be_bytes());
+        packet
+    };
+    pace(&socket, interval, packet, number)
+}
+
+/// Sends back every UDP packet that comes to `address`, for ever.
+pub fn reflect(address: IpAddr) -> Result<()> {
+    let socket = UdpSocket::bind((address, PORT))
+        .with_context(|| format!("cannot reflect at {address}, port {PORT}"))?;
+    let mut buffer = [0; 2048];
+    loop {
+        // An error is one of an answer before: its asker is gone.
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
+        if let Some(number) = number(&buffer[..length]) {
+            say(format_args!("here {number}"));
+        }
+        let _ = socket.send_to(&buffer[..length], from);
+    }
+}
+
+/// The number of a UDP packet.
+fn number(packet: &[u8]) -> Option<u64> {
+    let number = packet.get(..8)?;
+    number.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Sends packet after packet on the schedule, and tells of what returns.
+fn pace(
+    socket: &UdpSocket,
+    interval: Duration,
+    packet: impl Fn(u64) -> [u8; LENGTH],
+    answered: impl Fn(&[u8]) -> Option<u64> + Send + 'static,
+) -> Result<()> {
     let receiver = socket.try_clone()?;
     thread::Builder::new()
         .name("answers".to_owned())
@@ -48,7 +111,7 @@ pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
                 let Ok(length) = receiver.recv(&mut buffer) else {
                     continue;
                 };
-                if let Some(number) = answered(&buffer[..length], address.is_ipv4()) {
+                if let Some(number) = answered(&buffer[..length]) {
                     say(format_args!("back {number}"));
                 }
             }
@@ -60,7 +123,7 @@ pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
         say(format_args!("sent {number} {now}"));
         // Without a route it counts as lost.
-        let _ = socket.send(&request(number, address.is_ipv4()));
+        let _ = socket.send(&packet(number));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binary;
 use crate::router::Router;
+use crate::stream::PORT;
 use crate::wait::wait_for;
 
 /// Longest time a program may take beyond what it was asked to.
@@ -71,11 +72,56 @@ impl Ping {
     }
 }
 
-/// What became of each echo request.
+/// A stream of numbered UDP packets that are noted and sent back at the far end.
+#[derive(Debug)]
+pub struct Numbered {
+    sender: Running<String>,
+    reflector: Running<String>,
+}
+
+impl Numbered {
+    /// Starts it from a router to another, which has the `address`.
+    pub fn start(from: &Router, to: &Router, address: &str, interval: Duration) -> Result<Self> {
+        let mut reflector = to.command(binary::lab()?);
+        reflector.args(["reflect", address]);
+        let reflector = Running::start(&mut reflector)?;
+        wait_for(&format!("reflector in router {}", to.name()), GRACE, || {
+            let sockets = to.run(&["ss", "-Hlun", &format!("sport = :{PORT}")])?;
+            Ok(sockets.contains(address).then_some(()))
+        })?;
+        let mut sender = from.command(binary::lab()?);
+        let interval = interval.as_micros().to_string();
+        sender.args(["stream", "--udp", address, &interval]);
+        Ok(Self {
+            sender: Running::start(&mut sender)?,
+            reflector,
+        })
+    }
+
+    /// Waits until whatever was sent before `end` is back or late, stops, and returns what happened to
+    /// every packet until `end`.
+    pub fn stop_after(self, end: SystemTime) -> Result<PingLog> {
+        wait_for("late packets", GRACE, || {
+            Ok((SystemTime::now() >= end + LATE).then_some(()))
+        })?;
+        let mut text = String::new();
+        for program in [self.sender, self.reflector] {
+            program.signal(Signal::SIGKILL)?;
+            text += &program.finish(GRACE)?.1;
+        }
+        let log = PingLog::parse(&text, end);
+        ensure!(!log.requests.is_empty(), "no packet was sent in time");
+        Ok(log)
+    }
+}
+
+/// What became of each packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PingLog {
-    /// One entry per request in the order of sending.
+    /// One entry per packet in the order of sending.
     requests: Vec<Request>,
+    /// Whether it is known which arrived: then both ways count, and a packet that was sent back is two.
+    each_way: bool,
 }
 
 /// A time in which requests were lost.
@@ -92,6 +138,7 @@ pub struct Outage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Request {
     sent: SystemTime,
+    arrived: bool,
     answered: bool,
 }
 
@@ -99,7 +146,7 @@ impl PingLog {
     /// Reads what the sender printed, up to requests sent at `end`.
     fn parse(text: &str, end: SystemTime) -> Self {
         let mut requests = Vec::new();
-        let mut answers = BTreeSet::new();
+        let (mut arrivals, mut answers) = (BTreeSet::new(), BTreeSet::new());
         // The sender was killed: its last line may be cut short.
         for line in text
             .split_inclusive('\n')
@@ -113,6 +160,7 @@ impl PingLog {
                     };
                     requests.push((number, UNIX_EPOCH + Duration::from_micros(time)));
                 }
+                ["here", number] => arrivals.extend(number.parse::<u64>()),
                 ["back", number] => answers.extend(number.parse::<u64>()),
                 _ => {}
             }
@@ -122,20 +170,24 @@ impl PingLog {
             .filter(|(_, sent)| *sent <= end)
             .map(|(number, sent)| Request {
                 sent,
+                arrived: arrivals.contains(&number) || answers.contains(&number),
                 answered: answers.contains(&number),
             })
             .collect();
-        Self { requests }
+        Self {
+            requests,
+            each_way: !arrivals.is_empty(),
+        }
     }
 
     /// All requests.
     pub fn counts(&self) -> Counts {
-        Self::count(&self.requests)
+        self.count(&self.requests)
     }
 
     /// The requests sent at or after `time`.
     pub fn counts_since(&self, time: SystemTime) -> Counts {
-        Self::count(self.since(time))
+        self.count(self.since(time))
     }
 
     /// From `time` until requests were answered without exception again; zero if none was lost
@@ -157,7 +209,7 @@ impl PingLog {
         let last = after(&requests[last_lost]);
         Some(Outage {
             last,
-            window: Self::count(&requests[..=last_lost]),
+            window: self.count(&requests[..=last_lost]),
             quiet: after(&requests[requests.len() - 1]) - last,
         })
     }
@@ -167,10 +219,11 @@ impl PingLog {
         &self.requests[start..]
     }
 
-    fn count(requests: &[Request]) -> Counts {
+    fn count(&self, requests: &[Request]) -> Counts {
         let lost = requests.iter().filter(|request| !request.answered).count();
+        let sent_back = requests.iter().filter(|request| request.arrived).count();
         Counts {
-            sent: requests.len() as u64,
+            sent: (requests.len() + if self.each_way { sent_back } else { 0 }) as u64,
             lost: lost as u64,
         }
     }
@@ -370,6 +423,14 @@ mod tests {
         let recovery = log().recovery_after(at(1000.25)).unwrap();
         assert!((recovery.as_secs_f64() - 0.35).abs() < 1e-6, "{recovery:?}");
         assert_eq!(log().recovery_after(at(1000.65)), Some(Duration::ZERO));
+    }
+
+    /// Four packets: one back, one lost on the way back, two on the way there.
+    #[test]
+    fn each_way_counts_where_it_is_known() {
+        let text = "sent 1 1000\nsent 2 2000\nsent 3 3000\nsent 4 4000\nback 1\nhere 1\nhere 2\n";
+        let log = PingLog::parse(text, at(1.0));
+        assert_eq!(log.counts(), Counts { sent: 6, lost: 3 });
     }
 
     #[test]

@@ -10,8 +10,11 @@ use super::{pause, pause_until};
 use crate::daemon::PathStatus;
 use crate::goodput;
 use crate::lab::Lab;
-use crate::traffic::{Counts, Ping};
+use crate::traffic::{Counts, Numbered};
 use crate::wait::wait_for;
+
+/// The TCP stream beside the packets, Mbit/s.
+const COMPANY_MBIT: u32 = 20;
 
 /// Between two packets.
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -70,7 +73,10 @@ pub(super) fn prepare(lab: &Lab, failure: Failure) -> Result<()> {
 
 /// Puts a stream of packets through a failure and its repair.
 pub(super) fn outage(lab: &mut Lab, system: System, failure: Failure, turn: u32) -> Result<Sample> {
-    let stream = Ping::start(lab.router(SENDER), &target(lab)?, INTERVAL)?;
+    let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
+    let target = target(lab)?;
+    let company = goodput::Stream::start(from, to, &target, Some(COMPANY_MBIT))?;
+    let stream = Numbered::start(from, to, &target, INTERVAL)?;
     pause(BEFORE)?;
 
     // Before the first of the commands that make the failure: where there are several, the time
@@ -93,6 +99,7 @@ pub(super) fn outage(lab: &mut Lab, system: System, failure: Failure, turn: u32)
         }
     }
     let watched = SystemTime::now();
+    company.stop()?;
     let healed = healed_itself.unwrap_or(watched);
     let taken_out = changes(lab)?.iter().any(|&change| change > failed);
     failure.end(lab, turn)?;
@@ -135,7 +142,7 @@ pub(super) fn baseline(lab: &Lab) -> Result<f64> {
         router.run(&["netbond", "path", "down", PATH])?;
     }
     wait_for_paths(lab, |path| path.state != "up")?;
-    let stream = goodput::Stream::start(ends[0], ends[1], &target(lab)?)?;
+    let stream = goodput::Stream::start(ends[0], ends[1], &target(lab)?, None)?;
     pause(SLOW_START)?;
     let start = SystemTime::now();
     pause(TCP_BASELINE)?;
@@ -150,7 +157,7 @@ pub(super) fn baseline(lab: &Lab) -> Result<f64> {
 /// TCP over the bond in the second after a failure, Mbit/s. Repairs it.
 pub(super) fn goodput(lab: &mut Lab, failure: Failure, turn: u32) -> Result<f64> {
     let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
-    let stream = goodput::Stream::start(from, to, &target(lab)?)?;
+    let stream = goodput::Stream::start(from, to, &target(lab)?, None)?;
     pause(SLOW_START)?;
     let failed = SystemTime::now();
     let end = Instant::now() + TCP;

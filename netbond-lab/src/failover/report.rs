@@ -13,12 +13,12 @@ use crate::wireguard::WireGuard;
 
 /// What a reader must know, whatever was measured.
 const NOTES: [&str; 6] = [
-    "ms: from just before the first command that makes the failure to the last lost packet of a \
-     stream A -> B -> A, one each 2 ms; until all of the failure was made it took MADE MS \
-     (`applied_ms`) at the most",
+    "ms: from just before the first command that makes the failure to the last lost packet of a UDP \
+     stream A -> B -> A, one each 2 ms, beside a TCP stream of 20 Mbit/s; until all of the failure was \
+     made it took MADE MS (`applied_ms`) at the most",
     "discarded: outages that the lab took more than 50 ms to make are left out and repeated",
-    "lost: packets lost in a run, on average; window_lost_share: of those sent until the last lost \
-     one (loss30: in 15 s)",
+    "lost: packets lost in a run, on average; window_lost_share: of those sent, there and back, until \
+     the last lost one (loss30: in 15 s)",
     "goodput_share: one TCP stream in the second after the failure, relative to the same over the \
      surviving path alone",
     "return_ms: from just before the repair (killed: of the router being switched on) until both \
@@ -57,7 +57,7 @@ pub struct Row {
     pub ms: Option<Spread>,
     /// Packets lost in a run, on average.
     pub lost: f64,
-    /// Share of the packets sent until the last lost one that were lost.
+    /// Share of the packets sent until the last lost one, there and back, that were lost.
     pub window_lost_share: Option<f64>,
     /// TCP in the second after the failure, relative to the surviving path alone.
     pub goodput_share: Option<f64>,
