@@ -1,7 +1,6 @@
 //! `cargo xtask bench calm`: a saturated lab in which nothing fails. Each path that leaves the state
 //! `up` was taken for dead wrongly.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::daemon::PathStatus;
+use crate::daemon::Event;
 use crate::lab::Lab;
 use crate::machine::{Cores, Machine};
 use crate::router::Router;
@@ -26,7 +25,7 @@ const STREAMS: u8 = 8;
 const RUN: Duration = Duration::from_secs(60);
 
 /// Between two looks at the paths.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
@@ -72,19 +71,17 @@ pub struct Goodput {
 pub struct Change {
     /// The router that saw it.
     pub router: String,
-    /// Name of the path.
-    pub path: String,
-    /// When, seconds since 1970.
-    pub at: f64,
-    /// The state before.
-    pub from: String,
-    /// The state after; the same where it changed and changed back between two looks, or where only
-    /// the reason changed.
-    pub to: String,
-    /// The reason after.
-    pub reason: String,
+    /// What its journal says.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+impl Change {
     /// Whether the path left the state `up`.
-    pub left_up: bool,
+    fn left_up(&self) -> bool {
+        let state = |state: &Option<String>| state.as_deref() == Some("up");
+        state(&self.event.from) && !state(&self.event.to)
+    }
 }
 
 impl Report {
@@ -140,7 +137,7 @@ pub fn run(name: &str, time: Duration) -> Result<Report> {
         left_up: watched
             .changes
             .iter()
-            .filter(|change| change.left_up)
+            .filter(|change| change.left_up())
             .count(),
         changes: watched.changes,
         goodput: Goodput {
@@ -229,6 +226,10 @@ struct Watched {
 fn watch(routers: [&Router; 2], end: Instant, streams: [&Mutex<Streams>; 2]) -> Result<Watched> {
     let mut watched = Watched::default();
     let mut ends = routers.map(Paths::new);
+    for paths in &mut ends {
+        // What came before is no matter here.
+        paths.changes()?;
+    }
     let start = Instant::now();
     let mut minute = 1;
     while Instant::now() < end {
@@ -261,58 +262,61 @@ fn watch(routers: [&Router; 2], end: Instant, streams: [&Mutex<Streams>; 2]) -> 
     Ok(watched)
 }
 
-/// The paths of a router as they were at the last look.
+/// The paths of a router, and what of its journal is known.
 struct Paths<'a> {
     router: &'a Router,
-    known: BTreeMap<String, PathStatus>,
+    known: u64,
 }
 
 impl<'a> Paths<'a> {
     fn new(router: &'a Router) -> Self {
-        Self {
-            router,
-            known: BTreeMap::new(),
-        }
+        Self { router, known: 0 }
     }
 
     /// What changed since the last look.
     fn look(&mut self, watched: &mut Watched) -> Result<Vec<Change>> {
         let status = self.router.netbond_status()?;
-        let mut changes = Vec::new();
-        for path in status.bonds.into_iter().flat_map(|bond| bond.paths) {
-            if let Some(probe) = &path.probe {
-                watched.worst_rtt_ms = watched.worst_rtt_ms.max(probe.rtt_ms);
-                let loss = probe.loss_there.max(probe.loss_back);
-                watched.worst_loss = watched.worst_loss.max(loss);
-            }
-            let before = self.known.get(&path.name);
-            changes.extend(before.and_then(|before| change(self.router.name(), before, &path)));
-            self.known.insert(path.name.clone(), path);
+        let paths = status.bonds.iter().flat_map(|bond| &bond.paths);
+        for probe in paths.filter_map(|path| path.probe.as_ref()) {
+            watched.worst_rtt_ms = watched.worst_rtt_ms.max(probe.rtt_ms);
+            let loss = probe.loss_there.max(probe.loss_back);
+            watched.worst_loss = watched.worst_loss.max(loss);
         }
-        Ok(changes)
+        self.changes()
     }
-}
 
-/// What became of a path between two looks.
-fn change(router: &str, before: &PathStatus, now: &PathStatus) -> Option<Change> {
-    (before.changed != now.changed || before.state != now.state).then(|| Change {
-        router: router.to_owned(),
-        path: now.name.clone(),
-        at: now.changed,
-        from: before.state.clone(),
-        to: now.state.clone(),
-        reason: now.reason.clone(),
-        // The same reason with another time: it was gone and came back.
-        left_up: before.state == "up" && (now.state != "up" || before.reason == now.reason),
-    })
+    fn changes(&mut self) -> Result<Vec<Change>> {
+        let mut events = self.router.netbond_events()?;
+        events.retain(|event| event.sequence > self.known);
+        self.known = events.last().map_or(self.known, |last| last.sequence);
+        events.retain(|event| event.kind == "changed");
+        let router = self.router.name();
+        let change = |event| Change {
+            router: router.to_owned(),
+            event,
+        };
+        Ok(events.into_iter().map(change).collect())
+    }
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Event {
+            at,
+            path,
+            from,
+            to,
+            text,
+            ..
+        } = &self.event;
+        let or_new = |text: &Option<String>| text.clone().unwrap_or_else(|| "new".to_owned());
         write!(
             f,
-            "{:.3}: path {} of router {}: {} to {} ({})",
-            self.at, self.path, self.router, self.from, self.to, self.reason
+            "{at}: path {} of router {}: {} to {}: {text}",
+            or_new(path),
+            self.router,
+            or_new(from),
+            or_new(to),
         )
     }
 }
@@ -358,32 +362,25 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn path(state: &str, reason: &str, changed: f64) -> PathStatus {
-        PathStatus {
-            name: "via-m1".to_owned(),
-            state: state.to_owned(),
-            tx_packets: 0,
-            changed,
-            reason: reason.to_owned(),
-            probe: None,
-        }
-    }
-
-    fn left_up(before: &PathStatus, now: &PathStatus) -> Option<bool> {
-        change("A", before, now).map(|change| change.left_up)
-    }
-
     #[test]
-    fn a_path_that_left_and_returned_between_two_looks_is_noticed() {
-        let up = path("up", "ospf route", 1.0);
-        assert_eq!(left_up(&up, &up), None);
-        assert_eq!(
-            left_up(&up, &path("dead", "probes unanswered", 2.0)),
-            Some(true)
-        );
-        assert_eq!(left_up(&up, &path("up", "ospf route", 2.0)), Some(true));
-        assert_eq!(left_up(&up, &path("up", "another", 2.0)), Some(false));
-        let dead = path("dead", "probes unanswered", 2.0);
-        assert_eq!(left_up(&dead, &path("up", "ospf route", 3.0)), Some(false));
+    fn only_what_leaves_up_counts() {
+        let left_up = |from: Option<&str>, to: &str| {
+            let event = Event {
+                sequence: 1,
+                at: String::new(),
+                kind: "changed".to_owned(),
+                path: Some("via-m1".to_owned()),
+                from: from.map(str::to_owned),
+                to: Some(to.to_owned()),
+                reason: None,
+                text: String::new(),
+            };
+            let router = "A".to_owned();
+            Change { router, event }.left_up()
+        };
+        assert!(left_up(Some("up"), "dead"));
+        assert!(!left_up(Some("up"), "up"), "another reason");
+        assert!(!left_up(Some("dead"), "up"));
+        assert!(!left_up(None, "up"));
     }
 }

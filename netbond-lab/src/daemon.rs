@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::binary;
 use crate::process::Process;
@@ -50,9 +50,6 @@ pub struct PathStatus {
     /// When the state or its reason last changed, seconds since 1970.
     #[serde(default)]
     pub changed: f64,
-    /// Why it is in that state.
-    #[serde(default)]
-    pub reason: String,
     /// What probes measured, where they did.
     #[serde(default)]
     pub probe: Option<ProbeStatus>,
@@ -67,6 +64,27 @@ pub struct ProbeStatus {
     pub loss_there: f64,
     /// The same, lost on the way back.
     pub loss_back: f64,
+}
+
+/// A line of `netbond events --json`, as far as the lab needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counted from 1.
+    pub sequence: u64,
+    /// RFC 3339.
+    pub at: String,
+    /// `changed` where a path changed its state or the reason for it.
+    pub kind: String,
+    /// Name of the path, if it is about one.
+    pub path: Option<String>,
+    /// States before and after, and the reason.
+    pub from: Option<String>,
+    /// See `from`.
+    pub to: Option<String>,
+    /// See `from`.
+    pub reason: Option<String>,
+    /// What happened.
+    pub text: String,
 }
 
 impl Router {
@@ -135,6 +153,14 @@ impl Router {
         let text = self.run(&["netbond", "status", "--json"])?;
         serde_json::from_str(&text)
             .with_context(|| format!("cannot read the status of router {}: {text}", self.name()))
+    }
+
+    /// What `netbond events --json` says.
+    pub fn netbond_events(&self) -> Result<Vec<Event>> {
+        let text = self.run(&["netbond", "events", "--json"])?;
+        let events = text.lines().map(serde_json::from_str).collect();
+        let events: serde_json::Result<_> = events;
+        events.with_context(|| format!("cannot read the events of router {}", self.name()))
     }
 
     /// Waits until netbond answers and every path of every bond is up.
