@@ -257,8 +257,23 @@ fn bfd_with_a_peer_that_is_no_netbond() {
 fn the_journal_outlives_the_controller() {
     let lab = Lab::up("journal", &Topology::reference()).unwrap();
     let a = lab.router("A");
+    let followed = tempfile::NamedTempFile::new().unwrap();
+    let mut follow = a.command("netbond");
+    follow.args(["events", "--follow", "--json"]);
+    follow.stdout(followed.reopen().unwrap());
+    let mut follow = follow.spawn().unwrap();
     lab.fail_router("M1").unwrap();
     wait_reason(a, "via-m1", "probes unanswered");
+    wait_for("the event in the one that follows", SOON, || {
+        let text = std::fs::read_to_string(followed.path())?;
+        let mut lines = text.lines().map(serde_json::from_str::<Value>);
+        Ok(lines
+            .any(|event| event.is_ok_and(|event| event["to"] == "dead"))
+            .then_some(()))
+    })
+    .unwrap();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
     // OSPF sees it as well, some time later.
     let confirmed = wait_for("another sign of it", SOON, || {
         let events = events(a, "via-m1");
