@@ -64,6 +64,8 @@ pub const PATH_LAST_RESORT: u32 = 1 << 1;
 pub const PATH_KEY: u32 = 1 << 2;
 /// The device is Ethernet: the kernel resolves the next hop (`bpf_redirect_neigh`).
 pub const PATH_NEIGHBOUR: u32 = 1 << 3;
+/// Never in the map: the data plane finds that the path's proof of life is too old.
+pub const PATH_STALE: u32 = 1 << 31;
 
 /// Where a path leads: an entry of `PATHS`, by path id. Written by the controller.
 #[repr(C)]
@@ -130,10 +132,8 @@ pub struct PathStats {
 const _: () = assert!(size_of::<PathStats>() == 48);
 
 /// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
-/// two. Times the interval it is the longest round trip that can be measured.
-pub const PROBES_IN_FLIGHT: usize = 32;
-/// Nonces given to requests that returned none: a power of two.
-pub const STRANGERS_IN_FLIGHT: usize = 32;
+/// two. Times the interval it is the longest round trip that can be measured: 1.9 s by default.
+pub const PROBES_IN_FLIGHT: usize = 64;
 
 /// What the data plane knows of a path's liveness: an entry of `LIVE`, by path id. Only programs
 /// write it. Times are CLOCK_MONOTONIC, ns.
@@ -154,8 +154,8 @@ pub struct Live {
     pub requests_seen: u32,
     /// Nonces given to those.
     pub grants: u32,
-    /// Nonces given to others.
-    pub stranger_grants: u32,
+    /// The number of the last nonce that returned, of those given to other requests.
+    pub stranger_grant: u32,
     /// The nonce that last returned: a peer that gets no new one returns it again.
     pub returned: u64,
     /// The highest request received that returned a nonce.
@@ -173,10 +173,8 @@ pub struct Live {
     pub sent: [Sent; PROBES_IN_FLIGHT],
     /// Nonces given away, by the low bits of their number; 0 once returned.
     pub nonces: [u64; PROBES_IN_FLIGHT],
-    /// The same for requests that returned none.
-    pub stranger_nonces: [u64; STRANGERS_IN_FLIGHT],
 }
-const _: () = assert!(size_of::<Live>() == 1104);
+const _: () = assert!(size_of::<Live>() == 1616);
 
 /// A request that was sent.
 #[repr(C)]

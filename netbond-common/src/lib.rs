@@ -14,4 +14,5 @@ pub mod ipv4;
 pub mod names;
 pub mod probe;
 pub mod select;
+pub mod siphash;
 pub mod wheel;

@@ -15,6 +15,7 @@ pub mod map {
     pub const LIMITS: &str = "LIMITS";
     pub const LIVE: &str = "LIVE";
     pub const SAMPLES: &str = "SAMPLES";
+    pub const SECRET: &str = "SECRET";
     pub const TICKETS: &str = "TICKETS";
     pub const PATH_STATS: &str = "PATH_STATS";
     pub const BOND_STATS: &str = "BOND_STATS";

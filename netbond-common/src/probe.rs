@@ -16,15 +16,16 @@
 //! as its request, so that nobody gains by asking.
 //!
 //! Whoever can send to a path can ask, and cannot return a nonce that went to somebody else. So
-//! requests that return one have a budget, a table of nonces and a count of their own, which no flood
-//! of others can use up; the others are answered, few at a time, as a peer that has just started is
-//! one of them.
+//! requests that return one have a budget and a count of their own, which no flood of others can use
+//! up. The others are answered too, as a peer that has just started is one of them, but not noted:
+//! their nonces are a keyed hash of the time, and are known again by that.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Live, PROBES_IN_FLIGHT, STRANGERS_IN_FLIGHT, Sent},
+    abi::{Live, PROBES_IN_FLIGHT, Sent},
     fate::Fate,
+    siphash::{self, Key},
 };
 
 /// GRE payload type of a probe, big-endian: the first of the two EtherTypes for local experiments
@@ -48,16 +49,19 @@ pub const TTL: u8 = 64;
 pub const RATE_WINDOW_NS: u64 = 100_000_000;
 /// Answers that a path gives in that span to requests that return a nonce.
 pub const RATE_LIMIT: u32 = 64;
-/// Answers that it gives to others. Half as many as nonces are kept for them: each lives for two
-/// spans at least.
-pub const STRANGER_LIMIT: u32 = STRANGERS_IN_FLIGHT as u32 / 2;
+/// Answers that it gives to others. In a flood of them, the more there are the sooner a peer that has
+/// just started gets one.
+pub const STRANGER_LIMIT: u32 = 256;
+/// How old a nonce may be that was given to others, ms.
+const STRANGER_AGE_MS: u32 = 4_000;
 
 const MAGIC: [u8; 2] = *b"nb";
 const VERSION: u8 = 2;
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
 
-/// In the number of a nonce: it was given to a request that returned none.
+/// In the number of a nonce: it was given to a request that returned none, and the rest of the number
+/// is the time, ms.
 const STRANGER: u32 = 1 << 31;
 /// Requests that [`Live::seen`] remembers.
 const REMEMBERED: u32 = u64::BITS;
@@ -133,16 +137,27 @@ const fn slot(number: u32) -> usize {
     number as usize & (PROBES_IN_FLIGHT - 1)
 }
 
-#[inline(always)]
-const fn stranger_slot(number: u32) -> usize {
-    number as usize & (STRANGERS_IN_FLIGHT - 1)
+/// What a number that is hard to guess is for, so that none serves for something else.
+#[derive(Clone, Copy)]
+enum Use {
+    Cookie = 1,
+    Nonce,
+    StrangerNonce,
 }
 
-/// The next request of a path, sent at `now` (ns) with a random cookie that is not 0.
+/// A number that is hard to guess, and not 0.
 #[inline(always)]
-pub fn request(live: &mut Live, now: u64, cookie: u64) -> Probe {
+fn secret_number(key: Key, path: u32, usage: Use, number: u32, now: u64) -> u64 {
+    let what = (usage as u64) << 32 | u64::from(path);
+    siphash::hash(key, [what, u64::from(number), now]) | 1
+}
+
+/// The next request of a path, sent at `now` (ns). `key` is secret.
+#[inline(always)]
+pub fn request(live: &mut Live, path: u32, now: u64, key: Key) -> Probe {
     let sequence = live.sequence.wrapping_add(1);
     live.sequence = sequence;
+    let cookie = secret_number(key, path, Use::Cookie, sequence, now);
     live.sent[slot(sequence)] = Sent { cookie, at_ns: now };
     Probe {
         magic: MAGIC,
@@ -156,8 +171,8 @@ pub fn request(live: &mut Live, now: u64, cookie: u64) -> Probe {
     }
 }
 
-/// Answers a request received at `now` (ns), with a random nonce that is not 0. What the request
-/// proves is noted.
+/// Answers a request received at `now` (ns) on a path. What the request proves is noted. `key` is
+/// secret.
 ///
 /// # Errors
 ///
@@ -165,22 +180,24 @@ pub fn request(live: &mut Live, now: u64, cookie: u64) -> Probe {
 #[inline(always)]
 pub fn answer(
     live: &mut Live,
+    path: u32,
     request: &Probe,
     now: u64,
-    nonce: u64,
+    key: Key,
 ) -> Result<(Probe, Asker), Fate> {
     let sequence = request.sequence();
     let own = live.sent[slot(sequence)].cookie;
     if own != 0 && own == u64::from_ne_bytes(request.cookie) {
         return Err(Fate::RxProbeReflected);
     }
-    let asker = recognise(live, request, now)?;
-    if now.wrapping_sub(live.window_ns) >= RATE_WINDOW_NS {
+    let asker = recognise(live, path, request, now, key)?;
+    // Another processor's clock may be ahead.
+    if now.saturating_sub(live.window_ns) >= RATE_WINDOW_NS {
         live.window_ns = now;
         live.answered = 0;
         live.strangers = 0;
     }
-    let grant = match asker {
+    let (grant, nonce) = match asker {
         Asker::Peer => {
             live.requests_seen = live.requests_seen.wrapping_add(1);
             if live.answered >= RATE_LIMIT {
@@ -189,18 +206,20 @@ pub fn answer(
             live.answered += 1;
             let grant = live.grants.wrapping_add(1) & !STRANGER;
             live.grants = grant;
+            let nonce = secret_number(key, path, Use::Nonce, grant, now);
             live.nonces[slot(grant)] = nonce;
-            grant
+            (grant, nonce)
         }
         Asker::Stranger => {
             if live.strangers >= STRANGER_LIMIT {
                 return Err(Fate::RxProbeRate);
             }
             live.strangers += 1;
-            let grant = live.stranger_grants.wrapping_add(1);
-            live.stranger_grants = grant;
-            live.stranger_nonces[stranger_slot(grant)] = nonce;
-            grant | STRANGER
+            let grant = milliseconds(now) | STRANGER;
+            (
+                grant,
+                secret_number(key, path, Use::StrangerNonce, grant, 0),
+            )
         }
     };
     let answer = Probe {
@@ -213,36 +232,56 @@ pub fn answer(
     Ok((answer, asker))
 }
 
+/// A time, 31 bits of ms.
+#[inline(always)]
+const fn milliseconds(now: u64) -> u32 {
+    (now / 1_000_000) as u32 & !STRANGER
+}
+
 /// Whose request it is, by the nonce that it returns; notes the proof where it does so for the first
 /// time.
 #[inline(always)]
-fn recognise(live: &mut Live, request: &Probe, now: u64) -> Result<Asker, Fate> {
+fn recognise(
+    live: &mut Live,
+    path: u32,
+    request: &Probe,
+    now: u64,
+    key: Key,
+) -> Result<Asker, Fate> {
     let nonce = u64::from_ne_bytes(request.nonce);
     if nonce == 0 {
         return Ok(Asker::Stranger);
     }
     let sequence = request.sequence();
     let grant = u32::from_be_bytes(request.grant);
-    let given = if grant & STRANGER == 0 {
-        &mut live.nonces[slot(grant)]
-    } else {
-        &mut live.stranger_nonces[stranger_slot(grant)]
-    };
-    if *given == nonce {
-        *given = 0;
-        if grant & STRANGER != 0 {
-            // A peer that started anew counts its requests anew.
-            (live.newest, live.seen) = (sequence, 0);
-        }
+    if live.returned == nonce {
         note_request(live, sequence)?;
-        live.returned = nonce;
-        live.proof_ns = now;
         return Ok(Asker::Peer);
     }
-    if live.returned != nonce {
-        return Ok(Asker::Stranger);
+    if grant & STRANGER == 0 {
+        let given = &mut live.nonces[slot(grant)];
+        if *given != nonce {
+            return Ok(Asker::Stranger);
+        }
+        *given = 0;
+    } else {
+        // Not too old, nor given before the last that counted: so each counts once.
+        let age = milliseconds(now).wrapping_sub(grant) & !STRANGER;
+        let behind = live.stranger_grant.wrapping_sub(grant) & !STRANGER;
+        let replayed = live.stranger_grant != 0 && behind <= STRANGER_AGE_MS;
+        let ours = secret_number(key, path, Use::StrangerNonce, grant, 0);
+        if age > STRANGER_AGE_MS || replayed || ours != nonce {
+            return Ok(Asker::Stranger);
+        }
+        live.stranger_grant = grant;
+        // A peer that started anew counts its requests anew.
+        (live.newest, live.seen) = (sequence, 0);
     }
     note_request(live, sequence)?;
+    if sequence == live.newest {
+        live.returned = nonce;
+    }
+    live.proof_ns = now;
     Ok(Asker::Peer)
 }
 
@@ -300,10 +339,22 @@ mod tests {
 
     use super::*;
 
+    const ASKER: Key = [1, 2];
+    const PEER: Key = [3, 4];
+    const PATH: u32 = 5;
+
+    fn request(live: &mut Live, now: u64) -> Probe {
+        super::request(live, PATH, now, ASKER)
+    }
+
+    fn answer(live: &mut Live, request: &Probe, now: u64) -> Result<(Probe, Asker), Fate> {
+        super::answer(live, PATH, request, now, PEER)
+    }
+
     /// Asks once, and lets the answer return where `back` says so.
     fn turn(asker: &mut Live, peer: &mut Live, now: u64, back: bool) -> (Probe, Asker) {
-        let request = request(asker, now, 1000 + now);
-        let (answer, who) = answer(peer, &request, now + 10, 2000 + now).unwrap();
+        let request = request(asker, now);
+        let (answer, who) = answer(peer, &request, now + 10).unwrap();
         if back {
             assert_eq!(accept(asker, &answer, now + 25), Ok(25));
         }
@@ -353,30 +404,44 @@ mod tests {
         turn(&mut asker, &mut peer, 1000, true);
         let (old, _) = turn(&mut asker, &mut peer, 2000, true);
         let proof = peer.proof_ns;
-        assert_eq!(answer(&mut peer, &old, 2500, 9), Err(Fate::RxProbeReplayed));
+        assert_eq!(answer(&mut peer, &old, 2500), Err(Fate::RxProbeReplayed));
         for now in 3..200 {
             turn(&mut asker, &mut peer, now * RATE_WINDOW_NS, true);
         }
         let proofs = (proof, peer.proof_ns);
-        let (_, who) = answer(&mut peer, &old, u64::MAX / 2, 9).unwrap();
+        let (_, who) = answer(&mut peer, &old, u64::MAX / 2).unwrap();
         assert_eq!(who, Asker::Stranger, "its nonce is long gone");
         assert_eq!(peer.proof_ns, proofs.1);
         assert!(proofs.0 < proofs.1);
     }
 
+    /// Whenever that is: the time in a nonce's number wraps after 24 days.
     #[test]
     fn a_peer_that_starts_anew_is_known_again_at_once() {
+        const DAY: u64 = 86_400_000_000_000;
+        let mut peer = Live::zeroed();
+        for days in [0, 1, 13, 20, 25, 50, 90] {
+            let mut asker = Live::zeroed();
+            let at = days * DAY + RATE_WINDOW_NS;
+            assert_eq!(turn(&mut asker, &mut peer, at, true).1, Asker::Stranger);
+            for later in 1..100 {
+                let (_, who) = turn(&mut asker, &mut peer, at + later * RATE_WINDOW_NS, true);
+                assert_eq!(who, Asker::Peer, "{days} days, {later}");
+            }
+        }
+    }
+
+    /// What was recorded while a peer started proves nothing when it is sent again.
+    #[test]
+    fn a_start_cannot_be_replayed() {
         let (mut asker, mut peer) = (Live::zeroed(), Live::zeroed());
-        for number in 1..100 {
-            turn(&mut asker, &mut peer, number * RATE_WINDOW_NS, true);
-        }
-        asker = Live::zeroed();
-        let at = 100 * RATE_WINDOW_NS;
-        assert_eq!(turn(&mut asker, &mut peer, at, true).1, Asker::Stranger);
-        for later in 1..100 {
-            let (_, who) = turn(&mut asker, &mut peer, at + later * RATE_WINDOW_NS, true);
-            assert_eq!(who, Asker::Peer);
-        }
+        turn(&mut asker, &mut peer, RATE_WINDOW_NS, true);
+        let (first, who) = turn(&mut asker, &mut peer, 2 * RATE_WINDOW_NS, true);
+        assert_eq!(who, Asker::Peer);
+        turn(&mut asker, &mut peer, 3 * RATE_WINDOW_NS, true);
+        let proof = peer.proof_ns;
+        let again = answer(&mut peer, &first, 4 * RATE_WINDOW_NS).unwrap();
+        assert_eq!((again.1, peer.proof_ns), (Asker::Stranger, proof));
     }
 
     #[test]
@@ -384,10 +449,10 @@ mod tests {
         let (mut asker, mut peer) = (Live::zeroed(), Live::zeroed());
         turn(&mut asker, &mut peer, 1000, true);
         turn(&mut asker, &mut peer, 2000, true);
-        let early = request(&mut asker, 3000, 3);
-        let late = request(&mut asker, 3001, 4);
+        let early = request(&mut asker, 3000);
+        let late = request(&mut asker, 3001);
         for request in [late, early] {
-            let (_, who) = answer(&mut peer, &request, 4000, 5).unwrap();
+            let (_, who) = answer(&mut peer, &request, 4000).unwrap();
             assert_eq!(who, Asker::Peer);
         }
         assert_eq!(peer.requests_seen, 3);
@@ -396,10 +461,10 @@ mod tests {
     #[test]
     fn answers_count_once_and_only_with_the_cookie() {
         let (mut asker, mut peer) = (Live::zeroed(), Live::zeroed());
-        let sent = request(&mut asker, 10, 77);
-        let (good, _) = answer(&mut peer, &sent, 11, 5).unwrap();
+        let sent = request(&mut asker, 10);
+        let (good, _) = answer(&mut peer, &sent, 11).unwrap();
         let forged = Probe {
-            cookie: 78_u64.to_ne_bytes(),
+            cookie: [78; 8],
             ..good
         };
         let zero = Probe {
@@ -422,9 +487,9 @@ mod tests {
     #[test]
     fn our_own_request_is_not_answered() {
         let mut live = Live::zeroed();
-        let own = request(&mut live, 10, 77);
+        let own = request(&mut live, 10);
         let before = live;
-        assert_eq!(answer(&mut live, &own, 11, 5), Err(Fate::RxProbeReflected));
+        assert_eq!(answer(&mut live, &own, 11), Err(Fate::RxProbeReflected));
         assert_eq!(live, before);
     }
 
@@ -434,9 +499,9 @@ mod tests {
         turn(&mut asker, &mut peer, 1, true);
         let mut answered = 0;
         for now in 0..1000_u64 {
-            let request = request(&mut asker, now, 1 + now);
+            let request = request(&mut asker, now);
             let at = RATE_WINDOW_NS + now * RATE_WINDOW_NS / 500;
-            answered += u32::from(answer(&mut peer, &request, at, 1).is_ok());
+            answered += u32::from(answer(&mut peer, &request, at).is_ok());
         }
         assert_eq!(answered, 2 * RATE_LIMIT);
     }
@@ -451,8 +516,8 @@ mod tests {
         let (mut answered, mut known) = (0, 0);
         for number in 1..5000_u64 {
             let now = number * step;
-            let request = request(&mut stranger, now, number);
-            answered += u32::from(answer(&mut peer, &request, now, 6).is_ok());
+            let request = request(&mut stranger, now);
+            answered += u32::from(answer(&mut peer, &request, now).is_ok());
             if number % 300 == 0 {
                 let (_, who) = turn(&mut asker, &mut peer, now, true);
                 known += u32::from(who == Asker::Peer);
@@ -470,7 +535,7 @@ mod tests {
         fn strangers_prove_nothing(bytes in prop::collection::vec(any::<[u8; 32]>(), 0..50)) {
             let mut live = Live::zeroed();
             for cookie in 1..40 {
-                request(&mut live, cookie, cookie << 32 | 0xabcd_ef01);
+                request(&mut live, cookie);
             }
             for (now, bytes) in bytes.into_iter().enumerate() {
                 let mut probe: Probe = bytemuck::cast(bytes);
@@ -478,7 +543,7 @@ mod tests {
                 probe.version = VERSION;
                 let now = now as u64 + 1000;
                 prop_assert_eq!(accept(&mut live, &probe, now), Err(Fate::RxProbeCookie));
-                let _ = answer(&mut live, &probe, now, u64::MAX - now);
+                let _ = answer(&mut live, &probe, now);
                 prop_assert_eq!((live.proof_ns, live.requests_seen), (0, 0));
             }
         }
@@ -493,13 +558,13 @@ mod tests {
             let mut arrived = 0;
             for (number, (there, back, copies)) in turns.into_iter().enumerate() {
                 let now = (number as u64 + 1) * RATE_WINDOW_NS;
-                let request = request(&mut asker, now, now);
+                let request = request(&mut asker, now);
                 if !there {
                     continue;
                 }
                 arrived += 1;
-                for copy in 0..copies {
-                    let answered = answer(&mut peer, &request, now + 1, now + copy as u64);
+                for _ in 0..copies {
+                    let answered = answer(&mut peer, &request, now + 1);
                     if let (true, Ok((answer, _))) = (back, answered) {
                         let _ = accept(&mut asker, &answer, now + 2);
                     }

@@ -1,6 +1,8 @@
 //! Which path a packet takes.
 
-use crate::abi::{Bond, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_USABLE, Ticket, WHEEL_SLOTS};
+use crate::abi::{
+    Bond, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket, WHEEL_SLOTS,
+};
 
 /// How a path came to be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +11,8 @@ pub enum Choice {
     Wheel,
     /// Another one, as the wheel's was not usable.
     StandIn,
-    /// One that is not usable but has a route, as none was usable.
+    /// One that is not usable but has a route, as none was usable; with a fresh proof of life, where
+    /// one has.
     LastResort,
 }
 
@@ -37,7 +40,7 @@ pub fn select(
             return Some((path, Choice::Wheel));
         }
     }
-    let mut last_resort = None;
+    let (mut last_resort, mut stale) = (None, None);
     let first = ticket.stand_in;
     let mut path = first;
     for _ in 0..MAX_BOND_PATHS {
@@ -49,12 +52,17 @@ pub fn select(
             ticket.stand_in = path + 1;
             return Some((path, Choice::StandIn));
         }
-        if found & PATH_LAST_RESORT != 0 && last_resort.is_none() {
-            last_resort = Some(path);
+        if found & PATH_LAST_RESORT != 0 {
+            let candidate = if found & PATH_STALE == 0 {
+                &mut last_resort
+            } else {
+                &mut stale
+            };
+            candidate.get_or_insert(path);
         }
         path += 1;
     }
-    let path = last_resort?;
+    let path = last_resort.or(stale)?;
     ticket.stand_in = path + 1;
     Some((path, Choice::LastResort))
 }
@@ -134,6 +142,17 @@ mod tests {
             [0, 0, 2, 2]
         );
         assert_eq!(run(&bond, &mut ticket, &[0; 3], 2), [None, None]);
+    }
+
+    #[test]
+    fn a_fresh_last_resort_is_better_than_a_stale_one() {
+        let stale = PATH_LAST_RESORT | PATH_STALE;
+        let flags = [stale, PATH_LAST_RESORT, stale];
+        let got = run(&bond(&[1, 1, 1]), &mut Ticket::default(), &flags, 4);
+        assert_eq!(got, [Some((1, Choice::LastResort)); 4]);
+        let got = run(&bond(&[1, 1]), &mut Ticket::default(), &[stale; 2], 4);
+        let paths: Vec<_> = got.iter().flatten().map(|(path, _)| *path).collect();
+        assert_eq!(paths, [0, 1, 0, 1]);
     }
 
     #[test]

@@ -12,10 +12,11 @@ use aya_ebpf::{
 use netbond_common::{
     abi::{
         ADMIN_DOWN, Bond, BondInfo, BondStats, EVENTS_KEPT, EventRecord, Live, MAX_BOND_PATHS,
-        MAX_BONDS, MAX_PATHS, Meta, NO_BOND, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo,
-        SAMPLES_LEN, Sample, Ticket, TunnelKey,
+        MAX_BONDS, MAX_PATHS, Meta, NO_BOND, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats,
+        ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
+    siphash::Key,
 };
 
 use crate::packet::monotonic_coarse;
@@ -37,6 +38,8 @@ static LIMITS: Array<u64> = Array::with_max_entries(MAX_PATHS, 0);
 static LIVE: Array<Live> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_LEN, 0);
+#[map]
+static SECRET: Array<Key> = Array::with_max_entries(1, 0);
 #[map]
 static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
 #[map]
@@ -96,8 +99,8 @@ pub(crate) fn path(id: u32) -> Option<&'static Path> {
     PATHS.get(id)
 }
 
-/// A path's `PATH_*` flags: 0 where the user took it out, not usable where its last proof of life is
-/// older than its limit. Where there is no limit, nothing is read or compared.
+/// A path's `PATH_*` flags: 0 where the user took it out, stale and not usable where its last proof
+/// of life is older than its limit. Where there is no limit, nothing is read or compared.
 #[inline(always)]
 pub(crate) fn path_flags(id: u32) -> u32 {
     let (Some(&admin), Some(path)) = (ADMIN.get(id), PATHS.get(id)) else {
@@ -112,7 +115,7 @@ pub(crate) fn path_flags(id: u32) -> u32 {
     match LIVE.get(id) {
         // The clock of the proof may be a tick ahead of this one.
         Some(live) if monotonic_coarse().saturating_sub(live.proof_ns) > limit => {
-            path.flags & !PATH_USABLE
+            path.flags & !PATH_USABLE | PATH_STALE
         }
         Some(_) | None => path.flags,
     }
@@ -125,6 +128,12 @@ pub(crate) fn live(path: u32) -> Option<&'static mut Live> {
     let live = LIVE.get_ptr_mut(path)?;
     // SAFETY: plain integers, which any mix of writes leaves valid.
     Some(unsafe { &mut *live })
+}
+
+/// The key of this host's cookies and nonces.
+#[inline(always)]
+pub(crate) fn secret() -> Key {
+    SECRET.get(0).copied().unwrap_or_default()
 }
 
 /// Tells the controller of an answer; lost where it does not read.

@@ -13,7 +13,7 @@ use crate::{
     end::End,
     ingress::Outer,
     maps,
-    packet::{Packet, Refused, monotonic, random, redirect, redirect_to_neighbour},
+    packet::{Packet, Refused, monotonic, redirect, redirect_to_neighbour},
 };
 
 /// Turns a frame of the controller's ([`probe::TRIGGER`]) into a request on the path that its first
@@ -35,7 +35,7 @@ pub(crate) fn ask(packet: &Packet, bond: u32) -> Result<i32, End> {
     if path.ifindex == 0 {
         return Err(end(Fate::TxNoPath));
     }
-    let request = probe::request(live, monotonic(), nonzero());
+    let request = probe::request(live, path_id, monotonic(), maps::secret());
     let headers = wrap(packet, path, len);
     headers
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
@@ -64,7 +64,8 @@ pub(crate) fn receive<const L3: usize>(
             if outer.len != header_len(path) || path.ifindex == 0 {
                 return Err(end(Fate::RxProbeMalformed));
             }
-            let (answer, asker) = probe::answer(live, &received, now, nonzero()).map_err(end)?;
+            let (answer, asker) =
+                probe::answer(live, path_id, &received, now, maps::secret()).map_err(end)?;
             let len = packet.len() - (L3 + outer.len) as u32;
             turn_round::<L3>(packet, path, len, &answer).map_err(|_| end(Fate::RxNoDecap))?;
             let fate = match asker {
@@ -150,10 +151,4 @@ fn send(path: &Path) -> i32 {
     } else {
         redirect(path.ifindex)
     }
-}
-
-/// A random number that is not 0.
-#[inline(always)]
-fn nonzero() -> u64 {
-    u64::from(random()) << 32 | u64::from(random()) | 1
 }

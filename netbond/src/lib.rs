@@ -16,5 +16,6 @@ pub mod lock;
 pub mod netlink;
 pub mod ospf;
 pub mod pins;
+mod random;
 pub mod status;
 pub mod tables;

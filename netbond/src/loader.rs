@@ -27,7 +27,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 17] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -37,6 +37,7 @@ pub const MAPS: [&str; 16] = [
     map::LIMITS,
     map::LIVE,
     map::SAMPLES,
+    map::SECRET,
     map::TICKETS,
     map::PATH_STATS,
     map::BOND_STATS,

@@ -13,6 +13,7 @@ use netbond_common::{
         Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
+    siphash::Key,
 };
 
 use crate::pins::Pins;
@@ -41,6 +42,7 @@ pub struct Tables {
     pub limits: Array<MapData, u64>,
     pub live: Values<Live>,
     pub samples: RingBuf<MapData>,
+    pub secret: Values<Key>,
     pub tickets: CpuValues<Ticket>,
     pub path_stats: CpuValues<PathStats>,
     pub bond_stats: CpuValues<BondStats>,
@@ -67,6 +69,7 @@ impl Tables {
             limits: typed(map::LIMITS, &mut take)?,
             live: typed(map::LIVE, &mut take)?,
             samples: typed(map::SAMPLES, &mut take)?,
+            secret: typed(map::SECRET, &mut take)?,
             tickets: typed(map::TICKETS, &mut take)?,
             path_stats: typed(map::PATH_STATS, &mut take)?,
             bond_stats: typed(map::BOND_STATS, &mut take)?,

@@ -16,6 +16,7 @@ use netbond_common::{
         Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
     },
     names::map,
+    siphash::Key,
 };
 
 /// Longest name the kernel keeps (BPF_OBJ_NAME_LEN less the NUL).
@@ -58,6 +59,7 @@ fn maps_have_the_layouts_of_this_build() {
         (map::LIMITS, (4, 8, MAX_PATHS)),
         (map::LIVE, (4, size_of::<Live>(), MAX_PATHS)),
         (map::SAMPLES, (0, 0, SAMPLES_LEN)),
+        (map::SECRET, (4, size_of::<Key>(), 1)),
         (map::TICKETS, (4, size_of::<Ticket>(), MAX_BONDS)),
         (map::PATH_STATS, (4, size_of::<PathStats>(), MAX_PATHS)),
         (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),

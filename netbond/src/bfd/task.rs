@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::future::pending;
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -31,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use super::packet::{Diagnostic, Packet, Reject, State};
 use super::session::{Actions, Config, Event, Session};
+use crate::random;
 
 /// Source ports of control packets: 49152 to 65535 (RFC 5881, 4).
 const SOURCE_PORTS: (u16, u16) = (49152, 16384);
@@ -762,9 +762,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> io::Result<Self> {
-        let mut seed = [0; 8];
-        File::open("/dev/urandom")?.read_exact(&mut seed)?;
-        Ok(Self(u64::from_ne_bytes(seed)))
+        Ok(Self(u64::from_ne_bytes(random::bytes()?)))
     }
 
     fn next(&mut self) -> u32 {

@@ -151,8 +151,8 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             set.collect()
         }
         map::LIVE => array(&tables.live, live),
-        // A queue, of which a look would take the entries away.
-        map::SAMPLES => Vec::new(),
+        // A queue, of which a look would take the entries away; and what nobody is to know.
+        map::SAMPLES | map::SECRET => Vec::new(),
         map::PROBE_INFO => array(&tables.probe_info, probe_info),
         map::EVENTS => array(&tables.events, event),
         map::TICKETS => per_cpu(
@@ -236,7 +236,7 @@ fn live(live: &Live) -> Value {
     json!({
         "proof_ns": live.proof_ns, "sequence": live.sequence, "answers_seen": live.answers_seen,
         "requests_seen": live.requests_seen, "grants": live.grants,
-        "stranger_grants": live.stranger_grants,
+        "stranger_grant": live.stranger_grant,
     })
 }
 

@@ -82,7 +82,12 @@ fn explain(bond: &Bond, path: &Path, entries: &[Entry], now: SystemTime) -> Vec<
         path.reason
     )];
     let is_change = |entry: &&Entry| entry.kind == Some(EventKind::Changed);
-    if let Some(entry) = entries.iter().rfind(is_change) {
+    // Not where the user's flag is obeyed already and the controller has not told yet.
+    let tells = |entry: &&Entry| {
+        let change = entry.change;
+        change.is_some_and(|change| change.reason.label() == path.reason)
+    };
+    if let Some(entry) = entries.iter().rfind(is_change).filter(tells) {
         sentences.push(format!("What happened then: {}.", entry.text));
         let confirmed = entries.iter().rfind(|later| {
             later.kind == Some(EventKind::Confirmed) && later.sequence > entry.sequence
@@ -161,6 +166,8 @@ fn proof(proof: &Proof) -> String {
 
 /// What probes found of round trips, losses and sizes.
 fn probes(path: &Path) -> Vec<String> {
+    let silent =
+        path.state == PathState::Dead.label() && path.reason == StateReason::Silent.label();
     let Some(probe) = &path.probe else {
         let text = if path.watch == Watch::Probes.label() {
             "None of its probes has been answered yet."
@@ -172,16 +179,23 @@ fn probes(path: &Path) -> Vec<String> {
         return vec![text.to_owned()];
     };
     let percent = |share: f64| share * 100.0;
-    let mut sentences = vec![format!(
-        "Round trip {:.2} ms (least {:.2}, jitter {:.2}); of the last ten seconds' probes {:.1} % were \
-         lost on the way there and {:.1} % on the way back; {} came out of order.",
+    let mut sentences = Vec::new();
+    if silent {
+        sentences.push(format!(
+            "The last {} probes found no answer; before that:",
+            probe.missed
+        ));
+    }
+    sentences.push(format!(
+        "Round trip {:.2} ms (least {:.2}, jitter {:.2}); of ten seconds' probes {:.1} % were lost on \
+         the way there and {:.1} % on the way back; {} came out of order.",
         probe.rtt_ms,
         probe.least_ms,
         probe.jitter_ms,
         percent(probe.loss_there),
         percent(probe.loss_back),
         probe.reordered
-    )];
+    ));
     let bytes = probe.full_size;
     if probe.full_size_result == FullSize::Passes.label() {
         sentences.push(format!(
@@ -234,6 +248,9 @@ fn way_back(path: &Path) -> Option<String> {
             "an OSPF route to {remote} takes the place of this one; or name its protocol in \
              route_protocols, where it is meant to count"
         ),
+        StateReason::Elsewhere if path.in_use => {
+            format!("OSPF reaches {remote} over {device} again")
+        }
         StateReason::Elsewhere => format!(
             "OSPF reaches {remote} over {device} again; or set detour = \"use\" to use it as it is"
         ),
@@ -262,7 +279,12 @@ fn way_back(path: &Path) -> Option<String> {
         }
         StateReason::Bfd => "the BFD session with the peer is up".to_owned(),
     };
-    Some(format!("It comes back when {way}."))
+    let what = if path.in_use {
+        "It is as any other again"
+    } else {
+        "It comes back"
+    };
+    Some(format!("{what} when {way}."))
 }
 
 #[cfg(test)]
@@ -371,6 +393,7 @@ mod tests {
             "Since then, confirming it: neighbour 10.65.1.1 on wg-a-m1 lost.",
             "No packets are sent on it: via-m2 carries them.",
             "is 12s old; it may be 90 ms.",
+            "The last 100 probes found no answer; before that:",
             "50.0 % were lost on the way there",
             "The route to 10.65.0.6 (10.65.0.4/30) is bird's, over wg-a-m1, its own device.",
             "It comes back when several probes in a row are answered.",

@@ -430,7 +430,10 @@ fn policies(bond: &mut Section<'_>, unprobed: bool) -> Result<Policies, Reported
             let line = bond.line_of(key);
             bond.report(
                 line,
-                format_args!("{key} needs probes: give probe_interval another value than 0"),
+                format_args!(
+                    "{key} needs probes: give probe_interval another value than 0, or write {key} = \
+                     \"use\""
+                ),
             );
         }
     }

@@ -522,7 +522,7 @@ const ONE_WRONG_LINE: &str = r#"
 4: slow = "less"¶slow_factor = 1
     5: bond "nb0": slow_factor 1 is out of range: write an integer from 2 to 1000, times the best path's
 4: lossy = "avoid"¶probe_interval = 0
-    4: bond "nb0": lossy needs probes: give probe_interval another value than 0
+    4: bond "nb0": lossy needs probes: give probe_interval another value than 0, or write lossy = "use"
 4: probe_interval = 0¶bfd = "multihop"
     5: bond "nb0": bfd "multihop" does not exist: write "off", "single-hop" or "multi-hop"
 4: probe_interval = 0¶bfd = true

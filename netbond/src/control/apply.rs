@@ -12,7 +12,9 @@ use netbond_common::{
         PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats, Ticket,
         TunnelKey,
     },
-    ipv4, wheel,
+    ipv4,
+    names::StateReason,
+    wheel,
 };
 
 use super::plan::{BondPlan, PathPlan, Standing};
@@ -23,6 +25,7 @@ use crate::{
     loader::{Hook, Programs},
     netlink::{BondDevice, BondSpec, Netlink},
     pins::Pins,
+    random,
     tables::{CpuValues, Raw, Tables, Values, field, text, value},
 };
 
@@ -69,6 +72,11 @@ impl Applier {
         };
         meta.pid = std::process::id();
         tables.meta.set(0, Raw(meta), 0).context("writing META")?;
+        if value(&tables.secret, 0) == Some([0; 2]) {
+            let key = random::bytes::<16>().context("reading /dev/urandom")?;
+            let key = Raw(bytemuck::cast(key));
+            tables.secret.set(0, key, 0).context("writing SECRET")?;
+        }
         let mut tunnels = BTreeMap::new();
         for entry in tables.tunnels.iter() {
             let (Raw(key), path) = entry.context("reading TUNNELS")?;
@@ -294,11 +302,10 @@ impl Applier {
             let about = About::bond(&bond.name);
             self.journal.failed(about, &format!("{error:#}"));
         }
-        let done = if device.created { "made" } else { "taken over" };
-        self.journal.did(
-            About::bond(&bond.name),
-            &format!("bond device {done}, MTU {mtu}"),
-        );
+        if device.created {
+            let text = format!("bond device made, MTU {mtu}");
+            self.journal.did(About::bond(&bond.name), &text);
+        }
         Ok(())
     }
 
@@ -426,6 +433,16 @@ impl Applier {
         self.write_wheel(&plan)?;
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
+            // Taken over from an earlier controller as it was: no news.
+            let as_before = transition.from.is_none() && {
+                let same = |path: &&PathPlan| path.name == transition.path;
+                let planned = plan.paths.iter().find(same);
+                let known = planned.and_then(|path| self.tables.path_info(path.id));
+                known.is_some_and(|info| (info.state, info.reason) == (to as u32, reason as u32))
+            };
+            if as_before {
+                continue;
+            }
             let change = Change {
                 from: transition.from.map(|(state, _)| state),
                 to,
@@ -442,24 +459,24 @@ impl Applier {
                 self.attach_ingress(device.ifindex, &device.name, device.ethernet);
             }
         }
-        let wanted = plan.mtu.unwrap_or(mtu);
-        if wanted != mtu {
+        let mut mtu = mtu;
+        if let Some(wanted) = plan.mtu.filter(|wanted| *wanted != mtu) {
+            let about = About::bond(&plan.name);
             match self.netlink.set_mtu(device, wanted).await {
-                Ok(()) => self.journal.did(
-                    About::bond(&plan.name),
-                    &format!("MTU {wanted}, from the paths' devices"),
-                ),
-                Err(error) => self
-                    .journal
-                    .failed(About::bond(&plan.name), &format!("{error:#}")),
+                Ok(()) => {
+                    mtu = wanted;
+                    let text = format!("MTU {wanted}, from the paths' devices");
+                    self.journal.did(about, &text);
+                }
+                Err(error) => self.journal.failed(about, &format!("{error:#}")),
             }
         }
-        self.write_bond_info(plan.id, &bond, device, wanted, plan.peer_reachable)?;
+        self.write_bond_info(plan.id, &bond, device, mtu, plan.peer_reachable)?;
         for path in &plan.paths {
             self.write_path_info(path)?;
         }
         if let Some(live) = self.live.get_mut(&plan.id) {
-            live.mtu = wanted;
+            live.mtu = mtu;
             live.plan = Some(plan);
         }
         self.prune_ingress()
@@ -536,6 +553,15 @@ impl Applier {
         Ok(())
     }
 
+    /// Of those asked for, the paths whose BFD sessions were down by the last word on them.
+    #[must_use]
+    pub fn failed_by_bfd(&self, paths: impl Iterator<Item = u32>) -> BTreeSet<u32> {
+        let failed = |info: PathInfo| info.reason == StateReason::Bfd as u32;
+        paths
+            .filter(|&id| self.tables.path_info(id).is_some_and(failed))
+            .collect()
+    }
+
     /// The paths that the user took out, of those asked for.
     #[must_use]
     pub fn admin_down(&self, paths: impl Iterator<Item = u32>) -> BTreeSet<u32> {
@@ -573,8 +599,11 @@ impl Applier {
         }
         match self.programs.attach(name, ifindex, hook) {
             Ok(()) => {
-                let text = format!("receiving on device {name}");
-                self.journal.did(About::ALL, &text);
+                // One that was there already is no news.
+                if !self.ingress.contains_key(&ifindex) {
+                    let text = format!("receiving on device {name}");
+                    self.journal.did(About::ALL, &text);
+                }
                 self.ingress.insert(ifindex, (name.to_owned(), hook));
                 self.refused.remove(&ifindex);
             }

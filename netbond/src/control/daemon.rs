@@ -1,8 +1,9 @@
 //! `netbond run`: the tasks around the state machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{apply::Applier, event::Event, liveness, prober::Prober, state::Controller};
 use crate::{
@@ -117,6 +118,7 @@ impl Daemon {
         let mut controller = Controller::default();
         let ids = applier.configure(&config).await?;
         controller.configure(&config, &ids);
+        let failed = applier.failed_by_bfd(controller.path_ids());
         let (sender, events) = mpsc::channel(QUEUE);
         let monitor = Monitor::spawn(
             &MonitorOptions::default(),
@@ -124,7 +126,7 @@ impl Daemon {
             sender.clone(),
         )?;
         let prober = Prober::spawn(&options.pins, sender.clone())?;
-        prober.watch(controller.watched());
+        prober.watch(controller.watched(), failed);
         let mut daemon = Self {
             options,
             controller,
@@ -132,7 +134,7 @@ impl Daemon {
             monitor,
             ospf: None,
             prober,
-            bfd: Bfd::default(),
+            bfd: Bfd::new(),
             sender,
             events,
             admin_down: BTreeSet::new(),
@@ -245,7 +247,11 @@ impl Daemon {
                 self.applier.journal().did(About::ALL, &text);
             }
             Err(error) => {
-                let text = format!("{file} not reloaded, all stays as it was:\n{error:#}");
+                // All of it to the log; the journal has room for the first problem.
+                let problems = format!("{error:#}");
+                error!("{file} not reloaded, all stays as it was:\n{problems}");
+                let first = problems.lines().next().unwrap_or_default();
+                let text = format!("not reloaded, all stays as it was: {first}");
                 self.applier.journal().failed(About::ALL, &text);
             }
         }
@@ -259,8 +265,12 @@ impl Daemon {
             self.applier.apply(outcome).await?;
         }
         self.monitor.set_targets(self.controller.targets());
-        self.prober.watch(self.controller.watched());
-        self.bfd.speak(self.controller.bfd_sessions())?;
+        self.prober
+            .watch(self.controller.watched(), BTreeSet::new());
+        for path in self.bfd.speak(self.controller.bfd_sessions())? {
+            // Until it is up again nothing is known.
+            self.prober.bfd(path, liveness::Bfd::Ended);
+        }
         self.poll_ospf(&config);
         Ok(())
     }
@@ -282,36 +292,48 @@ impl Daemon {
 }
 
 /// The BFD sessions, and what they report.
-#[derive(Default)]
 struct Bfd {
-    sessions: Vec<bfd::SessionConfig>,
-    /// Held: the sessions end when the speaker is dropped.
-    speaker: Option<bfd::Speaker>,
-    reports: Option<mpsc::Receiver<bfd::Report>>,
+    /// One speaker for the sessions of each local address, as they share its port. Held: they end when
+    /// it is dropped.
+    speakers: BTreeMap<IpAddr, (Vec<bfd::SessionConfig>, bfd::Speaker)>,
+    sender: mpsc::Sender<bfd::Report>,
+    reports: mpsc::Receiver<bfd::Report>,
 }
 
 impl Bfd {
-    /// Keeps these sessions; those that run already go on only where none changes.
-    fn speak(&mut self, sessions: Vec<bfd::SessionConfig>) -> Result<()> {
-        if sessions == self.sessions {
-            return Ok(());
+    fn new() -> Self {
+        let (sender, reports) = mpsc::channel(QUEUE);
+        Self {
+            speakers: BTreeMap::new(),
+            sender,
+            reports,
+        }
+    }
+
+    /// Keeps these sessions; those of a local address where none changes go on as they are. Returns
+    /// the ids of those that begin anew.
+    fn speak(&mut self, sessions: Vec<bfd::SessionConfig>) -> Result<Vec<u32>> {
+        let mut wanted: BTreeMap<IpAddr, Vec<bfd::SessionConfig>> = BTreeMap::new();
+        for session in sessions {
+            wanted.entry(session.local).or_default().push(session);
         }
         // The old ones go first: the ports are theirs.
-        *self = Self::default();
-        if !sessions.is_empty() {
-            let (sender, reports) = mpsc::channel(QUEUE);
-            self.speaker = Some(bfd::Speaker::spawn(sessions.clone(), sender)?);
-            self.reports = Some(reports);
+        self.speakers
+            .retain(|local, (sessions, _)| wanted.get(local) == Some(sessions));
+        let mut begun = Vec::new();
+        for (local, sessions) in wanted {
+            if self.speakers.contains_key(&local) {
+                continue;
+            }
+            begun.extend(sessions.iter().map(|session| session.id));
+            let speaker = bfd::Speaker::spawn(sessions.clone(), self.sender.clone())?;
+            self.speakers.insert(local, (sessions, speaker));
         }
-        self.sessions = sessions;
-        Ok(())
+        Ok(begun)
     }
 
     /// The next report; never, where there are no sessions.
     async fn heard(&mut self) -> Option<bfd::Report> {
-        match &mut self.reports {
-            Some(reports) => reports.recv().await,
-            None => std::future::pending().await,
-        }
+        self.reports.recv().await
     }
 }

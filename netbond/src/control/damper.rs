@@ -19,16 +19,6 @@ pub struct Damper {
     until: u64,
     /// When it last came into use; `None` before it first did.
     rose: Option<u64>,
-    /// How it was before the last failure, which may turn out to have been none.
-    before: Option<Record>,
-}
-
-/// What a failure changes.
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    flaps: u32,
-    until: u64,
-    rose: u64,
 }
 
 impl Damper {
@@ -40,7 +30,6 @@ impl Damper {
             flaps: 0,
             until: 0,
             rose: None,
-            before: None,
         }
     }
 
@@ -48,14 +37,11 @@ impl Damper {
     pub fn rose(&mut self, now: u64) {
         self.rose = Some(now);
         self.until = 0;
-        self.before = None;
     }
 
-    /// The last failure was none: all is as it was before.
-    pub fn undo(&mut self) {
-        if let Some(Record { flaps, until, rose }) = self.before.take() {
-            (self.flaps, self.until, self.rose) = (flaps, until, Some(rose));
-        }
+    /// Takes over another setting; what has happened stays.
+    pub fn set(&mut self, hold_down: HoldDown) {
+        self.hold_down = hold_down;
     }
 
     /// The path failed while it was in use. One that had just come is held down, each time for twice
@@ -64,11 +50,6 @@ impl Damper {
         let Some(rose) = self.rose else {
             return;
         };
-        self.before = Some(Record {
-            flaps: self.flaps,
-            until: self.until,
-            rose,
-        });
         if now.saturating_sub(rose) >= STEADY {
             self.flaps = 0;
             self.until = 0;
@@ -147,17 +128,6 @@ mod tests {
         let mut damper = Damper::new(HoldDown::default());
         damper.fell(SECOND);
         assert_eq!(damper.held_until(SECOND), 0);
-    }
-
-    #[test]
-    fn a_failure_that_was_none_leaves_no_trace() {
-        let mut damper = Damper::new(HoldDown::default());
-        damper.rose(SECOND);
-        damper.fell(2 * SECOND);
-        damper.undo();
-        assert_eq!((damper.flaps(), damper.held_until(2 * SECOND)), (0, 0));
-        damper.fell(70 * SECOND);
-        assert_eq!(damper.flaps(), 0, "it has lived since it first rose");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! small ones pass.
 //!
 //! Now and then a probe is as long as the longest packet that the bond sends. One that gets no answer
-//! is repeated at once; several in a row, while nearly all small ones are answered, are an MTU black
+//! is repeated soon; several in a row, while nearly all small ones are answered, are an MTU black
 //! hole. The answer is as long as the request, so both ends find it, whichever way it swallows.
 //! Times are CLOCK_MONOTONIC, ns.
 
@@ -12,6 +12,8 @@ const SECOND: u64 = 1_000_000_000;
 const SELDOM: u64 = 10 * SECOND;
 /// Between two where they do not.
 const OFTEN: u64 = SECOND;
+/// From one that got no answer to the next: long enough that a burst in a queue is over.
+const AGAIN: u64 = SECOND / 2;
 /// Without an answer in a row until it is a black hole. More than small ones have: plain losses must
 /// not look like it.
 const MISSES: u32 = 5;
@@ -57,6 +59,12 @@ impl FullSize {
         self.awaited = Some(now);
     }
 
+    /// It could not be sent after all: that says nothing of the path.
+    pub fn not_sent(&mut self, now: u64) {
+        self.awaited = None;
+        self.next = now + SELDOM;
+    }
+
     /// The path died, or has just come back: the one under way says nothing, the next is due at once.
     pub fn start_over(&mut self) {
         self.awaited = None;
@@ -92,7 +100,7 @@ impl FullSize {
             return;
         };
         self.awaited = None;
-        self.next = if self.black_hole { sent + OFTEN } else { now };
+        self.next = sent + if self.black_hole { OFTEN } else { AGAIN };
         if small_answered <= sent {
             // Nothing passes, large or small.
             return;
@@ -180,7 +188,7 @@ mod tests {
         let (mut path, mut clock) = (sized(), SECOND);
         assert!(run(&mut path, &mut clock, 60_000, || true, true) <= 7);
         assert!(path.passes());
-        assert!(run(&mut path, &mut clock, 11_000, || true, false) >= MISSES);
+        assert!(run(&mut path, &mut clock, 13_000, || true, false) >= MISSES);
         assert!(path.is_black_hole());
         let asked = run(&mut path, &mut clock, 10_000, || true, false);
         assert!((8..=12).contains(&asked), "{asked} in 10 s");
@@ -191,7 +199,7 @@ mod tests {
     #[test]
     fn a_new_path_is_tried_at_once() {
         let (mut path, mut clock) = (sized(), SECOND);
-        run(&mut path, &mut clock, 600, || true, false);
+        run(&mut path, &mut clock, 2_500, || true, false);
         assert!(path.is_black_hole());
     }
 
@@ -212,7 +220,7 @@ mod tests {
     #[test]
     fn another_size_is_tried_at_once() {
         let (mut path, mut clock) = (sized(), SECOND);
-        run(&mut path, &mut clock, 1_000, || true, false);
+        run(&mut path, &mut clock, 3_000, || true, false);
         path.set_bytes(1300);
         assert!(path.is_black_hole(), "until it is known to pass");
         run(&mut path, &mut clock, 1_000, || true, true);

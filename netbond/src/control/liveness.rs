@@ -82,6 +82,10 @@ pub struct Liveness {
     /// Whether probes go unanswered.
     silent: bool,
     silent_since: u64,
+    /// How it stood when they began to, which may turn out to have been nothing.
+    before: Option<Before>,
+    /// Small requests sent, and answered.
+    asked: (u32, u32),
     /// When the last answer came; at first, when probing began.
     answered: u64,
     ever_answered: bool,
@@ -90,6 +94,15 @@ pub struct Liveness {
     /// Answers in a row since it fell silent.
     good: u32,
     next: u64,
+}
+
+/// A path before a silence.
+#[derive(Clone, Debug)]
+struct Before {
+    verdict: Option<Verdict>,
+    damper: Damper,
+    /// The last request that was answered.
+    sequence: u32,
 }
 
 impl Liveness {
@@ -105,12 +118,21 @@ impl Liveness {
             quality: Quality::new(policies),
             silent: false,
             silent_since: now,
+            before: None,
+            asked: (0, 0),
             answered: now,
             ever_answered: false,
             unanswered: 0,
             good: 0,
             next: now,
         }
+    }
+
+    /// Takes over other settings; what is known of the path stays known.
+    pub fn set(&mut self, probing: Probing, hold_down: HoldDown, policies: Policies) {
+        self.probing = probing;
+        self.damper.set(hold_down);
+        self.quality.set(policies);
     }
 
     fn interval(&self) -> u64 {
@@ -167,7 +189,7 @@ impl Liveness {
     /// Notes that a request was sent; `random` spreads the next one by a tenth of the interval either
     /// way. Returns the bytes of one of full size, where that is to be sent as well.
     pub fn sent(&mut self, now: u64, random: u32) -> Option<u32> {
-        self.measure.sent();
+        self.asked.0 = self.asked.0.wrapping_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
         let interval = if self.silent && self.good == 0 {
             // The longer it is dead, the less often it is asked.
@@ -186,10 +208,17 @@ impl Liveness {
         Some(bytes)
     }
 
+    /// The request of full size could not be sent.
+    pub fn full_size_not_sent(&mut self, now: u64) {
+        self.full_size.not_sent(now);
+    }
+
     /// Leaves time out of account in which nothing was sent or heard because we did not run: our own
-    /// absence is no silence of the peer's.
+    /// absence is no silence of the peer's. Not when it was asked often enough all the same.
     pub fn excuse(&mut self, absent: u64) {
-        self.answered += absent;
+        if self.unanswered < 2 * self.probing.misses {
+            self.answered += absent;
+        }
     }
 
     /// Takes in an answer, `full` where it is to a request of full size; returns the verdict where it
@@ -197,33 +226,41 @@ impl Liveness {
     pub fn answer(&mut self, sample: &Sample, full: bool) -> Option<Verdict> {
         let now = sample.at_ns;
         if full {
-            // Losses are counted of small ones: those that are sent regularly.
-            self.measure.sent();
             self.full_size
                 .answered(now, self.probing.recover, self.interval());
+        } else {
+            self.asked.1 = self.asked.1.wrapping_add(1);
         }
         self.measure.answered(sample);
         self.answered = self.answered.max(now);
         self.ever_answered = true;
         self.unanswered = 0;
-        if self.silent {
-            self.good += 1;
-            // Asked at full pace again from now on.
-            self.next = self.next.min(now + self.interval());
-            // Asked before it was thought dead, and answered: late, but never dead (as RFC 3522 finds
-            // that a segment was sent again in vain).
-            let was_alive = now.saturating_sub(sample.rtt_ns) < self.silent_since;
-            if was_alive {
-                self.damper.undo();
-            }
-            if was_alive || self.good >= self.probing.recover {
-                self.silent = false;
-                self.measure.forget_losses();
-                self.quality.start_over();
-                self.full_size.start_over();
-            }
+        if !self.silent {
+            return self.conclude(now);
         }
-        self.conclude(now)
+        self.good += 1;
+        // Asked at full pace again from now on.
+        self.next = self.next.min(now + self.interval());
+        let late = self.before.take_if(|before| {
+            // One of the first that were not answered in time; one of full size may be among them.
+            let after = sample.sequence.wrapping_sub(before.sequence);
+            after <= self.probing.misses + 1 || after > u32::MAX / 2
+        });
+        if late.is_none() && self.good < self.probing.recover {
+            return self.conclude(now);
+        }
+        self.silent = false;
+        self.measure.forget_losses();
+        self.quality.start_over();
+        self.full_size.start_over();
+        let Some(before) = late else {
+            return self.conclude(now);
+        };
+        // Late, but never dead (as RFC 3522 finds that a segment was sent again in vain).
+        self.damper = before.damper;
+        self.verdict = before.verdict;
+        let _ = self.conclude(now);
+        self.verdict.clone()
     }
 
     /// Looks at the clock; returns the verdict where it changed. `best_rtt` is the shortest round trip
@@ -234,11 +271,16 @@ impl Liveness {
         }
         let patience = self.patience();
         self.full_size
-            .tick(now, patience, self.answered, self.measure.counts());
+            .tick(now, patience, self.answered, self.asked);
         let silence = now.saturating_sub(self.answered);
         if self.unanswered >= self.probing.misses && silence > patience {
             if !self.silent {
                 self.silent_since = now;
+                self.before = self.ever_answered.then(|| Before {
+                    verdict: self.verdict.clone(),
+                    damper: self.damper,
+                    sequence: self.measure.last_answered(),
+                });
                 self.damper.stumbled(now);
             }
             self.silent = true;
@@ -310,14 +352,19 @@ pub struct BfdLiveness {
 }
 
 impl BfdLiveness {
-    /// A path whose session has not been up yet.
+    /// A path whose session has not been up yet; `was_down` where an earlier controller saw it fail.
     #[must_use]
-    pub fn new(hold_down: HoldDown) -> Self {
+    pub fn new(hold_down: HoldDown, was_down: bool) -> Self {
         Self {
             verdict: None,
             damper: Damper::new(hold_down),
-            session: None,
+            session: was_down.then(|| Bfd::Down("before the controller started".to_owned())),
         }
+    }
+
+    /// Takes over another setting; what is known of the path stays known.
+    pub fn set(&mut self, hold_down: HoldDown) {
+        self.damper.set(hold_down);
     }
 
     /// The session came up, or went down; returns the verdict where it changed.
@@ -360,6 +407,17 @@ impl BfdLiveness {
     }
 }
 
+/// Whether a path with this verdict carries packets, as far as that is up to it.
+const fn carries(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Alive | Verdict::Short(_) | Verdict::Unwatched => true,
+        Verdict::Dead { .. }
+        | Verdict::HeldDown { .. }
+        | Verdict::Mtu { .. }
+        | Verdict::BfdDown { .. } => false,
+    }
+}
+
 /// From what is wrong to a verdict: a failure counts at once, its end only when the path is not held
 /// down. Returns the verdict where it changed.
 fn conclude(
@@ -368,26 +426,26 @@ fn conclude(
     fault: Option<Verdict>,
     now: u64,
 ) -> Option<Verdict> {
-    let was_in_use = *verdict == Some(Verdict::Alive);
-    let next = match fault {
-        Some(fault) => {
-            if was_in_use {
-                damper.fell(now);
-            }
-            fault
-        }
-        None => match damper.held_until(now) {
-            0 => Verdict::Alive,
+    let carried = verdict.as_ref().is_some_and(carries);
+    let wanted = fault.unwrap_or(Verdict::Alive);
+    let next = if carries(&wanted) {
+        match damper.held_until(now) {
+            0 => wanted,
             until => Verdict::HeldDown {
                 flaps: damper.flaps(),
                 ms: (until - now) / MS,
             },
-        },
+        }
+    } else {
+        if carried {
+            damper.fell(now);
+        }
+        wanted
     };
-    let changed = verdict.as_ref().is_none_or(|before| before.differs(&next));
-    if changed && next == Verdict::Alive {
+    if carries(&next) && !carried {
         damper.rose(now);
     }
+    let changed = verdict.as_ref().is_none_or(|before| before.differs(&next));
     if changed {
         *verdict = Some(next);
     }
@@ -622,6 +680,7 @@ mod tests {
     fn a_path_with_its_moments_is_given_time() {
         let mut bench = Bench::new();
         bench.run(10_000, |_| true);
+        bench.sequence += 1;
         bench.answer(150 * MS, false);
         bench.run(10_000, |_| true);
         assert!(bench.liveness.limit_ns() < 100 * MS);
@@ -637,19 +696,95 @@ mod tests {
     fn a_path_that_was_only_late_comes_back_at_once() {
         let mut bench = Bench::new();
         bench.run(10_000, |_| true);
+        let first = bench.sequence + 1;
         bench.run(200, |_| false);
         assert_eq!(bench.verdicts(), ["alive", "dead"]);
+        let newest = std::mem::replace(&mut bench.sequence, first);
         bench.answer(190 * MS, false);
         assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
         let info = bench.liveness.info(bench.now);
         assert_eq!((info.flaps, info.hold_until_ns), (0, 0));
+        // A real failure soon after: the path has lived since it first rose.
+        bench.sequence = newest;
+        bench.run(60_000, |_| true);
+        bench.run(2_000, |_| false);
+        assert_eq!(bench.liveness.info(bench.now).flaps, 0);
+    }
+
+    /// With long round trips an answer to a request from before the verdict is nothing special: the
+    /// first after a real outage is one.
+    #[test]
+    fn an_outage_on_a_long_path_is_not_undone() {
+        let mut bench = Bench::new();
+        bench.run_with(10_000, 200 * MS, |_| true, true);
+        bench.run_with(500, 200 * MS, |_| false, true);
+        assert_eq!(bench.verdicts(), ["alive", "dead"]);
+        // Sent before the verdict, after the path had healed.
+        bench.answer(200 * MS, false);
+        assert_eq!(bench.verdicts(), ["alive", "dead"]);
+    }
+
+    /// What one silence changed is undone, and no more.
+    #[test]
+    fn a_late_answer_undoes_its_own_silence_alone() {
+        let mut bench = Bench::new();
+        bench.run(10_000, |_| true);
+        bench.run(400, |_| false);
+        bench.run(300, |_| true);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "held"]);
+        let first = bench.sequence + 1;
+        bench.run(200, |_| false);
+        bench.sequence = first;
+        bench.answer(150 * MS, false);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "held", "dead", "held"]);
+        assert_eq!(bench.liveness.info(bench.now).flaps, 1);
+    }
+
+    /// Falling short is no failure: it is not damped, and a failure after it is.
+    #[test]
+    fn a_lossy_path_that_dies_is_held_down() {
+        let mut turn = 0;
+        let third = |_| {
+            turn += 1;
+            turn % 3 != 0
+        };
+        let mut bench = Bench::with(Policies::test(Some(20), None));
+        bench.run(10_000, |_| true);
+        bench.run(5_000, third);
+        assert_eq!(bench.verdicts(), ["alive", "lossy"]);
+        assert_eq!(bench.liveness.info(bench.now).flaps, 0);
+        bench.run(500, |_| false);
+        bench.run(500, |_| true);
+        assert_eq!(bench.verdicts(), ["alive", "lossy", "dead", "held"]);
+        bench.run(2_000, |_| true);
+        assert_eq!(
+            bench.verdicts().last(),
+            Some(&"lossy"),
+            "until it is better"
+        );
+    }
+
+    /// Settings may change at any time; what is known stays known.
+    #[test]
+    fn other_settings_leave_what_is_known() {
+        let mut bench = Bench::new();
+        bench.run(10_000, |_| true);
+        bench.run(400, |_| false);
+        let hold_down = HoldDown {
+            first_s: 5,
+            longest_s: 5,
+        };
+        let policies = Policies::test(Some(20), None);
+        bench.liveness.set(Probing::default(), hold_down, policies);
+        bench.run(400, |_| true);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "held"]);
     }
 
     #[test]
     fn an_mtu_black_hole_is_named_and_left() {
         let mut bench = Bench::new();
         bench.liveness.set_full_size(1396);
-        bench.run_with(2_000, MS, |_| true, false);
+        bench.run_with(3_000, MS, |_| true, false);
         assert_eq!(bench.verdicts(), ["alive", "mtu"]);
         bench.run(20_000, |_| true);
         assert_eq!(bench.verdicts(), ["alive", "mtu", "alive"]);
@@ -687,7 +822,7 @@ mod tests {
 
     #[test]
     fn a_bfd_session_is_damped_as_well() {
-        let mut path = BfdLiveness::new(HoldDown::default());
+        let mut path = BfdLiveness::new(HoldDown::default(), false);
         let down = || Bfd::Down("control detection time expired".to_owned());
         assert_eq!(path.report(SECOND, down()), None, "never was up");
         assert_eq!(path.report(2 * SECOND, Bfd::Up), Some(Verdict::Alive));
@@ -697,6 +832,12 @@ mod tests {
         assert_eq!(name(&held), "held");
         assert_eq!(path.tick(4 * SECOND - MS), None);
         assert_eq!(path.tick(4 * SECOND + MS), Some(Verdict::Alive));
+        let mut known = BfdLiveness::new(HoldDown::default(), true);
+        assert_eq!(
+            name(&known.tick(SECOND).unwrap()),
+            "bfd",
+            "as it was before"
+        );
         let ended = path.report(5 * SECOND, Bfd::Ended);
         assert_eq!(ended, Some(Verdict::Unwatched));
         assert_eq!(path.report(6 * SECOND, Bfd::Up), Some(Verdict::Alive));

@@ -5,9 +5,10 @@
 //! says when, and draws the conclusions. What BFD sessions say of other paths comes here too, to be
 //! damped in the same way.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
@@ -36,15 +37,17 @@ use super::{
 use crate::{
     config::{HoldDown, Policies, Probing},
     pins::Pins,
-    tables::{Raw, Tables},
+    tables::{Raw, Tables, value},
 };
 
 /// The longest nap: an answer waits no longer to be seen.
 const NAP: Duration = Duration::from_millis(10);
 /// The shortest: probes due within it go together.
 const LEAST_NAP: Duration = Duration::from_millis(1);
-/// A nap that took longer than this, ns, was the machine's doing.
+/// A nap that took longer than it should by this, ns, was the machine's doing.
 const ABSENCE: u64 = 30_000_000;
+/// Between two searches for bond devices that are gone or down, ns.
+const LOOK: u64 = 500_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
 /// Bytes of an Ethernet header.
@@ -63,9 +66,20 @@ pub struct Watched {
     pub path: u32,
     /// Name of the bond device.
     pub bond: String,
+    /// What the path is: where that changes, nothing that is known of it holds.
+    pub identity: Identity,
     pub how: How,
     pub hold_down: HoldDown,
     pub policies: Policies,
+}
+
+/// What makes a path that path and no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    pub device: Option<String>,
 }
 
 /// How a path's liveness is found out.
@@ -78,8 +92,14 @@ pub enum How {
 
 /// What the thread is told.
 enum Order {
-    Watch(Vec<Watched>),
-    Bfd { path: u32, session: Bfd },
+    Watch {
+        paths: Vec<Watched>,
+        failed: BTreeSet<u32>,
+    },
+    Bfd {
+        path: u32,
+        session: Bfd,
+    },
 }
 
 /// The running thread; it ends when this is dropped.
@@ -108,6 +128,7 @@ impl Prober {
             frames,
             paths: BTreeMap::new(),
             bonds: HashMap::new(),
+            looked: 0,
             best_rtt: HashMap::new(),
             events,
             unsaid: VecDeque::new(),
@@ -126,9 +147,10 @@ impl Prober {
         })
     }
 
-    /// Replaces the paths that are watched; those that stay keep what is known of them.
-    pub fn watch(&self, paths: Vec<Watched>) {
-        self.order(Order::Watch(paths));
+    /// Replaces the paths that are watched; those that stay keep what is known of them. `failed` are
+    /// those whose BFD sessions an earlier controller saw fail.
+    pub fn watch(&self, paths: Vec<Watched>, failed: BTreeSet<u32>) {
+        self.order(Order::Watch { paths, failed });
     }
 
     /// A path's BFD session came up, or went down.
@@ -167,6 +189,8 @@ struct Target {
     life: Life,
     /// As the data plane knows it, ns.
     limit: u64,
+    /// When it began to be watched.
+    since: u64,
 }
 
 enum Life {
@@ -175,20 +199,35 @@ enum Life {
 }
 
 impl Target {
-    fn new(watched: Watched, now: u64) -> Self {
+    fn new(watched: Watched, failed: bool, now: u64) -> Self {
         let hold_down = watched.hold_down;
         let life = match watched.how {
             How::Probes(probing) => {
                 let liveness = Liveness::new(probing, hold_down, watched.policies, now);
                 Life::Probed(Box::new(liveness))
             }
-            How::Bfd => Life::Bfd(BfdLiveness::new(hold_down)),
+            How::Bfd => Life::Bfd(BfdLiveness::new(hold_down, failed)),
         };
         Self {
             watched,
             life,
             limit: 0,
+            since: now,
         }
+    }
+
+    /// The same path with other settings; `None` where it is another, or watched in another way.
+    fn with(mut self, watched: &Watched) -> Option<Self> {
+        let same = self.watched.bond == watched.bond && self.watched.identity == watched.identity;
+        match (&mut self.life, watched.how) {
+            (Life::Probed(liveness), How::Probes(probing)) if same => {
+                liveness.set(probing, watched.hold_down, watched.policies);
+            }
+            (Life::Bfd(liveness), How::Bfd) if same => liveness.set(watched.hold_down),
+            (Life::Probed(_) | Life::Bfd(_), How::Probes(_) | How::Bfd) => return None,
+        }
+        self.watched = watched.clone();
+        Some(self)
     }
 
     fn probed(&mut self) -> Option<&mut Liveness> {
@@ -219,6 +258,8 @@ struct Worker {
     paths: BTreeMap<u32, Target>,
     /// Where frames into a bond go.
     bonds: HashMap<String, LinkAddr>,
+    /// When that was found out.
+    looked: u64,
     /// The shortest round trip among the paths of a bond, ns, by bond id.
     best_rtt: HashMap<u32, u64>,
     events: tokio::sync::mpsc::Sender<Event>,
@@ -230,16 +271,18 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self, orders: &Receiver<Order>) {
-        let mut slept = monotonic();
+        let (mut slept, mut nap) = (monotonic(), Duration::ZERO);
         loop {
-            match orders.try_recv() {
-                Ok(Order::Watch(paths)) => self.take_over(paths),
-                Ok(Order::Bfd { path, session }) => self.hear_bfd(path, session),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => return,
+            loop {
+                match orders.try_recv() {
+                    Ok(Order::Watch { paths, failed }) => self.take_over(paths, &failed),
+                    Ok(Order::Bfd { path, session }) => self.hear_bfd(path, session),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
             }
             let woke = monotonic();
-            let absent = woke.saturating_sub(slept);
+            let absent = woke.saturating_sub(slept + nap.as_nanos() as u64);
             if absent > ABSENCE {
                 self.paths
                     .values_mut()
@@ -254,9 +297,10 @@ impl Worker {
                 self.told = now;
                 self.tell(now);
             }
-            let nap = next.map_or(NAP, |next| Duration::from_nanos(next.saturating_sub(now)));
+            nap = next.map_or(NAP, |next| Duration::from_nanos(next.saturating_sub(now)));
+            nap = nap.clamp(LEAST_NAP, NAP);
             slept = monotonic();
-            thread::sleep(nap.clamp(LEAST_NAP, NAP));
+            thread::sleep(nap);
         }
     }
 
@@ -279,37 +323,40 @@ impl Worker {
         }
     }
 
-    fn take_over(&mut self, paths: Vec<Watched>) {
+    fn take_over(&mut self, paths: Vec<Watched>, failed: &BTreeSet<u32>) {
         let now = monotonic();
         let mut before = std::mem::take(&mut self.paths);
         for watched in paths {
-            let kept = before
-                .remove(&watched.path)
-                .filter(|target| target.watched == watched);
-            let target = kept.unwrap_or_else(|| Target::new(watched, now));
-            self.paths.insert(target.watched.path, target);
+            let path = watched.path;
+            let kept = before.remove(&path).and_then(|kept| kept.with(&watched));
+            let target = kept.unwrap_or_else(|| Target::new(watched, failed.contains(&path), now));
+            self.paths.insert(path, target);
         }
         // Also of a controller before this one.
         for path in 0..self.tables.limits.len() {
-            let probed = matches!(
-                self.paths.get(&path),
-                Some(target) if matches!(target.watched.how, How::Probes(_))
-            );
+            let how = self.paths.get(&path).map(|target| target.watched.how);
             let limited = matches!(self.tables.limits.get(&path, 0), Ok(limit) if limit != 0);
-            if limited && !probed {
+            if limited && !matches!(how, Some(How::Probes(_))) {
                 let _ = self.tables.limits.set(path, 0, 0);
-                let _ = self
-                    .tables
-                    .probe_info
-                    .set(path, Raw(ProbeInfo::zeroed()), 0);
+            }
+            let told = value(&self.tables.probe_info, path);
+            if how.is_none() && told.is_some_and(|info| info != ProbeInfo::zeroed()) {
+                let none = Raw(ProbeInfo::zeroed());
+                let _ = self.tables.probe_info.set(path, none, 0);
             }
         }
+        self.unsaid.retain(|(path, _)| {
+            self.paths
+                .get(path)
+                .is_some_and(|target| target.since < now)
+        });
         self.find_bonds();
         self.told = 0;
     }
 
     /// Bond devices may be made anew: their index changes.
     fn find_bonds(&mut self) {
+        self.looked = monotonic();
         self.bonds.clear();
         for interface in getifaddrs().into_iter().flatten() {
             if let Some(address) = interface.address.as_ref().and_then(|a| a.as_link_addr()) {
@@ -334,7 +381,9 @@ impl Worker {
             };
             let target = self.paths.get_mut(&sample.path);
             let full = sample.len as usize > SMALL;
+            // What an earlier controller asked, or an earlier path of this id, says nothing.
             let verdict = target
+                .filter(|target| sample.at_ns.saturating_sub(sample.rtt_ns) >= target.since)
                 .and_then(Target::probed)
                 .and_then(|liveness| liveness.answer(&sample, full));
             self.unsaid
@@ -356,8 +405,12 @@ impl Worker {
                     self.random ^= self.random << 17;
                     let full = liveness.sent(now, self.random as u32);
                     let bond = self.bonds.get(&target.watched.bond);
-                    for bytes in [Some(probe::LEN as u32), full].into_iter().flatten() {
-                        lost |= !ask(&self.frames, bond, path, bytes as usize);
+                    let sent = ask(&self.frames, bond, path, probe::LEN);
+                    lost |= matches!(sent, Err(Errno::ENXIO | Errno::ENODEV | Errno::ENETDOWN));
+                    if let Some(bytes) = full
+                        && ask(&self.frames, bond, path, bytes as usize).is_err()
+                    {
+                        liveness.full_size_not_sent(now);
                     }
                 }
                 let due = liveness.next();
@@ -372,7 +425,7 @@ impl Worker {
             let verdict = target.tick(now, best_rtt);
             self.unsaid.extend(verdict.map(|verdict| (path, verdict)));
         }
-        if lost {
+        if lost && now >= self.looked + LOOK {
             self.find_bonds();
         }
         next
@@ -397,20 +450,17 @@ impl Worker {
     }
 }
 
-/// Has the program send a probe of `bytes`; whether the bond's device is there.
-fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: usize) -> bool {
-    let Some(bond) = bond else {
-        return false;
-    };
+/// Has the program send a probe of `bytes`.
+fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: usize) -> nix::Result<()> {
     static ZEROS: [u8; MAX_PROBE] = [0; MAX_PROBE];
+    let bond = bond.ok_or(Errno::ENODEV)?;
     let mut start = [0; HEADER + 1];
     start[12] = 0x08;
     start[HEADER] = probe::TRIGGER | (path % MAX_BOND_PATHS) as u8;
     let rest = &ZEROS[..bytes.clamp(probe::LEN, MAX_PROBE) - 1];
     let parts = [IoSlice::new(&start), IoSlice::new(rest)];
     let flags = MsgFlags::MSG_DONTWAIT;
-    let sent = sendmsg(frames.as_raw_fd(), &parts, &[], flags, Some(bond));
-    !matches!(sent, Err(Errno::ENXIO | Errno::ENODEV | Errno::ENETDOWN))
+    sendmsg(frames.as_raw_fd(), &parts, &[], flags, Some(bond)).map(|_| ())
 }
 
 /// CLOCK_MONOTONIC, ns: the clock of the programs.

@@ -81,6 +81,21 @@ impl Quality {
         }
     }
 
+    /// Takes over other policies; where one is gone, so is its complaint.
+    pub fn set(&mut self, policies: Policies) {
+        self.policies = policies;
+        if policies.lossy.is_none() {
+            self.loss = Gate::default();
+        }
+        if policies.slow.is_none() {
+            self.rtt = Gate::default();
+        }
+        self.shortcoming = self.shortcoming.take().filter(|short| match short {
+            Shortcoming::Lossy { .. } => policies.lossy.is_some(),
+            Shortcoming::Slow { .. } => policies.slow.is_some(),
+        });
+    }
+
     /// The path was dead: its losses and delays of before say nothing.
     pub fn start_over(&mut self) {
         self.loss.seconds = 0;
@@ -95,7 +110,7 @@ impl Quality {
 
     /// Judges, once a second. `best_rtt` is the shortest round trip of the bond's paths, ns.
     pub fn judge(&mut self, measure: &Measure, best_rtt: Option<u64>) {
-        self.shortcoming = None;
+        let former = self.shortcoming.take();
         if let Some(slow) = &self.policies.slow {
             let relative = slow.factor.zip(best_rtt).map(|(factor, best)| {
                 let limit = best.saturating_mul(u64::from(factor));
@@ -112,19 +127,25 @@ impl Quality {
                 }
             }
         }
-        if let Some(lossy) = &self.policies.lossy
-            && let Some(loss) = measure.recent_loss(NOTICE)
-        {
-            // The window is as long as the notice: once is enough.
-            let limit = u64::from(lossy.above_percent) * 10_000;
-            self.loss.pass(u64::from(loss.worst()), limit, 1);
-            if self.loss.short {
-                let percent = |millionths: u32| (millionths + 5_000) / 10_000;
-                self.shortcoming = Some(Shortcoming::Lossy {
-                    there: percent(loss.there),
-                    back: percent(loss.back),
-                });
-            }
+        let Some(lossy) = &self.policies.lossy else {
+            return;
+        };
+        let Some(loss) = measure.recent_loss(NOTICE) else {
+            // It was dead meanwhile, and has not shown yet that it is better.
+            self.shortcoming = former
+                .filter(|_| self.loss.short)
+                .or(self.shortcoming.take());
+            return;
+        };
+        // The window is as long as the notice: once is enough.
+        let limit = u64::from(lossy.above_percent) * 10_000;
+        self.loss.pass(u64::from(loss.worst()), limit, 1);
+        if self.loss.short {
+            let percent = |millionths: u32| (millionths + 5_000) / 10_000;
+            self.shortcoming = Some(Shortcoming::Lossy {
+                there: percent(loss.there),
+                back: percent(loss.back),
+            });
         }
     }
 }

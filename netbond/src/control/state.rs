@@ -9,7 +9,7 @@ use netbond_common::names::{PathState, StateReason};
 use super::event::{Event, OspfInterface, Route};
 use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, PathPlan, World};
-use super::prober::{How, Watched};
+use super::prober::{How, Identity, Watched};
 use super::quality::Shortcoming;
 use crate::{bfd::SessionConfig, config};
 
@@ -96,6 +96,7 @@ impl Controller {
     /// Takes over a configuration: `ids` are those of its bonds, in its order. What is known of the
     /// system stays known.
     pub fn configure(&mut self, config: &config::Config, ids: &[Ids]) -> Vec<Outcome> {
+        let watched_before = self.watched();
         let before = std::mem::take(&mut self.members);
         self.route_protocols.clone_from(&config.route_protocols);
         self.members = config
@@ -131,12 +132,19 @@ impl Controller {
         self.world
             .routes
             .retain(|target, _| by_target.contains_key(target));
-        let watched: BTreeSet<u32> = self
-            .watched()
-            .into_iter()
-            .map(|watched| watched.path)
-            .collect();
-        self.world.liveness.retain(|path, _| watched.contains(path));
+        // What is known of a path holds for that path, watched in that way.
+        let by_id = |watched: Vec<Watched>| -> BTreeMap<u32, _> {
+            let what = |watched: Watched| {
+                let how = std::mem::discriminant(&watched.how);
+                (watched.path, (watched.bond, watched.identity, how))
+            };
+            watched.into_iter().map(what).collect()
+        };
+        let (watched_before, watched) = (by_id(watched_before), by_id(self.watched()));
+        self.world.liveness.retain(|id, _| {
+            let now = watched.get(id);
+            now.is_some() && now == watched_before.get(id)
+        });
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
@@ -159,9 +167,16 @@ impl Controller {
             let Some(how) = probes.or(bond.bfd.map(|_| How::Bfd)) else {
                 continue;
             };
-            watched.extend(member.paths.iter().map(|&(path, _)| Watched {
-                path,
+            let paths = bond.paths.iter().zip(&member.paths);
+            watched.extend(paths.map(|(path, &(id, _))| Watched {
+                path: id,
                 bond: bond.name.clone(),
+                identity: Identity {
+                    name: path.name.clone(),
+                    local: path.local,
+                    remote: path.remote,
+                    device: path.device.clone(),
+                },
                 how,
                 hold_down: bond.hold_down,
                 policies: bond.policies,
@@ -229,7 +244,7 @@ impl Controller {
 
     /// Index of the bond that a path belongs to.
     fn bond_of(&self, path: u32) -> Vec<usize> {
-        let has = |member: &Member| member.paths.iter().any(|(id, _)| *id == path);
+        let has = |member: &Member| member.has(path);
         self.members.iter().position(has).into_iter().collect()
     }
 
@@ -341,12 +356,24 @@ impl Controller {
                 let before = std::mem::replace(&mut world.ospf, interfaces.clone());
                 ospf_news(&before, interfaces)
             }
+            // Said of a path that is gone.
+            Event::Liveness { path, .. }
+                if !self.members.iter().any(|member| member.has(*path)) =>
+            {
+                Vec::new()
+            }
             Event::Liveness { path, verdict } => {
                 let before = world.liveness.insert(*path, verdict.clone());
                 if before.as_ref() == Some(verdict) {
                     return Vec::new();
                 }
-                let bad = !matches!(verdict, Verdict::Alive | Verdict::Unwatched);
+                let bad = match verdict {
+                    Verdict::Alive | Verdict::Unwatched | Verdict::HeldDown { .. } => false,
+                    Verdict::Dead { .. }
+                    | Verdict::Mtu { .. }
+                    | Verdict::Short(_)
+                    | Verdict::BfdDown { .. } => true,
+                };
                 let by_bfd = self.bond_of(*path).iter().any(|&index| {
                     let bond = &self.members[index].config;
                     bond.bfd.is_some()
