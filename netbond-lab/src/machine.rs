@@ -1,6 +1,7 @@
-//! What figures depend on, and what a process costs.
+//! What figures depend on, what a process costs, and where figures are kept.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
@@ -35,6 +36,18 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
+}
+
+/// Writes figures to a file, if one is given; the JSON.
+pub fn save(figures: &impl Serialize, path: Option<&Path>) -> Result<String> {
+    let json = serde_json::to_string(figures)?;
+    if let Some(path) = path {
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(path, format!("{json}\n")))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(json)
 }
 
 /// How the time of all cores was spent so far, in clock ticks.

@@ -4,14 +4,14 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use netbond_lab::failover::{self, Failure, System};
-use netbond_lab::{Lab, Life, Options, Topology, WireGuard, calm, cost, enter, run};
+use netbond_lab::{Lab, Life, Options, Topology, WireGuard, calm, cost, enter, machine, run};
 use serde::Serialize;
 
 /// A laboratory for netbond: the reference topology in network namespaces.
@@ -181,7 +181,7 @@ struct Output {
 
 impl Output {
     fn put(&self, report: &(impl Serialize + Display)) -> Result<()> {
-        let json = save(report, self.save.as_deref())?;
+        let json = machine::save(report, self.save.as_deref())?;
         if self.json {
             println!("{json}");
         } else {
@@ -189,18 +189,6 @@ impl Output {
         }
         Ok(())
     }
-}
-
-/// Writes a report to a file, if one is given; the JSON.
-fn save(report: &impl Serialize, path: Option<&Path>) -> Result<String> {
-    let json = serde_json::to_string(report)?;
-    if let Some(path) = path {
-        path.parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .and_then(|()| std::fs::write(path, format!("{json}\n")))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(json)
 }
 
 fn main() -> ExitCode {
@@ -314,7 +302,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             let report = calm::run(&name, Duration::from_secs(60 * minutes))?;
             // The summary is for people, who see both; the line is for programs.
             eprint!("{report}");
-            println!("{}", save(&report, file.as_deref())?);
+            println!("{}", machine::save(&report, file.as_deref())?);
             if !report.is_calm() {
                 return Ok(ExitCode::FAILURE);
             }

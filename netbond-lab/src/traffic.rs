@@ -51,24 +51,9 @@ impl Ping {
     /// Stops sending and returns what happened to every request. Those sent in the last 0.5 s are
     /// left out: they may still have been under way.
     pub fn stop(self) -> Result<PingLog> {
-        self.finish(SystemTime::now() - LATE)
-    }
-
-    /// Waits until whatever was sent before `end` has been answered or is late, stops sending, and
-    /// returns what happened to every request until `end`.
-    pub fn stop_after(self, end: SystemTime) -> Result<PingLog> {
-        wait_for("late answers", GRACE, || {
-            Ok((SystemTime::now() >= end + LATE).then_some(()))
-        })?;
-        self.finish(end)
-    }
-
-    fn finish(self, end: SystemTime) -> Result<PingLog> {
+        let end = SystemTime::now() - LATE;
         self.running.signal(Signal::SIGKILL)?;
-        let text = self.running.finish(GRACE)?.1;
-        let log = PingLog::parse(&text, end);
-        ensure!(!log.requests.is_empty(), "no echo request was sent in time");
-        Ok(log)
+        PingLog::read(&self.running.finish(GRACE)?.1, end)
     }
 }
 
@@ -109,9 +94,7 @@ impl Numbered {
             program.signal(Signal::SIGKILL)?;
             text += &program.finish(GRACE)?.1;
         }
-        let log = PingLog::parse(&text, end);
-        ensure!(!log.requests.is_empty(), "no packet was sent in time");
-        Ok(log)
+        PingLog::read(&text, end)
     }
 }
 
@@ -143,7 +126,13 @@ struct Request {
 }
 
 impl PingLog {
-    /// Reads what the sender printed, up to requests sent at `end`.
+    /// What the programs printed, up to packets sent at `end`; there must be one.
+    fn read(text: &str, end: SystemTime) -> Result<Self> {
+        let log = Self::parse(text, end);
+        ensure!(!log.requests.is_empty(), "no packet was sent in time");
+        Ok(log)
+    }
+
     fn parse(text: &str, end: SystemTime) -> Self {
         let mut requests = Vec::new();
         let (mut arrivals, mut answers) = (BTreeSet::new(), BTreeSet::new());

@@ -10,39 +10,26 @@ mod common;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use common::{B, SOON, path, wait_state};
+use common::{B, SOON, path, wait_reason, wait_state};
+use netbond_lab::daemon::Event;
 use netbond_lab::topology::{LinkEnd, LinkSpec, RouterSpec};
 use netbond_lab::{Impairment, Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
 
-/// What `netbond events --json` tells of a path.
-fn events(router: &Router, path: &str) -> Vec<Value> {
-    let text = router
-        .run(&["netbond", "events", "--json", "--path", path])
-        .unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    lines
-        .filter(|event: &Value| event["path"] == path)
-        .collect()
+/// What the journal tells of a path.
+fn events(router: &Router, path: &str) -> Vec<Event> {
+    let mut events = router.netbond_events().unwrap();
+    events.retain(|event| event.path.as_deref() == Some(path));
+    events
 }
 
 /// How often a path came into a state.
 fn entered(router: &Router, name: &str, state: &str) -> usize {
+    let is = |which: &Option<String>| which.as_deref() == Some(state);
     events(router, name)
         .iter()
-        .filter(|event| event["kind"] == "changed" && event["to"] == state)
-        .filter(|event| event["from"] != state)
+        .filter(|event| event.kind == "changed" && is(&event.to) && !is(&event.from))
         .count()
-}
-
-fn wait_reason(router: &Router, name: &str, reason: &str) -> Value {
-    let what = format!("{name}: {reason} in {}", router.name());
-    wait_for(&what, SOON, || {
-        let path = path(router, name);
-        anyhow::ensure!(path["reason"] == reason, "it is {path}");
-        Ok(Some(path))
-    })
-    .unwrap()
 }
 
 /// Small packets pass, large ones vanish without a word: found by both ends, and named.
@@ -187,18 +174,9 @@ fn a_path_that_ospf_leads_round_a_failure_revives_as_a_detour() {
         let path = wait_state(router, "via-m1", "detour");
         assert_eq!(path["proof"]["fresh"], true, "{path}");
     }
-    let story: Vec<Value> = events(a, "via-m1")
-        .into_iter()
-        .filter(|event| event["kind"] == "changed")
-        .collect();
-    let causes: Vec<&str> = story
-        .iter()
-        .filter_map(|event| event["text"].as_str())
-        .collect();
-    assert!(
-        causes.iter().any(|cause| cause.ends_with(" missed")),
-        "{causes:?}"
-    );
+    let story = events(a, "via-m1");
+    let missed = |event: &Event| event.kind == "changed" && event.text.ends_with(" missed");
+    assert!(story.iter().any(missed), "{story:#?}");
     lab.heal("M1", "N1").unwrap();
     lab.heal("N1", "M1").unwrap();
     for router in [a, b] {
@@ -232,7 +210,7 @@ fn bfd_with_a_peer_that_is_no_netbond() {
     bird.args(["-f", "-c", "/run/bfd.conf", "-s", "/run/bfd.ctl"]);
     let mut bird = bird.spawn().unwrap();
 
-    let up = |event: &Value| event["text"] == "bfd: session up";
+    let up = |event: &Event| event.text == "bfd: session up";
     wait_for("the sessions", SOON, || {
         let both = ["via-m1", "via-m2"].map(|path| events(a, path).iter().any(up));
         Ok((both == [true; 2]).then_some(()))
@@ -277,15 +255,18 @@ fn the_journal_outlives_the_controller() {
     // OSPF sees it as well, some time later.
     let confirmed = wait_for("another sign of it", SOON, || {
         let events = events(a, "via-m1");
-        let confirmed = events.iter().find(|event| event["kind"] == "confirmed");
-        Ok(confirmed.cloned())
+        Ok(events.into_iter().find(|event| event.kind == "confirmed"))
     })
     .unwrap();
     let before = events(a, "via-m1");
-    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
-    let text = confirmed["text"].as_str().unwrap();
+    let of_the_other = a.run(&["netbond", "events", "--path", "via-m2"]).unwrap();
     assert!(
-        why.contains("Since then, confirming it: ") && !text.is_empty(),
+        of_the_other.contains("via-m2: ") && !of_the_other.contains("via-m1: "),
+        "{of_the_other}"
+    );
+    let why = a.run(&["netbond", "why", "via-m1"]).unwrap();
+    assert!(
+        why.contains("Since then, confirming it: ") && !confirmed.text.is_empty(),
         "{why}"
     );
 
@@ -299,9 +280,8 @@ fn the_journal_outlives_the_controller() {
     wait_state(a, "via-m1", "up");
     let after = events(a, "via-m1");
     assert_eq!(after[..before.len()], before);
-    let sequences: Vec<u64> = after
-        .iter()
-        .filter_map(|event| event["sequence"].as_u64())
-        .collect();
-    assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+    assert!(
+        after.is_sorted_by(|a, b| a.sequence < b.sequence),
+        "{after:#?}"
+    );
 }

@@ -5,17 +5,17 @@ mod case;
 mod measure;
 mod report;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum as _;
 
 pub use case::{Failure, System};
 pub use report::{Report, Row, Spread};
 
 use crate::lab::Lab;
+use crate::machine::save;
 use crate::wait::check_interrupt;
 use report::name;
 
@@ -90,9 +90,7 @@ pub fn run(options: &Options) -> Result<(Report, Vec<anyhow::Error>)> {
                     lab = None;
                 }
             }
-            if let Some(path) = &options.save {
-                save(&report, path)?;
-            }
+            save(&report, options.save.as_deref())?;
         }
     }
     Ok((report, problems))
@@ -162,15 +160,6 @@ fn case(
         }
     }
     Ok(Row::new(system, failure, &samples, discarded, &shares))
-}
-
-fn save(report: &Report, path: &Path) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-    }
-    let text = serde_json::to_string_pretty(report)? + "\n";
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Lets time pass while traffic runs.

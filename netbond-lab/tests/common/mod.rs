@@ -41,10 +41,19 @@ pub(crate) fn changed(path: &Value) -> SystemTime {
 
 /// Waits for a path to come into a state.
 pub(crate) fn wait_state(router: &Router, name: &str, state: &str) -> Value {
-    let what = format!("{name} {state} in {}", router.name());
+    wait_path(router, name, "state", state)
+}
+
+/// Waits for a path to be as it is for a reason.
+pub(crate) fn wait_reason(router: &Router, name: &str, reason: &str) -> Value {
+    wait_path(router, name, "reason", reason)
+}
+
+fn wait_path(router: &Router, name: &str, key: &str, value: &str) -> Value {
+    let what = format!("{name}: {key} {value} in {}", router.name());
     wait_for(&what, SOON, || {
         let path = path(router, name);
-        anyhow::ensure!(path["state"] == state, "it is {path}");
+        anyhow::ensure!(path[key] == value, "it is {path}");
         Ok(Some(path))
     })
     .unwrap()

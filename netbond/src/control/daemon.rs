@@ -332,7 +332,7 @@ impl Bfd {
         Ok(begun)
     }
 
-    /// The next report; never, where there are no sessions.
+    /// The next report. Never `None`: a sender is kept.
     async fn heard(&mut self) -> Option<bfd::Report> {
         self.reports.recv().await
     }

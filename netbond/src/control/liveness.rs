@@ -44,7 +44,7 @@ pub enum Verdict {
     Short(Shortcoming),
     /// The BFD session with the peer went down, for this reason.
     BfdDown { diagnostic: String },
-    /// The peer ended the BFD session on purpose: nothing is known any more.
+    /// The BFD session was ended on purpose, by the peer or by a reload: nothing is known any more.
     Unwatched,
 }
 
@@ -54,7 +54,7 @@ pub enum Bfd {
     Up,
     /// It failed, for this reason.
     Down(String),
-    /// The peer ended it: no failure (RFC 5882, 3.2).
+    /// It was ended on purpose: no failure (RFC 5882, 3.2).
     Ended,
 }
 
@@ -139,13 +139,17 @@ impl Liveness {
         u64::from(self.probing.interval_ms) * MS
     }
 
-    /// How old a proof of life may be: the missed probes' intervals, and what round trips exceed one
-    /// interval by (as RFC 6298 measures them), so that a full queue is not taken for a dead path.
+    /// The missed probes' intervals, and what a round trip exceeds one interval by.
+    fn time_for(&self, round_trip: u64) -> u64 {
+        let margin = round_trip.saturating_sub(self.interval());
+        u64::from(self.probing.misses) * self.interval() + margin.min(MOST_MARGIN)
+    }
+
+    /// How old a proof of life may be: time for a round trip as RFC 6298 expects it, so that a full
+    /// queue is not taken for a dead path.
     #[must_use]
     pub fn limit_ns(&self) -> u64 {
-        let expected = self.measure.rtt + 4 * self.measure.deviation;
-        let margin = expected.saturating_sub(self.interval()).min(MOST_MARGIN);
-        u64::from(self.probing.misses) * self.interval() + margin
+        self.time_for(self.measure.rtt + 4 * self.measure.deviation)
     }
 
     /// How long without an answer a path may be before it is thought dead: the limit, or longer where
@@ -153,9 +157,7 @@ impl Liveness {
     /// plane passes the path over, which costs nothing when it lives; a verdict would take it out for
     /// longer.
     fn patience(&self) -> u64 {
-        let late = self.measure.peak.saturating_sub(self.interval());
-        let base = u64::from(self.probing.misses) * self.interval();
-        let patience = self.limit_ns().max(base + late.min(MOST_MARGIN));
+        let patience = self.limit_ns().max(self.time_for(self.measure.peak));
         if self.ever_answered {
             patience
         } else {
@@ -445,11 +447,14 @@ fn conclude(
     if carries(&next) && !carried {
         damper.rose(now);
     }
-    let changed = verdict.as_ref().is_none_or(|before| before.differs(&next));
-    if changed {
-        *verdict = Some(next);
+    if verdict
+        .as_ref()
+        .is_some_and(|before| !before.differs(&next))
+    {
+        return None;
     }
-    verdict.clone().filter(|_| changed)
+    *verdict = Some(next.clone());
+    Some(next)
 }
 
 #[cfg(test)]

@@ -180,11 +180,6 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Whether a path is one of this bond's.
-    pub(super) fn has(&self, path: u32) -> bool {
-        self.paths.iter().any(|(id, _)| *id == path)
-    }
-
     /// Addresses whose routes must be known before anything can be said of this bond.
     pub(super) fn targets(&self) -> impl Iterator<Item = IpAddr> {
         let remotes = self.config.paths.iter().map(|path| path.remote);

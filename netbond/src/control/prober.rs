@@ -134,6 +134,7 @@ impl Prober {
             unsaid: VecDeque::new(),
             random: RandomState::new().build_hasher().finish() | 1,
             told: 0,
+            began: false,
         };
         let thread = thread::Builder::new()
             .name("prober".to_owned())
@@ -267,6 +268,8 @@ struct Worker {
     unsaid: VecDeque<(u32, Verdict)>,
     random: u64,
     told: u64,
+    /// Whether it was told what to watch.
+    began: bool,
 }
 
 impl Worker {
@@ -326,24 +329,20 @@ impl Worker {
     fn take_over(&mut self, paths: Vec<Watched>, failed: &BTreeSet<u32>) {
         let now = monotonic();
         let mut before = std::mem::take(&mut self.paths);
+        // At first also those of a controller before this one.
+        let stale: Vec<u32> = if std::mem::replace(&mut self.began, true) {
+            before.keys().copied().collect()
+        } else {
+            (0..self.tables.limits.len()).collect()
+        };
         for watched in paths {
             let path = watched.path;
             let kept = before.remove(&path).and_then(|kept| kept.with(&watched));
             let target = kept.unwrap_or_else(|| Target::new(watched, failed.contains(&path), now));
             self.paths.insert(path, target);
         }
-        // Also of a controller before this one.
-        for path in 0..self.tables.limits.len() {
-            let how = self.paths.get(&path).map(|target| target.watched.how);
-            let limited = matches!(self.tables.limits.get(&path, 0), Ok(limit) if limit != 0);
-            if limited && !matches!(how, Some(How::Probes(_))) {
-                let _ = self.tables.limits.set(path, 0, 0);
-            }
-            let told = value(&self.tables.probe_info, path);
-            if how.is_none() && told.is_some_and(|info| info != ProbeInfo::zeroed()) {
-                let none = Raw(ProbeInfo::zeroed());
-                let _ = self.tables.probe_info.set(path, none, 0);
-            }
+        for path in stale {
+            self.clear(path);
         }
         self.unsaid.retain(|(path, _)| {
             self.paths
@@ -352,6 +351,20 @@ impl Worker {
         });
         self.find_bonds();
         self.told = 0;
+    }
+
+    /// Takes back what the maps say of a path that is no longer watched, or in another way.
+    fn clear(&mut self, path: u32) {
+        let how = self.paths.get(&path).map(|target| target.watched.how);
+        let limited = matches!(self.tables.limits.get(&path, 0), Ok(limit) if limit != 0);
+        if limited && !matches!(how, Some(How::Probes(_))) {
+            let _ = self.tables.limits.set(path, 0, 0);
+        }
+        let told = value(&self.tables.probe_info, path);
+        if how.is_none() && told.is_some_and(|info| info != ProbeInfo::zeroed()) {
+            let none = Raw(ProbeInfo::zeroed());
+            let _ = self.tables.probe_info.set(path, none, 0);
+        }
     }
 
     /// Bond devices may be made anew: their index changes.

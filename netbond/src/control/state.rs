@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netbond_common::names::{PathState, StateReason};
 
-use super::event::{Event, OspfInterface, Route};
+use super::event::{Event, OspfInterface, OspfNeighbour, Route};
 use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, PathPlan, World};
 use super::prober::{How, Identity, Watched};
@@ -60,7 +60,7 @@ pub struct Note {
 struct News {
     text: String,
     about: About,
-    /// Whether it tells of a failure; of a route, that is seen by path.
+    /// Whether it tells of a failure; of a route each path tells by itself.
     bad: bool,
 }
 
@@ -227,47 +227,51 @@ impl Controller {
         let cause = texts.join("; ");
         let affected = match event {
             Event::Route { to, .. } => self.by_target.get(&to).cloned().unwrap_or_default(),
-            Event::Liveness { path, .. } | Event::Admin { path, .. } => self.bond_of(path),
+            Event::Liveness { path, .. } | Event::Admin { path, .. } => {
+                self.bond_of(path).into_iter().collect()
+            }
             Event::Link(_)
             | Event::LinkGone { .. }
             | Event::Address { .. }
             | Event::AddressGone { .. }
             | Event::Ospf(_) => (0..self.members.len()).collect(),
         };
-        let outcomes = self.replan(affected, &cause);
+        let outcomes = self.replan(affected.iter().copied(), &cause);
         let notes = news
             .iter()
-            .flat_map(|news| self.notes(news, &outcomes))
+            .flat_map(|news| self.notes(news, &affected, &outcomes))
             .collect();
         Handled { outcomes, notes }
     }
 
     /// Index of the bond that a path belongs to.
-    fn bond_of(&self, path: u32) -> Vec<usize> {
-        let has = |member: &Member| member.has(path);
-        self.members.iter().position(has).into_iter().collect()
+    fn bond_of(&self, path: u32) -> Option<usize> {
+        let has = |member: &Member| member.paths.iter().any(|(id, _)| *id == path);
+        self.members.iter().position(has)
     }
 
-    /// What is to be said of the paths that a piece of news is about and did not change.
-    fn notes(&self, news: &News, outcomes: &[Outcome]) -> Vec<Note> {
+    /// What is to be said of the paths that a piece of news is about and did not change; `affected` are
+    /// the indexes of their bonds.
+    fn notes(&self, news: &News, affected: &[usize], outcomes: &[Outcome]) -> Vec<Note> {
         let mut notes = Vec::new();
-        for plan in self.plans.values() {
+        for member in affected.iter().map(|&index| &self.members[index]) {
+            let Some(plan) = self.plans.get(&member.id) else {
+                continue;
+            };
             let note = |path: Option<&PathPlan>, confirms| Note {
                 bond: plan.name.clone(),
                 path: path.map(|path| path.name.clone()),
                 text: news.text.clone(),
                 confirms,
             };
+            let outcome = outcomes.iter().find(|outcome| outcome.plan.id == plan.id);
             for path in plan.paths.iter().filter(|path| news.is_about(path)) {
-                let outcome = outcomes.iter().find(|outcome| outcome.plan.id == plan.id);
                 let mut changed = outcome.iter().flat_map(|outcome| &outcome.transitions);
                 if !changed.any(|changed| changed.path == path.name) {
                     notes.push(note(Some(path), news.is_bad_for(path) && path.is_failed()));
                 }
             }
-            let member = self.members.iter().find(|member| member.id == plan.id);
-            let peer = member.and_then(|member| member.config.peer);
-            if let (About::Target(to), Some(peer)) = (&news.about, peer)
+            if let (About::Target(to), Some(peer)) = (&news.about, member.config.peer)
                 && *to == peer.address
             {
                 notes.push(note(None, false));
@@ -350,20 +354,18 @@ impl Controller {
                     return Vec::new();
                 }
                 let text = route_news(world, *to, before.flatten().as_ref(), route.as_ref());
-                News::one(text, About::Target(*to), route.is_none())
+                News::one(text, About::Target(*to), false)
             }
             Event::Ospf(interfaces) => {
                 let before = std::mem::replace(&mut world.ospf, interfaces.clone());
                 ospf_news(&before, interfaces)
             }
-            // Said of a path that is gone.
-            Event::Liveness { path, .. }
-                if !self.members.iter().any(|member| member.has(*path)) =>
-            {
-                Vec::new()
-            }
             Event::Liveness { path, verdict } => {
-                let before = world.liveness.insert(*path, verdict.clone());
+                let Some(index) = self.bond_of(*path) else {
+                    // Said of a path that is gone.
+                    return Vec::new();
+                };
+                let before = self.world.liveness.insert(*path, verdict.clone());
                 if before.as_ref() == Some(verdict) {
                     return Vec::new();
                 }
@@ -374,10 +376,7 @@ impl Controller {
                     | Verdict::Short(_)
                     | Verdict::BfdDown { .. } => true,
                 };
-                let by_bfd = self.bond_of(*path).iter().any(|&index| {
-                    let bond = &self.members[index].config;
-                    bond.bfd.is_some()
-                });
+                let by_bfd = self.members[index].config.bfd.is_some();
                 News::one(verdict_news(verdict, by_bfd), About::Path(*path), bad)
             }
             Event::Admin { path, up } => {
@@ -520,8 +519,7 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
             news.extend(News::one(text, about, bad));
         };
         for neighbour in &after.neighbours {
-            let known =
-                |known: &&super::event::OspfNeighbour| known.router_id == neighbour.router_id;
+            let known = |known: &&OspfNeighbour| known.router_id == neighbour.router_id;
             let (id, state) = (neighbour.router_id, &neighbour.state);
             match before.neighbours.iter().find(known) {
                 None => say(format!("neighbour {id} on {device} is {state}"), false),
@@ -534,7 +532,7 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
             }
         }
         for lost in &before.neighbours {
-            let still = |other: &super::event::OspfNeighbour| other.router_id == lost.router_id;
+            let still = |other: &OspfNeighbour| other.router_id == lost.router_id;
             if !after.neighbours.iter().any(still) {
                 say(
                     format!("neighbour {} on {device} lost", lost.router_id),
@@ -582,7 +580,7 @@ fn verdict_news(verdict: &Verdict, by_bfd: bool) -> String {
             limit_us / 1000
         ),
         Verdict::BfdDown { diagnostic } => format!("bfd: session down ({diagnostic})"),
-        Verdict::Unwatched => "bfd: session ended by the peer, the routes decide".to_owned(),
+        Verdict::Unwatched => "bfd: session ended on purpose, the routes decide".to_owned(),
     }
 }
 
