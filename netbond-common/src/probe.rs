@@ -484,6 +484,27 @@ mod tests {
         assert_eq!(asker.proof_ns, 13);
     }
 
+    /// Whoever knows the time, and so the number of a stranger's nonce, knows no nonce by that.
+    #[test]
+    fn a_nonce_cannot_be_made_up() {
+        let (mut asker, mut peer) = (Live::zeroed(), Live::zeroed());
+        let now = 50 * RATE_WINDOW_NS;
+        let forged = Probe {
+            grant: (milliseconds(now) | STRANGER).to_be_bytes(),
+            nonce: [7; 8],
+            ..request(&mut asker, now)
+        };
+        let (_, who) = answer(&mut peer, &forged, now + 1).unwrap();
+        assert_eq!((who, peer.proof_ns), (Asker::Stranger, 0));
+        // Nor one that is another path's, or too old.
+        let (first, _) = answer(&mut peer, &request(&mut asker, now), now).unwrap();
+        let elsewhere = super::answer(&mut Live::zeroed(), PATH + 1, &first, now, PEER);
+        assert_eq!(elsewhere.unwrap().1, Asker::Stranger);
+        let late = now + u64::from(STRANGER_AGE_MS + 1) * 1_000_000;
+        let (_, who) = answer(&mut peer, &first, late).unwrap();
+        assert_eq!((who, peer.proof_ns), (Asker::Stranger, 0));
+    }
+
     #[test]
     fn our_own_request_is_not_answered() {
         let mut live = Live::zeroed();

@@ -412,6 +412,15 @@ mod tests {
         assert!(story.contains(part), "{story}");
     }
 
+    /// Taken out by the user, and no controller to tell: what happened before is another matter.
+    #[test]
+    fn a_cause_is_told_only_of_the_state_it_led_to() {
+        let story = story(path("via-m1", PathState::Down, StateReason::Admin));
+        assert!(!story.contains("What happened then"), "{story}");
+        let part = "It comes back when you take it back in: netbond path up via-m1.";
+        assert!(story.contains(part), "{story}");
+    }
+
     /// Every reason is told by its own label, and says what brings the path back.
     #[test]
     fn every_reason_has_a_way_back() {

@@ -709,9 +709,9 @@ mod tests {
         assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
         let info = bench.liveness.info(bench.now);
         assert_eq!((info.flaps, info.hold_until_ns), (0, 0));
-        // A real failure soon after: the path has lived since it first rose.
+        // A real failure within a minute of that: the path has lived since it first rose.
         bench.sequence = newest;
-        bench.run(60_000, |_| true);
+        bench.run(52_000, |_| true);
         bench.run(2_000, |_| false);
         assert_eq!(bench.liveness.info(bench.now).flaps, 0);
     }
@@ -813,6 +813,16 @@ mod tests {
         assert_eq!(bench.verdicts().len(), 2, "{:?}", bench.verdicts());
         bench.run(10_000, |_| true);
         assert_eq!(bench.verdicts().last(), Some(&"alive"));
+    }
+
+    /// What was lost while the path was dead does not count once it is back.
+    #[test]
+    fn an_outage_does_not_make_a_path_lossy() {
+        let mut bench = Bench::with(Policies::test(Some(20), None));
+        bench.run(100_000, |_| true);
+        bench.run(3_000, |_| false);
+        bench.run(20_000, |_| true);
+        assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
     }
 
     #[test]

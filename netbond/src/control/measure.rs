@@ -231,10 +231,12 @@ mod tests {
     fn recent_losses_are_of_the_last_seconds_alone() {
         let mut measure = Measure::new(0);
         run(&mut measure, 0, 10, 0, 0);
-        run(&mut measure, 10, 3, 5, 0);
-        let recent = measure.recent_loss(3).unwrap();
-        assert!((450_000..=520_000).contains(&recent.there), "{recent:?}");
-        assert!(measure.loss().there < 180_000);
+        run(&mut measure, 10, 2, 5, 0);
+        run(&mut measure, 12, 1, 0, 0);
+        let there = |loss: Option<Loss>| loss.map(|loss| loss.there);
+        assert_eq!(there(measure.recent_loss(3)), Some(333_333));
+        assert_eq!(there(measure.recent_loss(2)), Some(250_000));
+        assert_eq!(measure.loss().there, 100_000);
     }
 
     #[test]
