@@ -12,6 +12,8 @@ mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
+mod vm_tests;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,8 @@ pub(crate) enum Need {
     Toolchain,
     /// The programs that the lab runs.
     Tools,
+    /// What makes and runs a virtual machine.
+    Vm,
     /// rustfmt and clippy.
     Lint,
 }
@@ -43,6 +45,18 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("gcc", &["cc"]),
 ];
 
+/// The packages of [`Need::Vm`], likewise. QEMU and the kernels are not among them: they are unpacked,
+/// never installed.
+const VM: &[(&str, &[&str])] = &[
+    ("binutils", &["strip"]),
+    ("cpio", &["cpio"]),
+    ("kmod", &["depmod"]),
+    ("libteam-utils", &["teamd"]),
+    ("mawk", &["mawk"]),
+    ("xz-utils", &["xz"]),
+    ("zstd", &["zstd"]),
+];
+
 /// The packages that bring the compiler, and the source of its library.
 const COMPILER: &[&str] = &["rustc-web", "rust-web-src"];
 /// The packages that bpf-linker is built with.
@@ -54,7 +68,7 @@ const STRIP: &[&str] = &["llvm-22"];
 const SERVICES: &[(&str, &str)] = &[("bird2", "bird"), ("frr", "frr")];
 
 pub(crate) fn run() -> Result<()> {
-    ensure(&[Need::Toolchain, Need::Tools, Need::Lint])?;
+    ensure(&[Need::Toolchain, Need::Tools, Need::Vm, Need::Lint])?;
     eprintln!("setup: everything is here");
     Ok(())
 }
@@ -74,7 +88,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         packages.extend(missing_for_toolchain()?);
     }
     if needs.contains(&Need::Tools) {
-        packages.extend(missing_tools());
+        packages.extend(missing(TOOLS));
+    }
+    if needs.contains(&Need::Vm) {
+        packages.extend(missing(VM));
     }
     packages.sort_unstable();
     packages.dedup();
@@ -154,9 +171,9 @@ fn describe(file: &Path, version: &str) -> String {
     format!("{} ({version})", tilde(file))
 }
 
-fn missing_tools() -> Vec<&'static str> {
+fn missing(wanted: &[(&'static str, &[&str])]) -> Vec<&'static str> {
     let mut packages = Vec::new();
-    for &(package, files) in TOOLS {
+    for &(package, files) in wanted {
         let found: Option<Vec<PathBuf>> = files
             .iter()
             .map(|file| {

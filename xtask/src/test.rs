@@ -11,13 +11,20 @@ use clap::ValueEnum;
 
 use crate::command::{cargo_on_workspace, check, root, shown};
 use crate::setup::{self, Need};
-use crate::{build, ebpf, lint};
+use crate::vm::Kernel;
+use crate::{build, ebpf, lint, vm_tests};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Layers to run; all where none is named
     #[arg(value_name = "NAME")]
     layers: Vec<Layer>,
+    /// Kernels of the layer `vm` (may be repeated) [default: all]
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<Kernel>,
+    /// Run only tests of the layer `vm` whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 /// In the order they are run.
@@ -35,10 +42,13 @@ enum Layer {
     Netns,
     /// Routers in network namespaces (root)
     Lab,
+    /// The same routers on Debian's kernels, and beside the kernel's own tunnels and bonding: in
+    /// virtual machines
+    Vm,
 }
 
 /// How many of the lab's tests run side by side: each starts routers and tunnels of its own.
-const LAB_THREADS: u32 = 2;
+pub(crate) const LAB_THREADS: u32 = 2;
 
 /// What a program with maps, classifiers and helpers takes to load, with its number.
 const CAPABILITIES: [(&str, u32); 3] =
@@ -53,6 +63,7 @@ impl Layer {
             Self::TestRun => "test-run",
             Self::Netns => "netns",
             Self::Lab => "lab",
+            Self::Vm => "vm",
         }
     }
 
@@ -62,11 +73,12 @@ impl Layer {
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
             Self::Netns | Self::Lab => &[Need::Tools],
+            Self::Vm => &[Need::Tools, Need::Vm],
         }
     }
 
     /// Runs the layer and tells how many tests passed, for a layer that has tests.
-    fn run(self) -> Result<Option<u32>> {
+    fn run(self, args: &Args) -> Result<Option<u32>> {
         match self {
             Self::Lint => lint::run().map(|()| None),
             Self::Pure => pure().map(Some),
@@ -74,6 +86,7 @@ impl Layer {
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
+            Self::Vm => vm_tests::run(&args.kernel, args.only.as_deref()).map(Some),
         }
     }
 }
@@ -102,8 +115,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let start = Instant::now();
         let outcome = match &prepared {
             // Perhaps this layer needs nothing of what is missing.
-            Err(_) => setup::ensure(layer.needs()).and_then(|()| layer.run()),
-            Ok(()) => layer.run(),
+            Err(_) => setup::ensure(layer.needs()).and_then(|()| layer.run(&args)),
+            Ok(()) => layer.run(&args),
         };
         if let Err(error) = &outcome {
             eprintln!("error: {error:#}");
@@ -176,7 +189,7 @@ fn lab() -> Result<u32> {
     // The tests run the programs; cargo builds those only of the package it tests.
     build::programs_for_tests()?;
     let mut test = tests()?;
-    for name in integration_tests(&root().join("netbond-lab/tests"))? {
+    for name in lab_tests()? {
         test.args(["--test", &name]);
     }
     cargo_test(
@@ -185,15 +198,25 @@ fn lab() -> Result<u32> {
     )
 }
 
+/// Tests of the lab that need kernel modules which not every machine has.
+const ONLY_IN_VM: &str = "kernel_";
+
+/// The lab's test programs that run on this machine's kernel.
+fn lab_tests() -> Result<Vec<String>> {
+    let mut names = integration_tests(&root().join("netbond-lab/tests"))?;
+    names.retain(|name| !name.starts_with(ONLY_IN_VM));
+    Ok(names)
+}
+
 /// `cargo test`, going on to the next program after one that failed.
-fn tests() -> Result<Command> {
+pub(crate) fn tests() -> Result<Command> {
     let mut test = cargo_on_workspace("test")?;
     test.arg("--no-fail-fast");
     Ok(test)
 }
 
 /// The names of a package's integration tests.
-fn integration_tests(dir: &Path) -> Result<Vec<String>> {
+pub(crate) fn integration_tests(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let mut names = Vec::new();
     for entry in entries {
@@ -243,7 +266,7 @@ fn cargo_test(command: &mut Command) -> Result<u32> {
 }
 
 /// The number in `test result: ok. 12 passed; ..`.
-fn passed_in(line: &str) -> Option<u32> {
+pub(crate) fn passed_in(line: &str) -> Option<u32> {
     let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
     rest.split_once(" passed")?.0.parse().ok()
 }
