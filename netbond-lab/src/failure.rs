@@ -7,6 +7,9 @@ use crate::lab::Lab;
 use crate::namespace::iproute2;
 use crate::topology::{underlay_device, wireguard_device};
 
+/// Packets that netem may hold back at a time.
+const NETEM_LIMIT: u32 = 100_000;
+
 impl Lab {
     /// Silently drops everything that router `from` sends to its neighbour `to`; what `to` sends
     /// still arrives. No device changes its state.
@@ -78,7 +81,7 @@ impl Lab {
     }
 
     /// From now on loses and delays what router `from` sends to its neighbour `to`; the default
-    /// [`Impairment`] ends it. Only where the lab's embedded WireGuard encrypts.
+    /// [`Impairment`] ends it. Under the kernel's WireGuard this takes netem.
     pub fn impair(&self, from: &str, to: &str, impairment: Impairment) -> Result<()> {
         self.router(from)
             .impair_device(&wireguard_device(from, to), impairment)
@@ -122,5 +125,24 @@ pub(crate) fn mend(netns: &str, device: &str) -> Result<()> {
     if root.starts_with("qdisc blackhole ") {
         iproute2("tc", &["-n", netns, "qdisc", "del", "dev", device, "root"])?;
     }
+    Ok(())
+}
+
+/// Loses and delays what `device` sends. Replaces its root queueing discipline.
+pub(crate) fn impair(netns: &str, device: &str, impairment: Impairment) -> Result<()> {
+    // tc-netem(8); deleting first, so that nothing of an earlier one stays.
+    let root = iproute2("tc", &["-n", netns, "qdisc", "show", "dev", device, "root"])?;
+    if root.starts_with("qdisc netem ") {
+        iproute2("tc", &["-n", netns, "qdisc", "del", "dev", device, "root"])?;
+    }
+    if impairment == Impairment::default() {
+        return Ok(());
+    }
+    let words = format!(
+        "-n {netns} qdisc replace dev {device} root netem limit {NETEM_LIMIT} loss {}% delay {}us",
+        impairment.loss * 100.0,
+        impairment.delay.as_micros()
+    );
+    iproute2("tc", &words.split_whitespace().collect::<Vec<_>>())?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A bad line: random loss and delay on what a WireGuard device sends.
 //!
-//! For the embedded WireGuard only, which asks here before each send. Packets are lost and held back
-//! encrypted, one datagram at a time, as on a real line.
+//! For the embedded WireGuard, which asks here before each send; the kernel's has netem. Packets are
+//! lost and held back encrypted, one datagram at a time, as on a real line.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;

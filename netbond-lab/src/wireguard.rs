@@ -12,12 +12,12 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use gotatun::x25519::{PublicKey, StaticSecret};
 use serde::{Deserialize, Serialize};
 
-use crate::anchor;
 use crate::impair::Impairment;
 use crate::namespace::{ip, ip_batch};
 use crate::router::Router;
 use crate::topology::{LocalEnd, Topology, wireguard_device};
 use crate::wait::wait_for;
+use crate::{anchor, failure};
 
 /// Seconds between keepalives: the handshake starts without traffic, and both ends learn of it.
 const KEEPALIVE: u16 = 10;
@@ -199,12 +199,9 @@ impl Router {
 
     /// Makes what a device sends suffer.
     pub(crate) fn impair_device(&self, device: &str, impairment: Impairment) -> Result<()> {
-        self.end(device)?;
+        let end = self.end(device)?;
         match self.wireguard() {
-            WireGuard::Kernel => bail!(
-                "random loss and delay are the embedded WireGuard's: this lab uses the kernel's \
-                 (NETBOND_LAB_WIREGUARD=embedded)"
-            ),
+            WireGuard::Kernel => failure::impair(self.netns(), &end.underlay_device, impairment),
             WireGuard::Embedded => {
                 let request = format!("impair {device} {}", impairment.words());
                 anchor::request(self.socket(), &request)

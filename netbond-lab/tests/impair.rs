@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use netbond_lab::{Impairment, Lab, Options, Topology, WireGuard, traffic};
+use netbond_lab::{Impairment, Lab, Options, Topology, traffic};
 
 /// The far end of the link between A and M1.
 const M1: &str = "10.65.0.1";
@@ -16,7 +16,7 @@ const M1: &str = "10.65.0.1";
 #[ignore = "needs root: cargo xtask test lab"]
 fn a_line_loses_and_delays_as_told() {
     let options = Options {
-        wireguard: Some(WireGuard::Embedded),
+        wireguard: None,
         bird: false,
         netbond: false,
     };
