@@ -329,25 +329,25 @@ fn headers(setup: &Setup<'_>, notes: &mut Vec<String>) {
     }
     if let Some(names) = names(&|gre| gre.tos != 1) {
         notes.push(format!(
-            "{names} set the outer TOS to a fixed value (0 unless given); netbond takes the \
-             inner packet's."
+            "The outer TOS is a fixed value on {names} (0 unless given); netbond takes the inner \
+             packet's."
         ));
     }
     if let Some(names) = names(&|gre| gre.pmtudisc) {
         notes.push(format!(
-            "{names} set DF on every outer packet (pmtudisc); netbond does where the inner \
-             packet has it, and around IPv6."
+            "DF is set on every outer packet of {names} (pmtudisc); netbond sets it where the \
+             inner packet has it, and around IPv6."
         ));
     }
     if let Some(names) = names(&|gre| gre.input.sequence) {
         notes.push(format!(
-            "{names} check sequence numbers (iseq); netbond takes packets with such and does not \
-             look at them: late ones are no longer dropped."
+            "Sequence numbers are checked on {names} (iseq); netbond takes packets with such and \
+             does not look at them: late ones are no longer dropped."
         ));
     }
     if let Some(names) = names(&|gre| gre.fwmark != 0) {
         notes.push(format!(
-            "{names} give outer packets a firewall mark; netbond gives none: rules that route by \
+            "Outer packets of {names} get a firewall mark, netbond's none: rules that route by \
              it do not see its packets."
         ));
     }

@@ -456,7 +456,8 @@ fn paths<'h>(
             Some(gre.local)
         };
         let Some(local) = local else {
-            if !gre.external {
+            // Of one without a far end that is told already, and that it has none.
+            if !gre.external && !gre.remote.is_unspecified() {
                 obstacles.push(format!(
                     "{} has no local address (any), and no route tells which it takes: give it \
                      one, `ip link change dev {} type {} ... local ADDRESS`",
