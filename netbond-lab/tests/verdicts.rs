@@ -1,10 +1,5 @@
 //! What netbond makes of paths that are worse than dead or alive, and how it tells.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails as the test does"
-)]
-
 mod common;
 
 use std::net::Ipv4Addr;
