@@ -76,7 +76,7 @@ mod tests {
         let Some(VlanSlice::DoubleVlan(tags)) = sliced.vlan() else {
             panic!("{sliced:?}");
         };
-        let outer = tags.outer();
+        let outer = tags.outer;
         assert_eq!(
             (
                 outer.vlan_identifier().value(),
@@ -84,7 +84,7 @@ mod tests {
             ),
             (7, 3)
         );
-        assert_eq!(tags.inner().vlan_identifier().value(), 5);
+        assert_eq!(tags.inner.vlan_identifier().value(), 5);
         assert!(sliced.transport.is_some(), "behind them is what was");
     }
 

@@ -1,10 +1,5 @@
 //! The programs of a bond in `gretap` encap, on frames of ours.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails as the test does"
-)]
-
 mod common;
 
 use common::{

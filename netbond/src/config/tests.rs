@@ -161,6 +161,7 @@ fn full() {
 
         [[bond]]
         name = "nb2"
+        encap = "gretap"
         # No key is another tunnel than key 0.
         path = [{ name = "d", local = "10.65.0.2", remote = "10.65.0.6" }]
     "#;
@@ -218,9 +219,10 @@ fn full() {
     let third = Bond {
         name: "nb2".to_owned(),
         addresses: Vec::new(),
+        encap: Encap::Gretap,
         key: None,
         ttl: Ttl::Inherit,
-        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 43)],
+        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 44)],
         line: 40,
         ..second.clone()
     };
