@@ -411,6 +411,7 @@ fn a_bond_is_a_port_of_a_bridge() {
     for router in [a, b] {
         silence(router);
     }
+    host.run(b, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     let (out, lan) = (
         frames_on(namespace(a), "nb0"),
         frames_on(host.namespace(), "eth0"),
