@@ -172,14 +172,14 @@ impl Way {
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
         }
-        Ok(leave(self.path))
+        Ok(leave(packet, self.path))
     }
 }
 
-/// Sends the packet at hand, encapsulated, out of its path's device. (The route that it came by is
-/// still on it. WireGuard pads by that route's MTU.)
+/// Sends an encapsulated packet out of its path's device.
 #[inline(always)]
-pub(crate) fn leave(path: &Path) -> i32 {
+pub(crate) fn leave(packet: &Packet, path: &Path) -> i32 {
+    packet.forget_route();
     if path.flags & PATH_NEIGHBOUR != 0 {
         redirect_to_neighbour(path.ifindex)
     } else {

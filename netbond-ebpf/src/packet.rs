@@ -6,12 +6,12 @@ use aya_ebpf::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_vlan_pop,
-        bpf_skb_vlan_push,
+        bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_set_tunnel_key,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -156,6 +156,21 @@ impl Packet {
         self.push_tag()?;
         self.pop_tag()?;
         self.pop_tag()
+    }
+
+    /// Takes from the packet the route that led it into the bond.
+    ///
+    /// WireGuard pads a packet by its route's MTU (`calculate_skb_padding`). The bond's is less than
+    /// the device's: a packet as long as the device takes would be padded beyond it, and what is sent
+    /// fragmented. A tunnel's metadata replaces the route, and counts for none (`skb_valid_dst`).
+    #[inline(always)]
+    pub(crate) fn forget_route(&self) {
+        // SAFETY: plain integers, for which all zeros is a value.
+        let mut nobody: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        let (skb, len) = (self.ctx.as_ptr().cast(), size_of::<bpf_tunnel_key>());
+        // SAFETY: a plain helper call on this program's own context, and a key on its stack. It refuses
+        // keys of other lengths and flags only.
+        let _ = unsafe { bpf_skb_set_tunnel_key(skb, &raw mut nobody, len as u32, 0) };
     }
 
     /// Whether the frame is for this host (PACKET_HOST) and not only overheard.

@@ -53,7 +53,7 @@ pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> 
     wrap(packet, path, len, more)
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
         .map_err(|_| end(Fate::TxNoRoom))?;
-    Ok(leave(path))
+    Ok(leave(packet, path))
 }
 
 /// Handles a probe received on a path.
@@ -86,7 +86,7 @@ pub(crate) fn receive<const L3: usize>(
                 Asker::Stranger => Fate::RxProbeStranger,
             };
             end(fate).settle(packet);
-            Ok(leave(path))
+            Ok(leave(packet, path))
         }
         Kind::Answer => {
             let rtt_ns = probe::accept(live, &received, now).map_err(end)?;

@@ -73,7 +73,7 @@ pub fn migrate(host: &Host, request: Request<'_>) -> Result<Migration, Obstacles
         file::of_this_end(&setup, request.file)
     };
     // What the kernel allows and netbond does not: an odd name, a loopback address.
-    Config::parse(&parseable(&file), request.file).map_err(|problems| {
+    Config::parse(&file, request.file).map_err(|problems| {
         let refused = |problem: crate::config::Problem| {
             format!("netbond does not take what was found: {}", problem.message)
         };
@@ -81,12 +81,4 @@ pub fn migrate(host: &Host, request: Request<'_>) -> Result<Migration, Obstacles
     })?;
     let notes = notes::of(&setup, request.peer);
     Ok(Migration { file, notes })
-}
-
-/// The file as this build's parser knows it: `gretap` is not among its encapsulations.
-fn parseable(file: &str) -> String {
-    file.replace(
-        &format!("\nencap = \"{ETHERNET}\""),
-        &format!("\nencap = \"{IP}\""),
-    )
 }

@@ -169,7 +169,7 @@ fn ask_named(host: &Host, from: &[&str], peer: bool, name: &str) -> Result<Migra
 }
 
 fn parsed(migration: &Migration) -> Config {
-    Config::parse(&parseable(&migration.file), "test").unwrap()
+    Config::parse(&migration.file, "test").unwrap()
 }
 
 /// The tunnel called `name`.
