@@ -53,6 +53,7 @@ const VM: &[(&str, &[&str])] = &[
     ("kmod", &["depmod"]),
     ("libteam-utils", &["teamd"]),
     ("mawk", &["mawk"]),
+    ("mptcpize", &["mptcpize"]),
     ("xz-utils", &["xz"]),
     ("zstd", &["zstd"]),
 ];
