@@ -203,6 +203,14 @@ impl PingLog {
         })
     }
 
+    /// The longest time between two answered requests sent one after the other, from `time` on.
+    pub fn longest_gap_after(&self, time: SystemTime) -> Duration {
+        let answered = self.since(time).iter().filter(|request| request.answered);
+        let times: Vec<_> = answered.map(|request| request.sent).collect();
+        let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();
+        times.windows(2).map(gap).max().unwrap_or_default()
+    }
+
     fn since(&self, time: SystemTime) -> &[Request] {
         let start = self.requests.partition_point(|request| request.sent < time);
         &self.requests[start..]
@@ -412,6 +420,14 @@ mod tests {
         let recovery = log().recovery_after(at(1000.25)).unwrap();
         assert!((recovery.as_secs_f64() - 0.35).abs() < 1e-6, "{recovery:?}");
         assert_eq!(log().recovery_after(at(1000.65)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_answers() {
+        let gap = log().longest_gap_after(at(1000.0));
+        assert!((gap.as_secs_f64() - 0.4).abs() < 1e-6, "{gap:?}");
+        let gap = log().longest_gap_after(at(1000.65));
+        assert!((gap.as_secs_f64() - 0.1).abs() < 1e-6, "{gap:?}");
     }
 
     /// Four packets: one back, one lost on the way back, two on the way there.
