@@ -45,12 +45,14 @@ impl Stream {
         address: &str,
         mbit_per_s: Option<u32>,
     ) -> Result<Self> {
-        Self::start_by(&["iperf3"], from, to, address, mbit_per_s)
+        Self::start_by(&["iperf3"], address, from, to, address, mbit_per_s)
     }
 
-    /// Like [`Stream::start`], with the words that iperf3 is called by.
+    /// Like [`Stream::start`], with the words that iperf3 is called by, and the address where its
+    /// server listens.
     pub(crate) fn start_by(
         iperf3: &[&str],
+        listen: &str,
         from: &Router,
         to: &Router,
         address: &str,
@@ -60,7 +62,7 @@ impl Stream {
         let mut server = to.command(program);
         server
             .args(words)
-            .args(["--server", "--one-off", "--bind", address]);
+            .args(["--server", "--one-off", "--bind", listen]);
         server.args(["--interval", "0.1", "--format", "k", "--forceflush"]);
         let (sender, intervals) = channel();
         let server = Running::start_reading(&mut server, move |stdout| {
@@ -74,7 +76,7 @@ impl Stream {
             }
             Ok(())
         })?;
-        wait_iperf3(to, address)?;
+        wait_iperf3(to, listen)?;
         let mut client = from.command(program);
         client
             .args(words)

@@ -6,16 +6,20 @@
 //! the plain WireGuard paths, with datagrams longer by what the encapsulation adds, costs all of that
 //! but bonding and encapsulation themselves.
 
-use std::io;
-use std::net::UdpSocket;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use nix::sys::socket::sockopt::{TcpMaxSeg, UdpGsoSegment};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, setsockopt, socket,
+};
 
 use super::system::{self, RECEIVER, Running, SENDER, System};
-use super::traffic::open;
+use super::traffic::{PORT, open};
 use crate::lab::Lab;
 use crate::machine::Cores;
 use crate::namespace::{self, ip_batch, netns_name};
@@ -56,17 +60,20 @@ const LOSS: f64 = 0.001;
 pub(super) enum Way {
     /// One by one, forwarded by A from a host behind it to one behind B.
     Forward,
-    /// As super-packets of A's own (UDP_SEGMENT) to B.
-    Gso,
+    /// As super-packets of A's own, UDP (UDP_SEGMENT).
+    Udp,
+    /// As super-packets of A's own, TCP. Its acknowledgements go back over the bond.
+    Tcp,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 2] = [Self::Forward, Self::Gso];
+    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::Udp, Self::Tcp];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Forward => "forward",
-            Self::Gso => "gso",
+            Self::Udp => "gso-udp",
+            Self::Tcp => "gso-tcp",
         }
     }
 }
@@ -158,7 +165,7 @@ pub(super) fn over(
             running.lead(NETWORKS[1], NETWORKS[0])?;
             HOSTS[1].3.to_owned()
         }
-        Way::Gso => system.target(lab)?,
+        Way::Udp | Way::Tcp => system.target(lab)?,
     };
     measure(lab, way, &[target], payload, packets)
 }
@@ -168,7 +175,7 @@ pub(super) fn plain(lab: &Lab, way: Way, payload: u32, extra: u32, packets: usiz
     let paths = system::paths(lab, SENDER)?;
     let targets: Vec<String> = match way {
         Way::Forward => (0..paths.len()).map(address_by).collect(),
-        Way::Gso => paths.iter().map(|path| path.remote.to_string()).collect(),
+        Way::Udp | Way::Tcp => paths.iter().map(|path| path.remote.to_string()).collect(),
     };
     measure(lab, way, &targets, payload + extra, packets)
 }
@@ -179,90 +186,124 @@ fn measure(lab: &Lab, way: Way, targets: &[String], payload: u32, packets: usize
             netns_name(lab.name(), HOSTS[0].0),
             netns_name(lab.name(), HOSTS[1].0),
         ),
-        Way::Gso => (
+        Way::Udp | Way::Tcp => (
             lab.router(SENDER).netns().to_owned(),
             lab.router(RECEIVER).netns().to_owned(),
         ),
     };
-    let receiver = open(&to, "0.0.0.0", None)?;
-    receiver.set_read_timeout(Some(SILENCE))?;
-    let senders = (0..FLOWS)
-        .map(|flow| open(&from, "0.0.0.0", Some(&targets[flow % targets.len()])))
-        .collect::<Result<Vec<_>>>()?;
-    let mut traffic = Traffic {
-        senders,
-        receiver,
-        next: 0,
-        way,
-        buffer: vec![0; payload as usize * SEGMENTS],
-        payload: payload as usize,
-        lost: 0,
+    let mut flows = match way {
+        Way::Forward | Way::Udp => Flows::udp(&from, &to, targets)?,
+        Way::Tcp => Flows::tcp(&from, &to, targets, payload)?,
     };
-    traffic.prepare()?;
-    for _ in 0..WARM_UP {
-        traffic.burst()?;
+    let (sends, segments) = match way {
+        Way::Forward => (BURST, 1),
+        Way::Udp | Way::Tcp => (1, SEGMENTS),
+    };
+    if let (Way::Udp, Flows::Udp { senders, .. }) = (way, &flows) {
+        for sender in senders {
+            setsockopt(sender, UdpGsoSegment, &i32::try_from(payload)?)
+                .context("the kernel has no UDP_SEGMENT")?;
+        }
     }
-    traffic.lost = 0;
-    let mut sent = 0;
+    let data = vec![0; payload as usize * segments];
+    for turn in 0..WARM_UP {
+        flows.burst(turn, sends, segments, &data)?;
+    }
+    let turns = packets.div_ceil(sends * segments);
+    let mut lost = 0;
     let start = Instant::now();
-    while sent < packets {
-        sent += traffic.burst()?;
+    for turn in 0..turns {
+        lost += flows.burst(turn, sends, segments, &data)?;
     }
     let time = start.elapsed();
     check_interrupt()?;
-    let lost = traffic.lost as f64 / sent as f64;
-    ensure!(lost <= LOSS, "{} of {sent} packets were lost", traffic.lost);
+    let sent = turns * sends * segments;
+    ensure!(
+        lost as f64 <= LOSS * sent as f64,
+        "{lost} of {sent} packets were lost"
+    );
     Ok(time.as_nanos() as f64 / sent as f64)
 }
 
-struct Traffic {
-    senders: Vec<UdpSocket>,
-    receiver: UdpSocket,
-    /// The flow whose turn it is.
-    next: usize,
-    way: Way,
-    buffer: Vec<u8>,
-    /// Bytes of a datagram.
-    payload: usize,
-    lost: usize,
+/// Sockets of the sender, and where what they send comes out.
+enum Flows {
+    Udp {
+        senders: Vec<UdpSocket>,
+        receiver: UdpSocket,
+    },
+    Tcp(Vec<(TcpStream, TcpStream)>),
 }
 
-impl Traffic {
-    fn prepare(&self) -> Result<()> {
-        if self.way == Way::Gso {
-            for sender in &self.senders {
-                setsockopt(sender, UdpGsoSegment, &i32::try_from(self.payload)?)
-                    .context("the kernel has no UDP_SEGMENT")?;
-            }
-        }
-        Ok(())
+impl Flows {
+    fn udp(from: &str, to: &str, targets: &[String]) -> Result<Self> {
+        let receiver = open(to, "0.0.0.0", None)?;
+        receiver.set_read_timeout(Some(SILENCE))?;
+        let senders = (0..FLOWS)
+            .map(|flow| open(from, "0.0.0.0", Some(&targets[flow % targets.len()])))
+            .collect::<Result<_>>()?;
+        Ok(Self::Udp { senders, receiver })
     }
 
-    /// Sends a burst and waits for all of it; the number of packets sent.
-    fn burst(&mut self) -> Result<usize> {
-        let (sends, segments) = match self.way {
-            Way::Forward => (BURST, 1),
-            Way::Gso => (1, SEGMENTS),
+    /// Connections whose segments carry `payload` bytes.
+    fn tcp(from: &str, to: &str, targets: &[String], payload: u32) -> Result<Self> {
+        let listener = namespace::within(to, || {
+            TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen for TCP")
+        })?;
+        let connect = |flow: usize| -> Result<(TcpStream, TcpStream)> {
+            let target: Ipv4Addr = targets[flow % targets.len()].parse()?;
+            let sender = namespace::within(from, || {
+                let tcp = socket(
+                    AddressFamily::Inet,
+                    SockType::Stream,
+                    SockFlag::SOCK_CLOEXEC,
+                    SockProtocol::Tcp,
+                )?;
+                // As it is announced: without the timestamps' 12 bytes, which every segment carries.
+                setsockopt(&tcp, TcpMaxSeg, &(payload + 12))?;
+                let to = SockaddrIn::from(SocketAddrV4::new(target, PORT));
+                nix::sys::socket::connect(tcp.as_raw_fd(), &to)
+                    .with_context(|| format!("cannot connect to {target}"))?;
+                Ok(TcpStream::from(tcp))
+            })?;
+            sender.set_nodelay(true)?;
+            let (receiver, _) = listener.accept().context("cannot accept a connection")?;
+            receiver.set_read_timeout(Some(10 * SILENCE))?;
+            Ok((sender, receiver))
         };
-        for _ in 0..sends {
-            let sender = &self.senders[self.next % self.senders.len()];
-            self.next += 1;
-            sender
-                .send(&self.buffer[..self.payload * segments])
-                .context("cannot send")?;
-        }
-        let mut datagram = [0; 2048];
-        for received in 0..sends * segments {
-            match self.receiver.recv(&mut datagram) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.lost += sends * segments - received;
-                    break;
+        (0..FLOWS)
+            .map(connect)
+            .collect::<Result<_>>()
+            .map(Self::Tcp)
+    }
+
+    /// Sends `data` so many times, the flows taking turns, and waits for all of it, which are so many
+    /// packets each time; the number of packets lost.
+    fn burst(&mut self, turn: usize, sends: usize, segments: usize, data: &[u8]) -> Result<usize> {
+        match self {
+            Self::Udp { senders, receiver } => {
+                for send in 0..sends {
+                    let sender = &senders[(turn * sends + send) % FLOWS];
+                    sender.send(data).context("cannot send")?;
                 }
-                Err(error) => return Err(error).context("cannot receive"),
+                let mut datagram = [0; 2048];
+                for received in 0..sends * segments {
+                    match receiver.recv(&mut datagram) {
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(sends * segments - received);
+                        }
+                        Err(error) => return Err(error).context("cannot receive"),
+                    }
+                }
+            }
+            Self::Tcp(pairs) => {
+                let (sender, receiver) = &mut pairs[turn % FLOWS];
+                let mut buffer = vec![0; data.len()];
+                sender.write_all(data).context("cannot send")?;
+                receiver.read_exact(&mut buffer).context("cannot receive")?;
             }
         }
-        Ok(sends * segments)
+        Ok(0)
     }
 }
 

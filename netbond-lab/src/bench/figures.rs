@@ -117,8 +117,14 @@ pub struct Row {
 #[derive(Debug)]
 pub(super) struct Figures {
     clock: Clock,
-    /// The values of each run, and the ideal.
-    values: BTreeMap<(Scenario, System, Measure), (Vec<f64>, Option<f64>)>,
+    values: BTreeMap<(Scenario, System, Measure), Values>,
+}
+
+/// A quantity as it came out in each run, and what it would be at best.
+#[derive(Debug, Default)]
+struct Values {
+    runs: Vec<f64>,
+    ideal: Option<f64>,
 }
 
 impl Figures {
@@ -147,14 +153,14 @@ impl Figures {
 
     fn insert(&mut self, at: (Scenario, System), measure: Measure, value: f64, ideal: Option<f64>) {
         let entry = self.values.entry((at.0, at.1, measure)).or_default();
-        entry.0.push(value);
-        entry.1 = ideal;
+        entry.runs.push(value);
+        entry.ideal = ideal;
     }
 
     /// The statistics, by scenario and system.
     pub(super) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (&(scenario, system, measure), (values, ideal)) in &self.values {
+        for (&(scenario, system, measure), values) in &self.values {
             let row = |measure: Measure, values: &[f64], ideal: Option<f64>| {
                 let (min, median, max) = spread(values);
                 Row {
@@ -169,12 +175,12 @@ impl Figures {
                     ideal_share: ideal.map(|ideal| median / ideal),
                 }
             };
-            rows.push(row(measure, values, *ideal));
+            rows.push(row(measure, &values.runs, values.ideal));
             if let Measure::Cost(way) = measure
-                && let Some((others, _)) = self.values.get(&(scenario, System::BalanceRr, measure))
+                && let Some(others) = self.values.get(&(scenario, System::BalanceRr, measure))
             {
-                let (_, reference, _) = spread(others);
-                let ratios: Vec<f64> = values.iter().map(|value| value / reference).collect();
+                let (_, reference, _) = spread(&others.runs);
+                let ratios: Vec<f64> = values.runs.iter().map(|value| value / reference).collect();
                 rows.push(row(Measure::Ratio(way), &ratios, None));
             }
         }

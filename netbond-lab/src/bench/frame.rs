@@ -21,6 +21,9 @@ const TCP: u32 = 20 + 12;
 /// length and flags 4, acknowledgement 8, mapping 14, and padding to words (RFC 8684, 3.3).
 const MPTCP: u32 = 28;
 
+/// Payload of the longest TCP segment that every encapsulation leaves room for, in bytes.
+pub(super) const SEGMENT: u32 = MTU as u32 - (IPV4 + GRE + ETHERNET) - IPV4 - TCP;
+
 /// How a packet is put onto a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encap {
@@ -97,6 +100,7 @@ mod tests {
         assert_eq!(Encap::None.mtu(), 1440);
         assert_eq!(Encap::Gre.mtu(), 1416);
         assert_eq!(Encap::Gretap.mtu(), 1402);
+        assert_eq!(SEGMENT, 1350);
     }
 
     #[test]

@@ -290,24 +290,31 @@ impl Task<'_> {
             return Ok(());
         }
         let hosts = Hosts::up(self.lab)?;
-        // Each run of a system beside its own of the plain paths.
-        let plain: Vec<f64> = Way::ALL
-            .into_iter()
-            .map(|way| {
-                let extra = self.system.encap().bytes();
-                cost::plain(self.lab, way, payload, extra, self.options.packets())
-            })
-            .collect::<Result<_>>()?;
-        let quiet = cost::background(BACKGROUND)?;
         let at = self.at();
+        // Each system has its own of the plain paths, measured beside it.
+        let quiet = cost::background(BACKGROUND)?;
+        let mut plain = Vec::new();
+        for way in Way::ALL {
+            let payload = match way {
+                Way::Forward | Way::Udp => payload,
+                // The kernel makes no segments as small as that.
+                Way::Tcp if payload < frame::SEGMENT => continue,
+                // Its header is longer.
+                Way::Tcp => frame::SEGMENT,
+            };
+            let extra = self.system.encap().bytes();
+            let packets = self.options.packets();
+            let packet = cost::plain(self.lab, way, payload, extra, packets)?;
+            plain.push((way, payload, packet));
+        }
         if self.system == System::Path {
-            for (way, packet) in Way::ALL.into_iter().zip(plain) {
+            self.figures.add(at, Measure::Background, quiet * 100.0);
+            for (way, _, packet) in plain {
                 self.figures.add(at, Measure::Packet(way), packet);
             }
-            self.figures.add(at, Measure::Background, quiet * 100.0);
         } else {
             let running = self.system.up(self.lab)?;
-            let outcome = self.cost_over(&running, payload, &plain, quiet);
+            let outcome = self.cost_over(&running, &plain, quiet);
             running.down()?;
             outcome?;
         }
@@ -318,15 +325,14 @@ impl Task<'_> {
     fn cost_over(
         &mut self,
         running: &system::Running<'_>,
-        payload: u32,
-        plain: &[f64],
+        plain: &[(Way, u32, f64)],
         quiet: f64,
     ) -> Result<()> {
         let background = cost::background(BACKGROUND)?;
         let at = self.at();
         self.figures
             .add(at, Measure::Background, background * 100.0);
-        for (way, plain) in Way::ALL.into_iter().zip(plain) {
+        for &(way, payload, plain) in plain {
             let packets = self.options.packets();
             let packet = cost::over(self.lab, running, self.system, way, payload, packets)?;
             // Probes and other work by the clock is no packet's.

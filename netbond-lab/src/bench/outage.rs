@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::scenario::Scenario;
 use super::system::{RECEIVER, SENDER, System};
-use super::traffic::words;
+use super::traffic::{listen, words};
 use crate::goodput::Stream;
 use crate::lab::Lab;
 use crate::traffic::Numbered;
@@ -48,7 +48,8 @@ pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
     let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
     let target = system.target(lab)?;
     let iperf3 = words(system, &["iperf3"]);
-    let company = Stream::start_by(&iperf3, from, to, &target, Some(COMPANY_MBIT))?;
+    let listen = listen(system, &target);
+    let company = Stream::start_by(&iperf3, listen, from, to, &target, Some(COMPANY_MBIT))?;
     let stream = if system.is_mptcp() {
         None
     } else {

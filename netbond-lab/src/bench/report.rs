@@ -284,9 +284,9 @@ mod tests {
     fn text_has_a_column_for_each_system() {
         assert_eq!(
             report().to_string(),
-            "equal2\n                                           path                netbond\n  \
+            "equal2\n                                                 path                   netbond\n  \
              tcp-cubic-goodput, Mbit/s  9.00 (9.00 to 10.0) 50 %  17.0 (17.0 to 18.0) 95 %\n  \
-             udp-lost, Mbit/s                                  -          0 (0 to 1.00)\n"
+             udp-lost, Mbit/s                                  -             0 (0 to 1.00)\n"
         );
     }
 

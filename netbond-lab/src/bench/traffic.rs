@@ -82,6 +82,12 @@ pub(super) fn words<'a>(system: System, program: &[&'a str]) -> Vec<&'a str> {
     [prefix, program].concat()
 }
 
+/// The address where a server listens for connections to `target`.
+pub(super) fn listen(system: System, target: &str) -> &str {
+    // Further subflows come to the addresses of the other paths.
+    if system.is_mptcp() { "0.0.0.0" } else { target }
+}
+
 /// Runs TCP from A to B for `time` after its slow start.
 pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Result<Tcp> {
     #[derive(Deserialize)]
@@ -107,8 +113,9 @@ pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Resu
         let mut command = router.command(words[0]);
         Running::start(command.args(&words[1..]).args(arguments))
     };
-    let server = start(to, &["--server", "--one-off", "--bind", &target])?;
-    wait_iperf3(to, &target)?;
+    let listen = listen(system, &target);
+    let server = start(to, &["--server", "--one-off", "--bind", listen])?;
+    wait_iperf3(to, listen)?;
     let (seconds, omitted) = (time.as_secs().to_string(), SLOW_START.as_secs().to_string());
     let mut arguments = vec!["--client", &target, "--json", "--interval", "0"];
     arguments.extend(["--connect-timeout", "5000", "--time", &seconds]);
