@@ -28,8 +28,10 @@ pub(super) enum Measure {
     PingP99,
     /// Packets lost while a path is dead.
     Lost,
-    /// From the failure to the last lost packet.
+    /// From the failure to the last lost packet before the repair.
     Recovery,
+    /// Packets lost after the repair.
+    LostAfter,
     /// The longest time without a packet.
     Gap,
     /// TCP while a path is dead.
@@ -66,6 +68,7 @@ impl Measure {
             Self::PingP99 => "ping-p99".to_owned(),
             Self::Lost => "outage-lost".to_owned(),
             Self::Recovery => "outage-recovery".to_owned(),
+            Self::LostAfter => "return-lost".to_owned(),
             Self::Gap => "outage-gap".to_owned(),
             Self::OutageGoodput => "outage-goodput".to_owned(),
             Self::Packet(way) => format!("{}-packet", way.name()),
@@ -79,6 +82,7 @@ impl Measure {
         match self {
             Self::Goodput(_) | Self::UdpGoodput | Self::OutageGoodput => "Mbit/s",
             Self::Retransmits(_) | Self::OutOfOrder(_) => "segments",
+            Self::LostAfter => "packets",
             Self::UdpLost | Self::UdpLate | Self::Lost | Self::Background => "%",
             Self::PingMedian | Self::PingP99 | Self::Recovery | Self::Gap => "ms",
             Self::Packet(_) | Self::Cost(_) => match clock {

@@ -17,9 +17,9 @@ const GRE: u32 = 4;
 /// TCP's header with the timestamps that every segment of Linux carries.
 const TCP: u32 = 20 + 12;
 
-/// The longest data sequence signal of MPTCP that its sender leaves room for in each segment: kind,
-/// length and flags 4, acknowledgement 8, mapping 14, and padding to words (RFC 8684, 3.3).
-const MPTCP: u32 = 28;
+/// The data sequence signal of MPTCP as Linux puts it into each segment: kind, length and flags 4,
+/// acknowledgement 4, mapping without checksum 14, and padding to words (RFC 8684, 3.3).
+const MPTCP: u32 = 24;
 
 /// Payload of the longest TCP segment that every encapsulation leaves room for, in bytes.
 pub(super) const SEGMENT: u32 = MTU as u32 - (IPV4 + GRE + ETHERNET) - IPV4 - TCP;
@@ -109,6 +109,6 @@ mod tests {
         assert!((Encap::Gre.tcp_share() - 1364.0 / 1514.0).abs() < 1e-9);
         assert!((Encap::Gretap.tcp_share() - 1350.0 / 1514.0).abs() < 1e-9);
         assert!((Encap::Gre.udp_share() - 1388.0 / 1514.0).abs() < 1e-9);
-        assert!((mptcp_share() - 1360.0 / 1514.0).abs() < 1e-9);
+        assert!((mptcp_share() - 1364.0 / 1514.0).abs() < 1e-9);
     }
 }

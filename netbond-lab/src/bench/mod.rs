@@ -98,7 +98,7 @@ impl Options {
 
     /// Packets for each figure of cost.
     fn packets(&self) -> usize {
-        if self.quick { 4_000 } else { 10_000 }
+        if self.quick { 10_000 } else { 30_000 }
     }
 }
 
@@ -280,6 +280,8 @@ impl Task<'_> {
             self.figures.add(at, Measure::Lost, packets.lost * 100.0);
             self.figures.add(at, Measure::Recovery, ms(packets.last));
             self.figures.add(at, Measure::Gap, ms(packets.gap));
+            let lost_after = packets.lost_after as f64;
+            self.figures.add(at, Measure::LostAfter, lost_after);
         }
         Ok(())
     }

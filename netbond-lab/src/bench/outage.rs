@@ -37,8 +37,10 @@ pub(super) struct Outage {
 pub(super) struct Packets {
     /// Share lost while the router was dead, 0 to 1. Each way counts.
     pub(super) lost: f64,
-    /// From the failure until the last lost one was sent.
+    /// From the failure until the last one that was lost before the repair was sent.
     pub(super) last: Duration,
+    /// Those lost after the repair.
+    pub(super) lost_after: u64,
     /// The longest time without one that came back.
     pub(super) gap: Duration,
 }
@@ -69,13 +71,14 @@ pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
         None => None,
         Some(stream) => {
             let log = stream.stop_after(SystemTime::now())?;
-            let all = log.counts_since(failed);
-            let after = log.counts_since(repaired);
+            let dead = log.until(repaired);
+            let counts = dead.counts_since(failed);
             Some(Packets {
-                lost: (all.lost - after.lost) as f64 / (all.sent - after.sent).max(1) as f64,
-                last: log
+                lost: counts.lost as f64 / counts.sent.max(1) as f64,
+                last: dead
                     .outage_after(failed)
                     .map_or(Duration::ZERO, |outage| outage.last),
+                lost_after: log.counts_since(repaired).lost,
                 gap: log.longest_gap_after(failed),
             })
         }

@@ -165,6 +165,10 @@ impl Scenario {
     pub(super) fn concerns(self, system: System) -> bool {
         match system {
             System::Path | System::BalanceRr | System::Netbond | System::Mptcp => true,
+            // It differs from netbond in what is around each packet.
+            System::NetbondGretap => {
+                matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)
+            }
             // It differs from balance-rr in what it does about failures.
             System::BalanceRrArp => matches!(self, Self::Equal2 | Self::Failure),
             // Flows to paths by hash: all equal paths tell the same.

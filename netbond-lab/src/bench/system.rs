@@ -47,6 +47,8 @@ pub enum System {
     Mptcp,
     /// netbond as it comes: gre, round-robin
     Netbond,
+    /// ... with encap gretap: whole Ethernet frames
+    NetbondGretap,
 }
 
 /// A configuration of netbond.
@@ -78,6 +80,7 @@ impl System {
             Self::Ecmp => "ecmp",
             Self::Mptcp => "mptcp",
             Self::Netbond => "netbond",
+            Self::NetbondGretap => "netbond-gretap",
         }
     }
 
@@ -96,6 +99,10 @@ impl System {
             Self::Mptcp => Kind::Mptcp,
             Self::Netbond => Kind::Netbond(Settings {
                 encap: Encap::Gre,
+                mode: "round-robin",
+            }),
+            Self::NetbondGretap => Kind::Netbond(Settings {
+                encap: Encap::Gretap,
                 mode: "round-robin",
             }),
         }
