@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::fate::Fate;
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -36,6 +36,9 @@ pub struct Meta {
 }
 const _: () = assert!(size_of::<Meta>() == 16);
 
+/// The bond carries Ethernet frames ([`crate::names::Encap::Gretap`]), and nothing else.
+pub const BOND_ETHERNET: u8 = 1 << 0;
+
 /// How a bond sends: an entry of `BONDS`, by bond id. Written by the controller.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -48,9 +51,10 @@ pub struct Bond {
     pub ifindex: u32,
     /// Outer TTL; 0: copied from the inner packet.
     pub ttl: u8,
-    /// Hardware address of the bond device.
+    /// Hardware address of the bond device: where received IP packets go. Frames have their own.
     pub mac: [u8; 6],
-    pub reserved: u8,
+    /// `BOND_*`.
+    pub flags: u8,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
@@ -116,7 +120,7 @@ const _: () = assert!(size_of::<Ticket>() == 8);
 /// What one CPU sent and received on a path: an entry of `PATH_STATS`, by path id.
 ///
 /// Packets are those on the wire (a GSO super-packet counts its segments); bytes are those of the
-/// inner packets, without any encapsulation.
+/// inner packets, without any encapsulation: IP packets, or Ethernet frames (without their checksum).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct PathStats {
@@ -311,8 +315,10 @@ pub struct BondInfo {
     pub peer_length: u32,
     /// 1 where a route to it exists.
     pub peer_reachable: u32,
+    /// [`crate::names::Encap`].
+    pub encap: u32,
 }
-const _: () = assert!(size_of::<BondInfo>() == 80);
+const _: () = assert!(size_of::<BondInfo>() == 84);
 
 /// What the controller knows of a path, for people: an entry of `PATH_INFO`, by path id. The data
 /// plane never reads it.

@@ -50,10 +50,12 @@ fates! {
     TxNotIp = "tx_not_ip", Drop, "sent into the bond, but neither IPv4 nor IPv6";
     /// Shorter than its IP header, or of another version than its EtherType says.
     TxMalformed = "tx_malformed", Drop, "sent into the bond, but not a well-formed IP packet";
+    /// More VLAN tags than a frame in `gretap` may have.
+    TxTags = "tx_tags", Drop, "sent into the bond with more than two VLAN tags";
     /// No path has a route and is not taken out.
     TxNoPath = "tx_no_path", Drop, "sent into the bond while no path was up";
     /// The kernel refused to make room for the outer headers.
-    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel, to encapsulate";
+    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel or of no IP, to encapsulate";
     /// The device runs the program and is no bond.
     TxNoBond = "tx_no_bond", Drop, "sent into a device that is a bond no longer";
     /// Not GRE over IPv4, or not between the addresses of a path, or with another key.
@@ -62,10 +64,10 @@ fates! {
     RxFragment = "rx_fragment", Pass, "fragments of GRE packets: left to the kernel";
     /// GRE with a checksum, routing, or a version other than 0.
     RxGreFlags = "rx_gre_flags", Pass, "GRE with flags that netbond does not speak: left to the kernel";
-    /// On a path, but GRE carries neither IPv4 nor IPv6.
-    RxProtocol = "rx_protocol", Pass, "on a path, but neither IPv4 nor IPv6 inside: left to the kernel";
+    /// On a path, but GRE carries something else than the bond does.
+    RxProtocol = "rx_protocol", Pass, "on a path, but not of the bond's encap: left to the kernel";
     /// On a path, but the inner packet is cut short or not what the GRE header says.
-    RxMalformed = "rx_malformed", Drop, "on a path, but the inner IP packet is malformed";
+    RxMalformed = "rx_malformed", Drop, "on a path, but the inner IP packet is malformed, or the frame cut short";
     /// Congestion marked on a packet whose transport does not understand it (RFC 6040, 4.2).
     RxEcn = "rx_ecn", Drop, "on a path, marked CE outside and not ECN-capable inside (RFC 6040)";
     /// A probe: it did its work.

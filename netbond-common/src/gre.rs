@@ -10,6 +10,8 @@ pub const IP_PROTOCOL: u8 = 47;
 /// Payload types (EtherTypes), big-endian.
 pub const IPV4: [u8; 2] = 0x0800_u16.to_be_bytes();
 pub const IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
+/// Of an Ethernet frame: "transparent Ethernet bridging" (RFC 1701).
+pub const ETHERNET: [u8; 2] = 0x6558_u16.to_be_bytes();
 
 const KEY: u16 = 0x2000;
 const SEQUENCE: u16 = 0x1000;

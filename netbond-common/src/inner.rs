@@ -2,7 +2,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::gre;
+use crate::{ecn, gre};
 
 /// What an inner packet says of its treatment on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,33 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Of a frame without an IP packet in it. The TTL is what the kernel's gretap takes then, unless
+    /// net.ipv4.ip_default_ttl says otherwise.
+    pub const OPAQUE: Self = Self {
+        protocol: gre::ETHERNET,
+        tos: 0,
+        ttl: 64,
+        dont_fragment: true,
+    };
+
+    /// Of the frame around this packet, with `tags` VLAN tags. It may not be fragmented whatever the
+    /// packet says, as with the kernel's gretap (pmtudisc). The other end takes no congestion mark
+    /// through a tag: then none may be made on the way (RFC 6040, 4.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_frame(self, tags: usize) -> Self {
+        Self {
+            protocol: gre::ETHERNET,
+            tos: if tags == 0 {
+                self.tos
+            } else {
+                self.tos & !ecn::MASK
+            },
+            ttl: self.ttl,
+            dont_fragment: true,
+        }
+    }
+
     /// Reads an IPv4 header; `None` where it is of another version or its length field is short.
     #[inline(always)]
     #[must_use]
@@ -145,6 +172,18 @@ mod tests {
         let mut four = header;
         four[0] = 0x45;
         assert_eq!(Inner::from_ipv6(&four), None);
+    }
+
+    #[test]
+    fn a_frame_inherits_from_its_packet() {
+        let packet = Inner::from_ipv4(&ipv4(0xb9, 17, false)).unwrap();
+        let frame = packet.in_frame(0);
+        assert_eq!(
+            (frame.protocol, frame.tos, frame.ttl),
+            ([0x65, 0x58], 0xb9, 17)
+        );
+        assert!(frame.dont_fragment);
+        assert_eq!(packet.in_frame(1).tos, 0xb8, "not ECN-capable");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod ecn;
 pub mod fate;
+pub mod frame;
 pub mod gre;
 pub mod inner;
 pub mod ipv4;

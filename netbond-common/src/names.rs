@@ -1,5 +1,7 @@
 //! Names: of maps, programs and pins, and of what the controller tells in the maps.
 
+use crate::frame;
+
 /// Where everything is pinned, unless the user says otherwise.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/netbond";
 
@@ -59,6 +61,27 @@ macro_rules! named {
             }
         }
     };
+}
+
+named! {
+    /// What the outer packets of a bond carry.
+    Encap {
+        /// IP packets in GRE (EtherType 0x0800 and 0x86DD).
+        Gre = 0, "gre";
+        /// Ethernet frames in GRE (0x6558), as the kernel's gretap devices send and take them.
+        Gretap = 1, "gretap";
+    }
+}
+
+impl Encap {
+    /// Bytes that it puts before an IP packet within GRE.
+    #[must_use]
+    pub const fn header_len(self) -> u32 {
+        match self {
+            Self::Gre => 0,
+            Self::Gretap => frame::HEADER_LEN as u32,
+        }
+    }
 }
 
 named! {

@@ -36,8 +36,8 @@ pub const PROTOCOL: [u8; 2] = 0x88b5_u16.to_be_bytes();
 pub const LEN: usize = size_of::<Probe>();
 
 /// How the controller asks for a probe: a frame into the bond device, of IPv4's EtherType (the kernel
-/// makes room in no other) and IP version 15, with the path's slot in the low half of that byte. The
-/// program overwrites it with the probe.
+/// makes room in no other) and IP version 15, with the path's slot in the low half of that byte, from
+/// and to the Ethernet address 0, which is nobody's. The program overwrites it with the probe.
 pub const TRIGGER: u8 = 0xf0;
 
 /// TOS of a probe: class selector 6, network control (RFC 4594, 3.1).

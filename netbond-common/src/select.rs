@@ -40,7 +40,8 @@ pub fn select(
             return Some((path, Choice::Wheel));
         }
     }
-    let (mut last_resort, mut stale) = (None, None);
+    // No `Option`: the compiler may copy what one does not hold, and the verifier refuses that.
+    let (mut last_resort, mut stale) = ((false, 0), (false, 0));
     let first = ticket.stand_in;
     let mut path = first;
     for _ in 0..MAX_BOND_PATHS {
@@ -58,11 +59,16 @@ pub fn select(
             } else {
                 &mut stale
             };
-            candidate.get_or_insert(path);
+            if !candidate.0 {
+                *candidate = (true, path);
+            }
         }
         path += 1;
     }
-    let path = last_resort.or(stale)?;
+    let (found, path) = if last_resort.0 { last_resort } else { stale };
+    if !found {
+        return None;
+    }
     ticket.stand_in = path + 1;
     Some((path, Choice::LastResort))
 }

@@ -1,8 +1,9 @@
 //! A packet enters the bond: choose a path, encapsulate, send.
 
 use netbond_common::{
-    abi::{PATH_KEY, PATH_NEIGHBOUR, PathStats},
+    abi::{BOND_ETHERNET, Bond, PATH_KEY, PATH_NEIGHBOUR, Path, PathStats},
     fate::Fate,
+    frame::{self, Header},
     gre,
     inner::Inner,
     ipv4::Outward,
@@ -16,7 +17,7 @@ use network_types::{
 use crate::{
     end::End,
     maps,
-    packet::{Packet, random, redirect, redirect_to_neighbour},
+    packet::{Packet, Refused, Tags, random, redirect, redirect_to_neighbour},
     probe,
 };
 
@@ -24,76 +25,164 @@ use crate::{
 #[inline(always)]
 pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
     let id = maps::bond_id(packet.ifindex()).ok_or(End::outside(Fate::TxNoBond))?;
+    let bond = maps::bond(id).ok_or(End::new(id, Fate::TxNoBond))?;
+    if bond.flags & BOND_ETHERNET == 0 {
+        send_packet(packet, id, bond)
+    } else {
+        send_frame(packet, id, bond)
+    }
+}
+
+/// Sends the IP packet in a frame.
+#[inline(always)]
+fn send_packet(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
-    let bond = maps::bond(id).ok_or(end(Fate::TxNoBond))?;
-    let inner = match inner(packet) {
-        Ok(inner) => inner,
+    if packet.has_vlan() || !matches!(packet.protocol(), gre::IPV4 | gre::IPV6) {
+        return Err(end(Fate::TxNotIp));
+    }
+    let Some(inner) = inner(packet) else {
         // What is no IP packet may be the controller asking for a probe.
-        Err(Fate::TxMalformed) => return probe::ask(packet, id),
-        Err(fate) => return Err(end(fate)),
+        let path = probe::asked(packet, id).ok_or(end(Fate::TxMalformed))?;
+        return probe::ask(packet, path, 0);
     };
+    let way = choose(id, bond)?;
+    let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
+    let identification = if inner.dont_fragment {
+        0
+    } else {
+        random() as u16
+    };
+    let outward = outward(way.path, bond, inner, len, identification);
+    if way.path.flags & PATH_KEY != 0 {
+        packet.encapsulate(&outward.headers_with_key(way.path.key), 0)
+    } else {
+        packet.encapsulate(&outward.headers(), 0)
+    }
+    .map_err(|_| end(Fate::TxNoRoom))?;
+    way.leave(packet, id, packets, len)
+}
 
-    let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
-    let flags = |path| maps::path_flags(maps::path_of(id, path));
-    let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
-    let path_id = maps::path_of(id, slot);
-    let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;
-    let stats = maps::path_stats(path_id).ok_or(end(Fate::TxNoPath))?;
+/// Sends a whole frame, whatever is in it.
+#[inline(always)]
+fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
+    let end = |fate| End::new(id, fate);
+    if let Some(path) = probe::asked(packet, id) {
+        // A frame may be longer than the kernel lets the controller send.
+        return probe::ask(packet, path, frame::HEADER_LEN as u32);
+    }
+    // First of all: the verifier walks through this once for each way that leads here.
+    let way = choose(id, bond)?;
+    let tags = packet.take_tags().map_err(|_| end(Fate::TxTags))?;
+    let header: Header = packet.read(0).ok_or(end(Fate::TxMalformed))?;
+    let inner = match inner(packet) {
+        Some(inner) => inner.in_frame(tags.count()),
+        None => Inner::OPAQUE,
+    };
+    let len = packet.len() + (tags.count() * frame::TAG_LEN) as u32;
+    let packets = packet.wire_packets();
+    let outward = outward(way.path, bond, inner, len, 0);
+    match tags {
+        Tags::None => wrap(packet, way.path, &outward, header),
+        Tags::One(tags) => wrap::<18>(packet, way.path, &outward, frame::tagged(header, tags)),
+        Tags::Two(tags) => wrap::<22>(packet, way.path, &outward, frame::tagged(header, tags)),
+    }
+    .map_err(|_| end(Fate::TxNoRoom))?;
+    way.leave(packet, id, packets, len)
+}
 
-    let (packets, payload_len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
-    let outward = Outward {
+/// Puts the outer headers, and the frame's own, before what the frame carries.
+#[inline(always)]
+fn wrap<const N: usize>(
+    packet: &Packet,
+    path: &Path,
+    outward: &Outward<'_>,
+    header: [u8; N],
+) -> Result<(), Refused> {
+    if path.flags & PATH_KEY != 0 {
+        packet.encapsulate_frame(outward.headers_with_key(path.key), header)
+    } else {
+        packet.encapsulate_frame(outward.headers(), header)
+    }
+}
+
+/// The outer headers of a packet of `len` bytes.
+#[inline(always)]
+const fn outward<'a>(
+    path: &'a Path,
+    bond: &Bond,
+    inner: Inner,
+    len: u32,
+    identification: u16,
+) -> Outward<'a> {
+    Outward {
         local: &path.local,
         remote: &path.remote,
         sum: path.sum,
         inner,
         ttl: bond.ttl,
-        payload_len,
-        identification: if inner.dont_fragment {
-            0
-        } else {
-            random() as u16
-        },
-    };
-    if path.flags & PATH_KEY != 0 {
-        packet.encapsulate(&outward.headers_with_key(path.key))
-    } else {
-        packet.encapsulate(&outward.headers())
-    }
-    .map_err(|_| end(Fate::TxNoRoom))?;
-
-    count(stats, choice, u64::from(packets), u64::from(payload_len));
-    if path.flags & PATH_NEIGHBOUR != 0 {
-        Ok(redirect_to_neighbour(path.ifindex))
-    } else {
-        Ok(redirect(path.ifindex))
+        payload_len: len,
+        identification,
     }
 }
 
-/// What the packet is.
+/// The IP packet in the frame; `None` where there is none, or not a well-formed one.
 #[inline(always)]
-fn inner(packet: &Packet) -> Result<Inner, Fate> {
-    if packet.has_vlan() {
-        return Err(Fate::TxNotIp);
-    }
+fn inner(packet: &Packet) -> Option<Inner> {
     match packet.protocol() {
-        gre::IPV4 => packet
-            .read::<Ipv4Hdr>(EthHdr::LEN)
-            .and_then(|header| Inner::from_ipv4(&header)),
-        gre::IPV6 => packet
-            .read::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN)
-            .and_then(|header| Inner::from_ipv6(&header)),
-        _ => return Err(Fate::TxNotIp),
+        gre::IPV4 => Inner::from_ipv4(&packet.read::<Ipv4Hdr>(EthHdr::LEN)?),
+        gre::IPV6 => Inner::from_ipv6(&packet.read::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN)?),
+        _ => None,
     }
-    .ok_or(Fate::TxMalformed)
 }
 
+/// The path that a packet takes, and why.
+struct Way {
+    path: &'static Path,
+    stats: &'static mut PathStats,
+    choice: Choice,
+}
+
+/// Chooses the path of the next packet.
 #[inline(always)]
-fn count(stats: &mut PathStats, choice: Choice, packets: u64, bytes: u64) {
-    stats.tx_packets += packets;
-    stats.tx_bytes += bytes;
-    match choice {
-        Choice::Wheel => {}
-        Choice::StandIn => stats.tx_stand_in += packets,
-        Choice::LastResort => stats.tx_last_resort += packets,
+fn choose(id: u32, bond: &Bond) -> Result<Way, End> {
+    let end = |fate| End::new(id, fate);
+    let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
+    let flags = |path| maps::path_flags(maps::path_of(id, path));
+    let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
+    let path_id = maps::path_of(id, slot);
+    Ok(Way {
+        path: maps::path(path_id).ok_or(end(Fate::TxNoPath))?,
+        stats: maps::path_stats(path_id).ok_or(end(Fate::TxNoPath))?,
+        choice,
+    })
+}
+
+impl Way {
+    /// Counts an encapsulated packet that was `len` bytes before, and sends it.
+    #[inline(always)]
+    fn leave(self, packet: &Packet, id: u32, packets: u32, len: u32) -> Result<i32, End> {
+        if self.path.flags & PATH_NEIGHBOUR != 0 {
+            packet.to_one().map_err(|_| End::new(id, Fate::TxNoRoom))?;
+        }
+        let (stats, packets) = (self.stats, u64::from(packets));
+        stats.tx_packets += packets;
+        stats.tx_bytes += u64::from(len);
+        match self.choice {
+            Choice::Wheel => {}
+            Choice::StandIn => stats.tx_stand_in += packets,
+            Choice::LastResort => stats.tx_last_resort += packets,
+        }
+        Ok(leave(self.path))
+    }
+}
+
+/// Sends the packet at hand, encapsulated, out of its path's device. (The route that it came by is
+/// still on it. WireGuard pads by that route's MTU.)
+#[inline(always)]
+pub(crate) fn leave(path: &Path) -> i32 {
+    if path.flags & PATH_NEIGHBOUR != 0 {
+        redirect_to_neighbour(path.ifindex)
+    } else {
+        redirect(path.ifindex)
     }
 }

@@ -2,9 +2,10 @@
 //! bond device.
 
 use netbond_common::{
-    abi::TunnelKey,
+    abi::{BOND_ETHERNET, Bond, PathStats, TunnelKey},
     ecn::{self, Decapsulated},
     fate::Fate,
+    frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
     probe,
@@ -36,6 +37,9 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
     let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
+    if bond.flags & BOND_ETHERNET != 0 {
+        return receive_frame::<L3>(packet, &outer, bond, stats).map_err(end);
+    }
     let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
 
     let packets = packet.wire_packets();
@@ -55,6 +59,46 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(packet.len() - EthHdr::LEN as u32);
+    Ok(redirect_inward(bond.ifindex))
+}
+
+/// Receives a whole frame. Where it goes is up to its own addresses.
+#[inline(always)]
+fn receive_frame<const L3: usize>(
+    packet: &Packet,
+    outer: &Outer,
+    bond: &Bond,
+    stats: &mut PathStats,
+) -> Result<i32, Fate> {
+    if outer.protocol != gre::ETHERNET {
+        return Err(Fate::RxProtocol);
+    }
+    let start = L3 + outer.len;
+    let header: Header = packet.read(start).ok_or(Fate::RxMalformed)?;
+    let protocol = [header[12], header[13]];
+    let mark = match congestion(packet, start + EthHdr::LEN, protocol, outer.tos) {
+        Ok(mark) => mark,
+        Err(Fate::RxEcn) => return Err(Fate::RxEcn),
+        // No IP packet, or not a well-formed one: as a bridge would carry it.
+        Err(_) => Mark::None,
+    };
+
+    let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
+    // The kernel takes nothing away that leaves less than an IPv4 header.
+    packet
+        .pad(start + EthHdr::LEN + Ipv4Hdr::LEN)
+        .and_then(|()| packet.decapsulate(outer.len + EthHdr::LEN))
+        .map_err(|_| Fate::RxNoDecap)?;
+    if L3 == 0 {
+        packet.prepend_ethernet().map_err(|_| Fate::RxNoDecap)?;
+    }
+    packet
+        .write(0, &header)
+        .and_then(|()| mark.apply(packet))
+        .map_err(|_| Fate::RxNoDecap)?;
+
+    stats.rx_packets += u64::from(packets);
+    stats.rx_bytes += u64::from(len);
     Ok(redirect_inward(bond.ifindex))
 }
 

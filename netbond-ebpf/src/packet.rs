@@ -3,21 +3,58 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS,
-        BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_skb_change_head,
+        bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_vlan_pop,
+        bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use netbond_common::{gre, inner};
+use netbond_common::{
+    frame::{self, Tag},
+    gre, inner,
+};
 use network_types::eth::EthHdr;
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
+
+/// Segments keep their size: the bond's MTU leaves room for what is added or removed (FIXED_GSO), and
+/// without it UDP segments are refused. GRE without a checksum changes nothing of what is known of
+/// the packet's checksums (NO_CSUM_RESET).
+const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+/// What is added is GRE over IPv4: so super-packets stay whole down to the path's device.
+const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+
+/// The VLAN tags of a frame, the outermost first.
+pub(crate) enum Tags {
+    None,
+    One([Tag; 1]),
+    Two([Tag; 2]),
+}
+
+impl Tags {
+    #[inline(always)]
+    pub(crate) const fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(_) => 1,
+            Self::Two(_) => 2,
+        }
+    }
+}
+
+/// Outer headers and the header of the frame inside.
+#[repr(C)]
+struct Stacked<T, const N: usize> {
+    outer: T,
+    header: [u8; N],
+}
 
 /// A packet on its way through a tc hook. Offsets are in bytes from the start of the frame.
 pub(crate) struct Packet {
@@ -58,6 +95,67 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn has_vlan(&self) -> bool {
         self.skb().vlan_present != 0
+    }
+
+    /// The VLAN tag that travels beside the frame.
+    #[inline(always)]
+    fn vlan(&self) -> Tag {
+        let skb = self.skb();
+        let ([a, b], [c, d]) = (
+            (skb.vlan_proto as u16).to_ne_bytes(),
+            (skb.vlan_tci as u16).to_be_bytes(),
+        );
+        [a, b, c, d]
+    }
+
+    /// Takes the VLAN tags off, wherever they are; refused where there are more than two.
+    #[inline(always)]
+    pub(crate) fn take_tags(&self) -> Result<Tags, Refused> {
+        let first = if self.has_vlan() {
+            self.vlan()
+        } else if frame::is_tag(self.protocol()) {
+            self.read(frame::TYPE_AT).ok_or(Refused)?
+        } else {
+            return Ok(Tags::None);
+        };
+        // What is next in the frame takes the place beside it.
+        self.pop_tag()?;
+        if !self.has_vlan() {
+            return Ok(Tags::One([first]));
+        }
+        let second = self.vlan();
+        self.pop_tag()?;
+        if self.has_vlan() {
+            return Err(Refused);
+        }
+        Ok(Tags::Two([first, second]))
+    }
+
+    #[inline(always)]
+    fn pop_tag(&self) -> Result<(), Refused> {
+        // SAFETY: a plain helper call on this program's own context.
+        let result = unsafe { bpf_skb_vlan_pop(self.ctx.as_ptr().cast()) };
+        if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    #[inline(always)]
+    fn push_tag(&self) -> Result<(), Refused> {
+        // SAFETY: a plain helper call on this program's own context; 0 asks for 802.1Q.
+        let result = unsafe { bpf_skb_vlan_push(self.ctx.as_ptr().cast(), 0, 1) };
+        if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Makes the kernel take a frame for IPv4, whatever is in it: it makes room in no other, and
+    /// WireGuard sends no other. The frame's EtherType is lost.
+    #[inline(always)]
+    fn pass_off_as_ipv4(&self) -> Result<(), Refused> {
+        self.write(frame::TYPE_AT, &gre::IPV4)?;
+        // The first tag goes beside the frame, the second moves it in; and when that is taken out
+        // again the kernel reads the EtherType anew.
+        self.push_tag()?;
+        self.push_tag()?;
+        self.pop_tag()?;
+        self.pop_tag()
     }
 
     /// Whether the frame is for this host (PACKET_HOST) and not only overheard.
@@ -106,15 +204,11 @@ impl Packet {
             .map_err(|_| Refused)
     }
 
-    /// Makes room for outer headers behind the Ethernet header, and writes them.
+    /// Makes room for outer headers behind the Ethernet header, and writes them; and for `more` bytes
+    /// behind them, whose content is left to the caller.
     #[inline(always)]
-    pub(crate) fn encapsulate<T>(&self, headers: &T) -> Result<(), Refused> {
-        // Segments keep their size: the bond's MTU leaves room for what is added (FIXED_GSO), and
-        // without it UDP segments are refused.
-        const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
-        const TUNNEL: u64 =
-            PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
-        let len = size_of::<T>() as i32;
+    pub(crate) fn encapsulate<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
+        let len = size_of::<T>() as i32 + more as i32;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
             // A packet of a tunnel over the bond is one inside another already (EALREADY). With
             // nothing to segment, only its EtherType needs the flags, where that changes.
@@ -128,14 +222,56 @@ impl Packet {
         self.write(EthHdr::LEN, headers)
     }
 
+    /// Puts outer headers before the whole frame, whose tags were taken off and whose header is
+    /// `header` with them. What is left in front is an Ethernet header for the kernel to remove.
+    #[inline(always)]
+    pub(crate) fn encapsulate_frame<T, const N: usize>(
+        &self,
+        outer: T,
+        header: [u8; N],
+    ) -> Result<(), Refused> {
+        let len = size_of::<Stacked<T, N>>() as i32;
+        let flags =
+            TUNNEL | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (N as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
+            // No IP packet, or one of another tunnel (EALREADY): only with nothing to segment.
+            if self.skb().gso_size != 0 {
+                return Err(Refused);
+            }
+            if self.protocol() != gre::IPV4 {
+                self.pass_off_as_ipv4()?;
+            }
+            self.ctx
+                .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
+                .map_err(|_| Refused)?;
+        }
+        self.write(EthHdr::LEN, &Stacked { outer, header })
+    }
+
     /// Removes `len` bytes of outer headers from where the IP header starts.
     #[inline(always)]
     pub(crate) fn decapsulate(&self, len: usize) -> Result<(), Refused> {
-        // GRE without a checksum takes nothing from what the device verified (NO_CSUM_RESET).
-        const FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
         self.ctx
-            .adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, FLAGS)
+            .adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, PLAIN)
             .map_err(|_| Refused)
+    }
+
+    /// Lengthens a frame that is shorter than `len` bytes, with zeros.
+    #[inline(always)]
+    pub(crate) fn pad(&self, len: usize) -> Result<(), Refused> {
+        if self.len() as usize >= len {
+            return Ok(());
+        }
+        // SAFETY: a plain helper call on this program's own context.
+        let result = unsafe { bpf_skb_change_tail(self.ctx.as_ptr().cast(), len as u32, 0) };
+        if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Addresses the frame to no group: the kernel finds the next hop of no other, though it replaces
+    /// the address.
+    #[inline(always)]
+    pub(crate) fn to_one(&self) -> Result<(), Refused> {
+        self.write(0, &0_u8)
     }
 
     /// Makes room for an Ethernet header before a frame that has none.

@@ -1,8 +1,9 @@
 //! Probes in the kernel: ask, answer, take answers in (netbond_common::probe says what they prove).
 
 use netbond_common::{
-    abi::{PATH_KEY, PATH_NEIGHBOUR, Path, Sample},
+    abi::{PATH_KEY, Path, Sample},
     fate::Fate,
+    gre,
     inner::Inner,
     ipv4::Outward,
     probe::{self, Asker, Kind, Probe},
@@ -10,37 +11,49 @@ use netbond_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
+    egress::leave,
     end::End,
     ingress::Outer,
     maps,
-    packet::{Packet, Refused, monotonic, redirect, redirect_to_neighbour},
+    packet::{Packet, Refused, monotonic},
 };
 
-/// Turns a frame of the controller's ([`probe::TRIGGER`]) into a request on the path that its first
-/// byte names. The frame's length is the probe's. Any other frame is malformed.
+/// The path for which a frame of the controller's ([`probe::TRIGGER`]) asks for a probe: its id.
+/// `None` where the frame is any other.
 #[inline(always)]
-pub(crate) fn ask(packet: &Packet, bond: u32) -> Result<i32, End> {
-    let end = |fate| End::new(bond, fate);
-    let malformed = || end(Fate::TxMalformed);
-    let first: u8 = packet.read(EthHdr::LEN).ok_or(malformed())?;
+pub(crate) fn asked(packet: &Packet, bond: u32) -> Option<u32> {
+    let first: u8 = packet.read(EthHdr::LEN)?;
     let len = packet.len() - EthHdr::LEN as u32;
     // Only this host asks: not a frame that was bridged or routed into the bond.
-    if first & probe::TRIGGER != probe::TRIGGER || !packet.is_ours() || (len as usize) < probe::LEN
+    if packet.protocol() != gre::IPV4
+        || first & probe::TRIGGER != probe::TRIGGER
+        || !packet.is_ours()
+        || (len as usize) < probe::LEN
     {
-        return Err(malformed());
+        return None;
     }
-    let path_id = maps::path_of(bond, u32::from(first & !probe::TRIGGER));
-    let path = maps::path(path_id).ok_or(malformed())?;
-    let live = maps::live(path_id).ok_or(malformed())?;
+    // Nor anybody's who only shares the device.
+    let [a, b, c]: [u32; 3] = packet.read(0)?;
+    (a | b | c == 0).then(|| maps::path_of(bond, u32::from(first & !probe::TRIGGER)))
+}
+
+/// Turns such a frame into a request on the path. The frame's length is the probe's; where that is a
+/// long one, `more` bytes are added, at most as many as a request has.
+#[inline(always)]
+pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> {
+    let end = |fate| End::new(maps::bond_of(path_id), fate);
+    let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;
+    let live = maps::live(path_id).ok_or(end(Fate::TxNoPath))?;
     if path.ifindex == 0 {
         return Err(end(Fate::TxNoPath));
     }
+    let len = packet.len() - EthHdr::LEN as u32;
+    let more = if len as usize == probe::LEN { 0 } else { more };
     let request = probe::request(live, path_id, monotonic(), maps::secret());
-    let headers = wrap(packet, path, len);
-    headers
+    wrap(packet, path, len, more)
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
         .map_err(|_| end(Fate::TxNoRoom))?;
-    Ok(send(path))
+    Ok(leave(path))
 }
 
 /// Handles a probe received on a path.
@@ -73,7 +86,7 @@ pub(crate) fn receive<const L3: usize>(
                 Asker::Stranger => Fate::RxProbeStranger,
             };
             end(fate).settle(packet);
-            Ok(send(path))
+            Ok(leave(path))
         }
         Kind::Answer => {
             let rtt_ns = probe::accept(live, &received, now).map_err(end)?;
@@ -115,14 +128,14 @@ fn outward(path: &Path, len: u32) -> Outward<'_> {
     }
 }
 
-/// Puts outer headers before a probe; returns their length.
+/// Puts outer headers before a probe of `len` bytes, and `more`; returns their length.
 #[inline(always)]
-fn wrap(packet: &Packet, path: &Path, len: u32) -> Result<usize, Refused> {
-    let outward = outward(path, len);
+fn wrap(packet: &Packet, path: &Path, len: u32, more: u32) -> Result<usize, Refused> {
+    let outward = outward(path, len + more);
     if path.flags & PATH_KEY != 0 {
-        packet.encapsulate(&outward.headers_with_key(path.key))?;
+        packet.encapsulate(&outward.headers_with_key(path.key), more)?;
     } else {
-        packet.encapsulate(&outward.headers())?;
+        packet.encapsulate(&outward.headers(), more)?;
     }
     Ok(header_len(path))
 }
@@ -142,13 +155,4 @@ fn turn_round<const L3: usize>(
         packet.write(L3, &outward.headers())?;
     }
     packet.write(L3 + header_len(path), answer)
-}
-
-#[inline(always)]
-fn send(path: &Path) -> i32 {
-    if path.flags & PATH_NEIGHBOUR != 0 {
-        redirect_to_neighbour(path.ifindex)
-    } else {
-        redirect(path.ifindex)
-    }
 }

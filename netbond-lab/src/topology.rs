@@ -229,6 +229,15 @@ impl Topology {
         self
     }
 
+    /// The same topology with another encap, `gre` or `gretap`, of every bond.
+    #[must_use]
+    pub fn with_encap(mut self, encap: &str) -> Self {
+        for bond in &mut self.bonds {
+            encap.clone_into(&mut bond.encap);
+        }
+        self
+    }
+
     /// The same topology without bonds: no netbond is started.
     #[must_use]
     pub fn without_bonds(mut self) -> Self {

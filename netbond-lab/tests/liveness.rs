@@ -9,13 +9,17 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{B, SOON, changed, path, wait_state};
+use common::{B, SOON, changed, path, status, wait_proven, wait_state};
 use netbond_lab::{Lab, Ospf, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
 
 /// OSPF's defaults: within these tests it notices nothing (dead interval 40 s).
 fn up(name: &str) -> Lab {
-    Lab::up(name, &Topology::reference().with_ospf(Ospf::field())).unwrap()
+    let lab = Lab::up(name, &Topology::reference().with_ospf(Ospf::field())).unwrap();
+    for router in ["A", "B"] {
+        wait_proven(lab.router(router));
+    }
+    lab
 }
 
 /// From a failure to the verdict at both ends, for `fail`; `stream` counts what was lost meanwhile.
@@ -117,7 +121,12 @@ fn without_controllers_it_fails_open() {
         let before = last_resort();
         let counts = traffic::ping(a, B, 20, Duration::from_millis(5))?;
         let after = last_resort();
-        Ok((after[0] > before[0] && after[1] > before[1]).then_some(counts))
+        anyhow::ensure!(
+            after[0] > before[0] && after[1] > before[1],
+            "as a last resort: {before:?}, then {after:?}; {}",
+            status(a)["bonds"][0]
+        );
+        Ok(Some(counts))
     })
     .unwrap();
     assert_eq!(counts.lost, 0);

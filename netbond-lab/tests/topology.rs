@@ -273,7 +273,7 @@ fn traffic_is_measured() {
     let counts = traffic::ping(a, "10.65.0.1", 20, Duration::from_millis(10)).unwrap();
     assert_eq!((counts.sent, counts.lost), (20, 0));
     let tcp = traffic::tcp(a, m1, "10.65.0.1", Duration::from_secs(1)).unwrap();
-    assert!(tcp.mbit_per_s > 50.0, "{tcp:?}");
+    assert!(tcp.mbit_per_s > 1.0, "{tcp:?}");
     println!(
         "one TCP stream over one WireGuard link: {:.0} Mbit/s",
         tcp.mbit_per_s

@@ -1,27 +1,15 @@
 //! What netbond makes of paths that are worse than dead or alive, and how it tells.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails as the test does"
-)]
-
 mod common;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use common::{B, SOON, path, wait_reason, wait_state};
+use common::{B, SOON, events, path, wait_reason, wait_state};
 use netbond_lab::daemon::Event;
 use netbond_lab::topology::{LinkEnd, LinkSpec, RouterSpec};
 use netbond_lab::{Impairment, Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
-
-/// What the journal tells of a path.
-fn events(router: &Router, path: &str) -> Vec<Event> {
-    let mut events = router.netbond_events().unwrap();
-    events.retain(|event| event.path.as_deref() == Some(path));
-    events
-}
 
 /// How often a path came into a state.
 fn entered(router: &Router, name: &str, state: &str) -> usize {

@@ -5,7 +5,7 @@
 //! cannot be repeated on it. So each includes two readings of the kernel's clock and starts from the
 //! caches that a system call leaves: the `foreign` row, a program that returns after its first
 //! comparison, shows how much that is. The `fresh` rows are `egress` with the freshness check: a path
-//! that is probed, with a proof of life that is not too old.
+//! that is probed, with a proof of life that is not too old. The `frame` rows are `gretap` encap.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -15,7 +15,7 @@ use std::io::Write as _;
 use anyhow::{Result, ensure};
 use common::{Kernel, TC_ACT_REDIRECT, TC_ACT_UNSPEC, Wrap, ipv4_frame, ipv6_frame, path_id};
 use netbond::loader::PROGRAMS;
-use netbond_common::names::program;
+use netbond_common::{abi, gre, names::program};
 use serde_json::json;
 
 /// Runs of each row.
@@ -28,8 +28,17 @@ struct Row {
     bytes: usize,
     frame: Vec<u8>,
     action: u32,
-    /// Whether the paths' proofs of life are looked at.
-    fresh: bool,
+    bond: Bond,
+}
+
+/// What bond it is done on.
+#[derive(Clone, Copy)]
+enum Bond {
+    Plain,
+    /// The paths' proofs of life are looked at.
+    Fresh,
+    /// In `gretap` encap.
+    Frames,
 }
 
 fn rows() -> Vec<Row> {
@@ -41,22 +50,30 @@ fn rows() -> Vec<Row> {
         bytes: 64,
         frame: foreign,
         action: TC_ACT_UNSPEC,
-        fresh: false,
+        bond: Bond::Plain,
     });
     for bytes in [64, 512, 1400] {
         let inner = ipv4_frame(bytes);
         let received = Wrap::on(0).frame(&inner);
-        let row = |name, program, frame| Row {
+        let framed = Wrap {
+            gre_protocol: u16::from_be_bytes(gre::ETHERNET),
+            ..Wrap::on(0)
+        }
+        .frame(&[&[0; 14], inner.as_slice()].concat());
+        let row = |name, program, frame, bond| Row {
             name,
             program,
             bytes,
             frame,
             action: TC_ACT_REDIRECT,
-            fresh: name == "fresh",
+            bond,
         };
-        rows.push(row("egress", program::EGRESS, inner.clone()));
-        rows.push(row("fresh", program::EGRESS, inner));
-        rows.push(row("ingress", program::INGRESS_L2, received));
+        let (egress, ingress) = (program::EGRESS, program::INGRESS_L2);
+        rows.push(row("egress", egress, inner.clone(), Bond::Plain));
+        rows.push(row("fresh", egress, inner.clone(), Bond::Fresh));
+        rows.push(row("ingress", ingress, received, Bond::Plain));
+        rows.push(row("frame out", egress, inner, Bond::Frames));
+        rows.push(row("frame in", ingress, framed, Bond::Frames));
     }
     rows
 }
@@ -69,12 +86,22 @@ fn main() -> Result<()> {
         // Any proof is fresh, and none is from before the clock began.
         probed.tables.limits.set(path_id(slot), u64::MAX, 0)?;
     }
+    let mut framed = Kernel::with_bond(&[1, 1], None);
+    let bond = framed.bond();
+    framed.set_bond(&abi::Bond {
+        flags: abi::BOND_ETHERNET,
+        ..bond
+    });
     let rows = rows();
     let mut times = vec![Vec::with_capacity(RUNS); rows.len()];
     // In turn, so that a busy moment of the machine falls on all rows alike.
     for _ in 0..RUNS {
         for (row, times) in rows.iter().zip(&mut times) {
-            let kernel = if row.fresh { &mut probed } else { &mut kernel };
+            let kernel = match row.bond {
+                Bond::Plain => &mut kernel,
+                Bond::Fresh => &mut probed,
+                Bond::Frames => &mut framed,
+            };
             let ran = kernel.run(row.program, &row.frame, None);
             ensure!(
                 ran.action == row.action,

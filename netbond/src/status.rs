@@ -9,7 +9,7 @@ use anyhow::Result;
 use netbond_common::{
     abi::{ADMIN_DOWN, BondStats, NO_BOND, PATH_USABLE, PathInfo, PathStats, ProbeInfo},
     fate::Fate,
-    names::{FullSize, PathState, StateReason, Watch},
+    names::{Encap, FullSize, PathState, StateReason, Watch},
 };
 use nix::net::if_::if_indextoname;
 use nix::time::{ClockId, clock_gettime};
@@ -46,6 +46,8 @@ pub struct Bond {
     pub name: String,
     pub ifindex: u32,
     pub mtu: u32,
+    /// `gre` or `gretap`.
+    pub encap: &'static str,
     pub key: Option<u32>,
     pub peer: Option<Peer>,
     pub paths: Vec<Path>,
@@ -181,6 +183,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             name: text(&info.name),
             ifindex: info.ifindex,
             mtu: info.mtu,
+            encap: Encap::from_number(info.encap).map_or("unknown", Encap::label),
             key: (info.has_key != 0).then_some(info.key),
             peer: (info.has_peer != 0).then(|| Peer {
                 prefix: format!("{}/{}", address(info.peer), info.peer_length),

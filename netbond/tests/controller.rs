@@ -207,6 +207,19 @@ fn healthy() {
     assert_eq!(plan.peer_reachable, Some(true));
 }
 
+/// The header of a frame takes its part of the MTU, and so does a key.
+#[test]
+fn frames_leave_less_room() {
+    let encap = "name = \"nb0\"\nencap = \"gretap\"";
+    for (lines, mtu) in [
+        (encap.to_owned(), 1420 - 24 - 14),
+        (format!("{encap}\nkey = 0"), 1420 - 28 - 14),
+    ] {
+        let bench = Bench::with(&CONFIG.replace("name = \"nb0\"", &lines));
+        assert_eq!(bench.plan.unwrap().mtu, Some(mtu));
+    }
+}
+
 #[test]
 fn withdrawn_route() {
     let mut bench = Bench::new();

@@ -52,6 +52,7 @@ const VM: &[(&str, &[&str])] = &[
     ("cpio", &["cpio"]),
     ("kmod", &["depmod"]),
     ("libteam-utils", &["teamd"]),
+    ("lz4", &["lz4"]),
     ("mawk", &["mawk"]),
     ("mptcpize", &["mptcpize"]),
     ("xz-utils", &["xz"]),

@@ -168,7 +168,11 @@ fn test_run() -> Result<u32> {
             "these tests load eBPF programs and need {name}: run them as root"
         );
     }
-    cargo_test(tests()?.args(["--test", "test_run", "--test", "probes", "--", "--ignored"]))
+    let mut test = tests()?;
+    for name in ["test_run", "probes", "frames"] {
+        test.args(["--test", name]);
+    }
+    cargo_test(test.args(["--", "--ignored"]))
 }
 
 fn netns() -> Result<u32> {

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use netbond_lab::daemon::Event;
 use netbond_lab::{Router, wait_for};
 use serde_json::Value;
 
@@ -34,6 +35,13 @@ pub(crate) fn path(router: &Router, name: &str) -> Value {
         .clone()
 }
 
+/// What the journal tells of a path.
+pub(crate) fn events(router: &Router, path: &str) -> Vec<Event> {
+    let mut events = router.netbond_events().unwrap();
+    events.retain(|event| event.path.as_deref() == Some(path));
+    events
+}
+
 /// When a path's state last changed.
 pub(crate) fn changed(path: &Value) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs_f64(path["changed"].as_f64().unwrap())
@@ -47,6 +55,20 @@ pub(crate) fn wait_state(router: &Router, name: &str, state: &str) -> Value {
 /// Waits for a path to be as it is for a reason.
 pub(crate) fn wait_reason(router: &Router, name: &str, reason: &str) -> Value {
     wait_path(router, name, "reason", reason)
+}
+
+/// Waits until a probe of each path has come back: from then on, and not before, a path whose probes
+/// stop is dead.
+pub(crate) fn wait_proven(router: &Router) {
+    wait_for(&format!("proofs in {}", router.name()), SOON, || {
+        let status = status(router);
+        let paths = status["bonds"][0]["paths"].as_array().unwrap();
+        Ok(paths
+            .iter()
+            .all(|path| path["proof"]["fresh"] == true)
+            .then_some(()))
+    })
+    .unwrap();
 }
 
 fn wait_path(router: &Router, name: &str, key: &str, value: &str) -> Value {

@@ -214,7 +214,7 @@ fn bond(bond: &Bond) -> Value {
     let mac: Vec<String> = bond.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
         "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac.join(":"),
-        "wheel": wheel,
+        "flags": bond.flags, "wheel": wheel,
     })
 }
 
@@ -278,7 +278,7 @@ fn bond_info(info: &BondInfo) -> Value {
         "name": text(&info.name), "ifindex": info.ifindex, "peer_ifindex": info.peer_ifindex,
         "mtu": info.mtu, "key": (info.has_key != 0).then_some(info.key),
         "peer": (info.has_peer != 0).then(|| ip(info.peer)), "peer_length": info.peer_length,
-        "peer_reachable": info.peer_reachable != 0,
+        "peer_reachable": info.peer_reachable != 0, "encap": info.encap,
     })
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod detach;
 mod events;
 mod format;
+mod init;
 mod maps;
 mod path;
 mod run;
@@ -48,6 +49,8 @@ struct ConfigFile {
 enum Command {
     /// Run the controller until it is told to stop; packets pass on after it
     Run(run::Args),
+    /// Write the configuration that takes the place of a bond made by hand, and say what changes
+    Init(init::Args),
     /// Check a configuration file, and what netbond needs of this host
     Check(check::Args),
     /// Show every bond and path
@@ -86,6 +89,7 @@ impl Cli {
         let pins = Pins::new(self.pin_root);
         match self.command {
             Command::Run(args) => run::run(args, pins),
+            Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args, &pins),
             Command::Status(args) => status::run(&args, &pins),
             Command::Why(args) => why::run(&args, &pins),

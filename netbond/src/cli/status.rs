@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use anyhow::Result;
-use netbond_common::{fate::Fate, names::PathState};
+use netbond_common::{
+    fate::Fate,
+    names::{Encap, PathState},
+};
 
 use super::{format::since, table::Table};
 use crate::{
@@ -47,6 +50,9 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
             bond.paths.len(),
             bond.mtu
         )?;
+        if bond.encap != Encap::Gre.label() {
+            write!(out, ", {}", bond.encap)?;
+        }
         if let Some(key) = bond.key {
             write!(out, ", key {key}")?;
         }

@@ -374,6 +374,7 @@ mod tests {
             name: "nb0".to_owned(),
             ifindex: 1,
             mtu: 1396,
+            encap: "gre",
             key: None,
             peer: None,
             paths: vec![path, other],

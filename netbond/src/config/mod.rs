@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+pub use netbond_common::names::Encap;
+
 pub use crate::bfd::Hops;
 
 pub use self::prefix::{ParsePrefixError, Prefix};
@@ -108,13 +110,6 @@ pub struct Path {
     pub weight: u32,
     /// Line of its `[[bond.path]]`, counted from 1.
     pub line: usize,
-}
-
-/// What the outer packets carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encap {
-    /// IP packets in GRE (EtherType 0x0800 and 0x86DD).
-    Gre,
 }
 
 /// How the path of a packet is chosen.

@@ -234,10 +234,9 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         unique_address(&bond, *at, prefix, seen);
     }
 
-    let encap = bond.optional("encap", "\"gre\"", |encap| match encap {
-        "gre" => Ok(Encap::Gre),
-        "gretap" => Err(Wrong::new("is not supported yet")),
-        _ => Err(Wrong::new("does not exist")),
+    let encap = bond.optional("encap", "\"gre\" or \"gretap\"", |encap: &str| {
+        let known = Encap::ALL.iter().find(|known| known.label() == encap);
+        known.copied().ok_or_else(|| Wrong::new("does not exist"))
     });
     let mode = bond.optional("mode", "\"round-robin\"", |mode| match mode {
         "round-robin" => Ok(Mode::RoundRobin),

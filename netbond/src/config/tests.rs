@@ -161,6 +161,7 @@ fn full() {
 
         [[bond]]
         name = "nb2"
+        encap = "gretap"
         # No key is another tunnel than key 0.
         path = [{ name = "d", local = "10.65.0.2", remote = "10.65.0.6" }]
     "#;
@@ -218,9 +219,10 @@ fn full() {
     let third = Bond {
         name: "nb2".to_owned(),
         addresses: Vec::new(),
+        encap: Encap::Gretap,
         key: None,
         ttl: Ttl::Inherit,
-        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 43)],
+        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 44)],
         line: 40,
         ..second.clone()
     };
@@ -477,10 +479,10 @@ const ONE_WRONG_LINE: &str = r#"
     4: bond "nb0": address "10.67.0.1/16" is used on line 3 already: remove one, or choose another
 3: address = ["10.67.0.1/32",¶"10.67.0.1/32"]
     4: bond "nb0": address "10.67.0.1/32" is used on line 3 already: remove one, or choose another
-3: encap = "gretap"
-    3: bond "nb0": encap "gretap" is not supported yet: write "gre"
 3: encap = "vxlan"
-    3: bond "nb0": encap "vxlan" does not exist: write "gre"
+    3: bond "nb0": encap "vxlan" does not exist: write "gre" or "gretap"
+3: encap = 6558
+    3: bond "nb0": encap 6558 is an integer: write "gre" or "gretap"
 3: mode = "balance-rr"
     3: bond "nb0": mode "balance-rr" does not exist: write "round-robin"
 3: mode = []
@@ -774,7 +776,7 @@ port = 5
 [[bond]]
 name = "a-name-that-is-too-long"
 address = ["10.67.0.1/24", "10.67.0.0/24", "10.67.0.1/24"]
-encap = "gretap"
+encap = "GRETAP"
 mode = "failover"
 key = -1
 mtu = 68
@@ -803,7 +805,7 @@ weight = 1.5
             "7: bond \"a-name-that-is-too-long\": name \"a-name-that-is-too-long\" has 23 bytes: write a device name of at most 14 bytes such as \"nb0\"",
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.0/24\" is the address of the network, not of a host in it: write addresses with their prefix lengths such as [\"10.67.0.1/24\"]",
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.1/24\" is used on line 8 already: remove one, or choose another",
-            "9: bond \"a-name-that-is-too-long\": encap \"gretap\" is not supported yet: write \"gre\"",
+            "9: bond \"a-name-that-is-too-long\": encap \"GRETAP\" does not exist: write \"gre\" or \"gretap\"",
             "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\"",
             "11: bond \"a-name-that-is-too-long\": key -1 is out of range: write an integer from 0 to 4294967295",
             "12: bond \"a-name-that-is-too-long\": mtu 68 is out of range: write an integer from 1280 to 65535, bytes",

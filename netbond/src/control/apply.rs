@@ -8,16 +8,16 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, MAX_BOND_PATHS, MAX_BONDS, Meta,
-        PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats, Ticket,
-        TunnelKey,
+        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, Bond, BondInfo, BondStats, MAX_BOND_PATHS,
+        MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo,
+        PathStats, Ticket, TunnelKey,
     },
     ipv4,
     names::StateReason,
     wheel,
 };
 
-use super::plan::{BondPlan, PathPlan, Standing};
+use super::plan::{BondPlan, PathPlan, Standing, overhead};
 use super::state::{Ids, Outcome};
 use crate::{
     config::{self, Config, Encap, Ttl},
@@ -29,8 +29,9 @@ use crate::{
     tables::{CpuValues, Raw, Tables, Values, field, text, value},
 };
 
-/// MTU of a bond device none of whose paths has a device yet, bytes: what WireGuard's default leaves.
-const FIRST_MTU: u32 = 1420 - 24;
+/// MTU of WireGuard's devices by default, bytes: a bond's is what it leaves, as long as none of its
+/// paths has a device.
+const WIREGUARD_MTU: u32 = 1420;
 
 /// A bond that is there.
 struct Live {
@@ -191,9 +192,7 @@ impl Applier {
         let spec = BondSpec {
             name: &bond.name,
             peer_name: &bond.peer_device(),
-            arp: match bond.encap {
-                Encap::Gre => false,
-            },
+            arp: arp(bond),
         };
         let device = self.netlink.ensure_bond_device(spec).await?;
         let done = self.equip(bond, id, device).await;
@@ -228,9 +227,19 @@ impl Applier {
         let undone = if device.created {
             self.netlink.delete_device(device.ifindex).await
         } else {
-            self.netlink
-                .set_addresses(device.ifindex, &earlier, &addresses(bond))
-                .await
+            let arp = self
+                .live
+                .get(&id)
+                .map_or(device.arp, |live| arp(&live.config));
+            let addresses = addresses(bond);
+            match self.netlink.set_arp(device, arp).await {
+                Ok(device) => {
+                    self.netlink
+                        .set_addresses(device.ifindex, &earlier, &addresses)
+                        .await
+                }
+                Err(error) => Err(error),
+            }
         };
         if let Err(error) = undone {
             let about = About::bond(&bond.name);
@@ -245,7 +254,10 @@ impl Applier {
             .bond_info(id)
             .map(|info| info.mtu)
             .filter(|&mtu| mtu != 0);
-        known.unwrap_or_else(|| FIRST_MTU.min(bond.mtu.unwrap_or(u32::MAX)))
+        known.unwrap_or_else(|| {
+            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key);
+            first.min(bond.mtu.unwrap_or(u32::MAX))
+        })
     }
 
     /// Enters a bond whose device is ready into the maps.
@@ -267,6 +279,10 @@ impl Applier {
                 Ttl::Fixed(ttl) => ttl,
             },
             mac: device.mac,
+            flags: match bond.encap {
+                Encap::Gre => 0,
+                Encap::Gretap => BOND_ETHERNET,
+            },
             ..before
         };
         set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
@@ -707,6 +723,7 @@ impl Applier {
             peer: bond.peer.map_or([0; 16], |peer| mapped(peer.address)),
             peer_length: bond.peer.map_or(0, |peer| u32::from(peer.length)),
             peer_reachable: u32::from(peer_reachable.unwrap_or(false)),
+            encap: bond.encap as u32,
         };
         set_if_new(&mut self.tables.bond_info, id, info).context("writing BOND_INFO")
     }
@@ -761,6 +778,14 @@ pub async fn delete_bond_device(netlink: &mut Netlink, name: &str, ifindex: u32)
         netlink.delete_device(ifindex).await?;
     }
     Ok(same)
+}
+
+/// Whether the bond device resolves neighbours.
+const fn arp(bond: &config::Bond) -> bool {
+    match bond.encap {
+        Encap::Gre => false,
+        Encap::Gretap => true,
+    }
 }
 
 fn addresses(bond: &config::Bond) -> Vec<(IpAddr, u8)> {

@@ -36,7 +36,8 @@ pub struct FullSize {
 }
 
 impl FullSize {
-    /// Sets the size, bytes without the outer headers; a new one is tried at once.
+    /// Sets the size, bytes without the outer headers (and without the header of a frame, which the
+    /// program adds); a new one is tried at once.
     pub fn set_bytes(&mut self, bytes: u32) {
         if self.bytes != bytes {
             let black_hole = self.black_hole;

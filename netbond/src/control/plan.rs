@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::event::{Link, OspfInterface, Route};
 use super::liveness::Verdict;
 use super::quality::Shortcoming;
-use crate::config::{self, Remedy};
+use crate::config::{self, Encap, Remedy};
 
-/// Bytes that the outer headers take from a path device's MTU: IPv4, GRE, and the key.
-const fn overhead(key: Option<u32>) -> u32 {
-    20 + 4 + if key.is_some() { 4 } else { 0 }
+/// Bytes that a bond takes from a path device's MTU: IPv4, GRE, the key, and the frame's header.
+pub(super) const fn overhead(encap: Encap, key: Option<u32>) -> u32 {
+    20 + 4 + if key.is_some() { 4 } else { 0 } + encap.header_len()
 }
 
 /// The least MTU that IPv6 runs on (RFC 8200, 5).
@@ -215,7 +215,10 @@ impl Member {
         let mtu = paths
             .iter()
             .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
-            .map(|link| link.mtu.saturating_sub(overhead(self.config.key)))
+            .map(|link| {
+                link.mtu
+                    .saturating_sub(overhead(self.config.encap, self.config.key))
+            })
             .chain(self.config.mtu)
             .min()
             .map(|mtu| mtu.max(LEAST_MTU));

@@ -26,8 +26,9 @@ pub struct BondSpec<'a> {
     pub name: &'a str,
     /// The name of the other end.
     pub peer_name: &'a str,
-    /// Whether neighbours are resolved by ARP and ND: for `gretap`; in `gre` encap there is one
-    /// neighbour and frames have no use for addresses (IFF_NOARP).
+    /// Whether neighbours are resolved by ARP and ND, which needs an IPv6 link-local address: for
+    /// `gretap`; in `gre` encap there is one neighbour and frames have no use for addresses
+    /// (IFF_NOARP).
     pub arp: bool,
 }
 
@@ -40,6 +41,8 @@ pub struct BondDevice {
     pub mac: [u8; 6],
     /// False where the pair was there already and is adopted.
     pub created: bool,
+    /// As it is now, see [`BondSpec::arp`].
+    pub arp: bool,
 }
 
 /// Reads and changes links and addresses of one network namespace.
@@ -87,8 +90,8 @@ impl Netlink {
     }
 
     /// Creates the veth pair, both ends down, or adopts the one that is there as it is, up or down.
-    /// Nothing leaves the peer end by itself, and no link-local address or router solicitation
-    /// arises on the bond end.
+    /// Nothing leaves the peer end by itself, and without ARP no link-local address or router
+    /// solicitation arises on the bond end.
     ///
     /// # Errors
     /// A name is taken by another device, or the kernel refuses a change.
@@ -145,11 +148,38 @@ impl Netlink {
             peer_ifindex: peer.link.ifindex,
             mac,
             created,
+            arp: bond.arp,
         };
-        self.change(LinkUnspec::new_with_index(device.ifindex).arp(arp).build())
+        self.set_arp(device, arp).await
+    }
+
+    /// Has the bond device resolve neighbours, or not; returns it as it is then.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn set_arp(&mut self, device: BondDevice, arp: bool) -> anyhow::Result<BondDevice> {
+        let BondDevice {
+            ifindex, created, ..
+        } = device;
+        let changes = arp != device.arp;
+        self.change(LinkUnspec::new_with_index(ifindex).arp(arp).build())
             .await
-            .with_context(|| format!("cannot set ARP of bond device '{name}'"))?;
+            .context("cannot set ARP of the bond device")?;
+        let device = BondDevice { arp, ..device };
         self.quieten(device).await?;
+        // What a user changed since is left as it is.
+        if arp && (created || changes) {
+            self.set_address_mode(ifindex, In6AddrGenMode::Eui64)
+                .await?;
+        }
+        // The kernel makes the address when a device comes up, and never takes it away. Where IPv6 is
+        // switched off there is none.
+        let link_local = (link_local(device.mac).into(), 64);
+        if changes && !arp {
+            let _ = self.remove_address(ifindex, link_local).await;
+        } else if changes && !created {
+            let _ = self.add_address(ifindex, link_local).await;
+        }
         Ok(device)
     }
 
@@ -226,16 +256,24 @@ impl Netlink {
             if there {
                 continue;
             }
-            self.handle
-                .address()
-                .add(ifindex, address, prefix)
-                .replace()
-                .execute()
-                .await
-                .map_err(explain)
-                .with_context(|| format!("cannot add address {address}/{prefix} to the bond"))?;
+            self.add_address(ifindex, (address, prefix)).await?;
         }
         Ok(())
+    }
+
+    async fn add_address(
+        &mut self,
+        ifindex: u32,
+        (address, prefix): (IpAddr, u8),
+    ) -> anyhow::Result<()> {
+        self.handle
+            .address()
+            .add(ifindex, address, prefix)
+            .replace()
+            .execute()
+            .await
+            .map_err(explain)
+            .with_context(|| format!("cannot add address {address}/{prefix} to the bond"))
     }
 
     /// Deletes a device, and with an end of a veth pair the other one. Absent is fine.
@@ -277,27 +315,34 @@ impl Netlink {
 
     /// Keeps IPv6 from speaking by itself: no link-local address on either end, hence no router
     /// solicitation, and no IPv6 at all on the peer, which as a router would report its multicast
-    /// groups from the unspecified address (RFC 3810, MLDv2).
+    /// groups from the unspecified address (RFC 3810, MLDv2). A bond end that resolves neighbours may
+    /// speak.
     async fn quieten(&mut self, device: BondDevice) -> anyhow::Result<()> {
-        for ifindex in [device.ifindex, device.peer_ifindex] {
-            let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-            let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
-            let mut message = LinkMessage::default();
-            message.header.interface_family = AddressFamily::Unspec;
-            message.header.index = ifindex;
-            message.attributes.push(spec);
-            match self.handle.link().change(message).execute().await {
-                // A kernel without IPv6, or an MTU below its minimum.
-                Err(error) if errno(&error) == Some(libc::EAFNOSUPPORT) => {}
-                done => done
-                    .map_err(explain)
-                    .context("cannot switch off IPv6 link-local addresses on the bond device")?,
-            }
+        let bond = (!device.arp).then_some(device.ifindex);
+        for ifindex in bond.into_iter().chain([device.peer_ifindex]) {
+            self.set_address_mode(ifindex, In6AddrGenMode::None).await?;
         }
         if let Some(peer) = self.link_by_index(device.peer_ifindex)? {
             disable_ipv6(&peer.name);
         }
         Ok(())
+    }
+
+    /// Sets how a device comes to its IPv6 link-local address.
+    async fn set_address_mode(&mut self, ifindex: u32, mode: In6AddrGenMode) -> anyhow::Result<()> {
+        let mode = AfSpecInet6::AddrGenMode(mode);
+        let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Unspec;
+        message.header.index = ifindex;
+        message.attributes.push(spec);
+        match self.handle.link().change(message).execute().await {
+            // A kernel without IPv6, or an MTU below its minimum.
+            Err(error) if errno(&error) == Some(libc::EAFNOSUPPORT) => Ok(()),
+            done => done
+                .map_err(explain)
+                .context("cannot switch IPv6 link-local addresses of the bond device"),
+        }
     }
 
     /// Changes an existing link.
@@ -320,6 +365,13 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// The IPv6 link-local address that goes with an Ethernet address (RFC 4291, appendix A).
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    let (first, second) = (pair(a ^ 0b10, b), pair(c, 0xff));
+    Ipv6Addr::new(0xfe80, 0, 0, 0, first, second, pair(0xfe, d), pair(e, f))
 }
 
 /// An existing device serves as the bond if it is the pair that netbond would have made.
@@ -453,16 +505,51 @@ mod tests {
                 adopted,
                 BondDevice {
                     created: false,
+                    arp: true,
                     ..device
                 }
             );
             assert!(netlink.link_by_index(device.ifindex).unwrap().unwrap().up);
             assert!(!ip_show("link show nb0").contains("NOARP"));
+            // ND needs a link-local address; it goes with ARP.
+            assert!(ip_show("-6 addr show dev nb0").contains("fe80::"));
+            assert!(ip_show("-d link show nb0").contains("addrgenmode eui64"));
+            ip("link set nb0 addrgenmode none");
+            netlink.ensure_bond_device(again).await.unwrap();
+            let shown = ip_show("-d link show nb0");
+            assert!(shown.contains("addrgenmode none"), "the user's: {shown}");
+            netlink.ensure_bond_device(SPEC).await.unwrap();
+            assert!(ip_show("link show nb0").contains("NOARP"));
+            assert_eq!(ip_show("-6 addr show dev nb0"), "");
 
             netlink.delete_device(device.ifindex).await.unwrap();
             netlink.delete_device(device.ifindex).await.unwrap();
             assert_eq!(netlink.link_by_index(device.peer_ifindex).unwrap(), None);
         });
+    }
+
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn with_arp_it_has_the_link_local_address_of_its_own() {
+        in_netns(async || {
+            let mut netlink = Netlink::open().unwrap();
+            let spec = BondSpec { arp: true, ..SPEC };
+            let device = netlink.ensure_bond_device(spec).await.unwrap();
+            netlink.set_mtu(device, 1402).await.unwrap();
+            netlink.set_up(device).await.unwrap();
+            let address = link_local(device.mac).to_string();
+            let begin = Instant::now();
+            while !ip_show("-6 addr show dev nb0").contains(&address) {
+                assert!(begin.elapsed() < Duration::from_secs(5), "no {address}");
+            }
+            assert_eq!(ip_show("-6 addr show dev nb0x"), "");
+        });
+    }
+
+    #[test]
+    fn link_local_addresses_are_those_of_the_kernel() {
+        let address = link_local([0x02, 0x6e, 0x62, 0x12, 0x34, 0x56]);
+        assert_eq!(address.to_string(), "fe80::6e:62ff:fe12:3456");
     }
 
     /// The error of `ensure_bond_device` after `ip` made what is in the way.

@@ -20,6 +20,8 @@ pub(super) struct LinkDetails {
     pub(super) kind: String,
     /// IFLA_LINK: of a veth, the ifindex of its peer, where that is in this network namespace.
     pub(super) peer: Option<u32>,
+    /// Whether it resolves neighbours: no IFF_NOARP.
+    pub(super) arp: bool,
 }
 
 /// An address of a device.
@@ -42,7 +44,8 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
     let ifindex = ifindex(body)?;
     let ethernet = u16_at(body, 2)? == libc::ARPHRD_ETHER;
     let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-    let up = u32_at(body, 8)? & running == running;
+    let flags = u32_at(body, 8)?;
+    let up = flags & running == running;
 
     let (mut name, mut mtu, mut mac, mut peer) = (None, None, None, None);
     let mut kind = String::new();
@@ -73,6 +76,7 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
         },
         kind,
         peer: peer.filter(|_| !peer_elsewhere),
+        arp: flags & libc::IFF_NOARP as u32 == 0,
     })
 }
 
@@ -188,9 +192,11 @@ pub(super) mod tests {
             LinkDetails {
                 link,
                 kind: "veth".into(),
-                peer: Some(3)
+                peer: Some(3),
+                arp: false,
             }
         );
+        assert!(decode(&link_body(0, 9, "bond0", 0)).unwrap().arp);
         // Up without a carrier.
         assert!(
             !decode(&link_body(0, 9, "bond0", libc::IFF_UP))

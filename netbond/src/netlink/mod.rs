@@ -7,6 +7,7 @@
 //! that netbond uses are looked at.
 
 pub mod device;
+pub mod inventory;
 mod link;
 pub mod monitor;
 #[cfg(test)]

@@ -579,6 +579,7 @@ mod tests {
             link,
             kind: String::new(),
             peer: None,
+            arp: true,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::control::event::{NextHop, Route};
 
 /// Bytes of struct rtmsg: family, destination length, source length, TOS, table, protocol, scope,
 /// type (1 each), flags (4).
-const RTMSG: usize = 12;
+pub(super) const RTMSG: usize = 12;
 /// Bytes of struct nhmsg: family, scope, protocol, reserved (1 each), flags (4).
 const NHMSG: usize = 8;
 /// Bytes of struct rtnexthop: length (2), flags (1), hops (1), ifindex (4).
@@ -167,8 +167,8 @@ impl RouteQuery {
 
 /// What a route message says.
 #[derive(Debug, PartialEq, Eq)]
-struct DecodedRoute {
-    route: Route,
+pub(super) struct DecodedRoute {
+    pub(super) route: Route,
     /// RTA_NH_ID, where neither RTA_OIF nor RTA_MULTIPATH tells where it leads.
     unresolved_nexthop: Option<u32>,
 }
@@ -228,7 +228,7 @@ fn prefix(body: &[u8]) -> Option<(IpAddr, u8)> {
     (base.is_ipv4() == unspecified.is_ipv4() && length <= bits).then_some((base, length))
 }
 
-fn decode(body: &[u8]) -> Option<DecodedRoute> {
+pub(super) fn decode(body: &[u8]) -> Option<DecodedRoute> {
     let prefix = prefix(body)?;
     let protocol = *body.get(5)?;
     let usable = [libc::RTN_UNICAST, libc::RTN_LOCAL].contains(body.get(7)?);

@@ -272,8 +272,24 @@ impl RequestSocket {
 
     /// All objects of a kind: the bodies of a dump's messages.
     pub(super) fn dump(&mut self, kind: u16, fixed: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.dump_matching(kind, fixed, &[])
+    }
+
+    /// Lets the kernel pick by the attributes of a dump's request, which it else passes over
+    /// (NETLINK_GET_STRICT_CHK, Linux 4.20).
+    pub(super) fn check_strictly(&mut self) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(true)
+    }
+
+    /// Like [`RequestSocket::dump`], with attributes that pick some of the objects.
+    pub(super) fn dump_matching(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        attributes: &[(u16, &[u8])],
+    ) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(bodies) = self.dump_once(kind, fixed)? {
+            if let Some(bodies) = self.dump_once(kind, fixed, attributes)? {
                 return Ok(bodies);
             }
         }
@@ -283,12 +299,17 @@ impl RequestSocket {
     }
 
     /// `None` when a change made the dump inconsistent (NLM_F_DUMP_INTR).
-    fn dump_once(&mut self, kind: u16, fixed: &[u8]) -> io::Result<Option<Vec<Vec<u8>>>> {
+    fn dump_once(
+        &mut self,
+        kind: u16,
+        fixed: &[u8],
+        attributes: &[(u16, &[u8])],
+    ) -> io::Result<Option<Vec<Vec<u8>>>> {
         let sequence = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = Vec::new();
         let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-        push_request(&mut request, kind, flags, sequence, fixed, &[]);
+        push_request(&mut request, kind, flags, sequence, fixed, attributes);
         self.socket.send(&request, 0)?;
 
         let mut bodies = Vec::new();

@@ -166,6 +166,8 @@ fn extract(image: &Path, to: &Path) -> Result<()> {
             &["xz", "--decompress", "--stdout", "--single-stream"]
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => &["zstd", "--decompress", "--stdout", "--quiet"],
+        // The legacy frame, also followed by its size.
+        [0x02, 0x21, 0x4c, 0x18, ..] => &["lz4", "--decompress", "--stdout", "--quiet"],
         [0x1f, 0x8b, ..] => &["gzip", "--decompress", "--stdout"],
         _ => bail!("{} is compressed in an unknown way", image.display()),
     };

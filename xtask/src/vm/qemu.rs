@@ -116,11 +116,8 @@ impl Qemu {
             } else {
                 Stdio::null()
             })
-            .stdout(if guest.interactive {
-                Stdio::inherit()
-            } else {
-                Stdio::piped()
-            })
+            .stdout(guest.output())
+            .stderr(guest.output())
             .spawn()
             .context("cannot run QEMU")?;
         let mut running = Running { child };
@@ -147,6 +144,15 @@ impl Qemu {
 }
 
 impl Guest<'_> {
+    /// Not our own: QEMU opens them anew, and where ours are a file it would write over what we wrote.
+    fn output(&self) -> Stdio {
+        if self.interactive {
+            Stdio::inherit()
+        } else {
+            Stdio::piped()
+        }
+    }
+
     fn arguments(&self, qemu: &mut Command, initrd: &Path, console: &Path, code: &Path) {
         let (accelerator, cpu) = match (self.pace, self.accelerator) {
             (Pace::Fast, Accelerator::Kvm) => ("kvm", "host"),
@@ -220,6 +226,11 @@ impl Running {
         line: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<()> {
         let end = Instant::now() + deadline;
+        let errors = self
+            .child
+            .stderr
+            .take()
+            .map(|mut errors| thread::spawn(move || io::copy(&mut errors, &mut io::stderr())));
         let (sender, lines) = mpsc::channel();
         if let Some(output) = self.child.stdout.take() {
             // A read cannot be given a deadline; this thread ends with QEMU's last byte.
@@ -248,6 +259,10 @@ impl Running {
         let status = self.wait(end)?;
         let status = status
             .with_context(|| format!("the VM was not done after {} s", deadline.as_secs()))?;
+        if let Some(errors) = errors {
+            // Its end is near: the other end of the pipe is closed.
+            let _ = errors.join();
+        }
         ensure!(status.success(), "QEMU failed ({status})");
         Ok(())
     }

@@ -1,0 +1,107 @@
+//! What comes out of one bond and goes into another, as in the middle of a star, over the kernel's
+//! WireGuard. Its receive offload (GRO) makes super-packets of tunnelled TCP, which say of themselves
+//! that they are inside a tunnel long after they left it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use common::{SOON, status};
+use netbond_lab::{Lab, Router, Signal, Topology, wait_for};
+use serde_json::Value;
+
+/// The first bond's twin, nb1, with a key, addresses and an encapsulation of its own.
+fn second_bond(config: &str, encap: &str) -> String {
+    config[config.find("[[bond]]").unwrap()..]
+        .replace("\"nb0\"", "\"nb1\"\nkey = 1")
+        .replace("\"gre\"", &format!("{encap:?}"))
+        .replace("10.67.0.", "10.68.0.")
+        .replace("fd67::", "fd68::")
+        .replace("\"via-", "\"keyed-")
+}
+
+/// Gives A and B a second bond between them.
+fn add_second_bond(router: &Router, encap: &str) {
+    let config = router.default_config().unwrap();
+    router
+        .write_config(&format!("{config}\n{}", second_bond(&config, encap)))
+        .unwrap();
+    let pid = router.netbond_pid().unwrap();
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    wait_for("both bonds", SOON, || {
+        Ok((status(router)["bonds"].as_array().unwrap().len() == 2).then_some(()))
+    })
+    .unwrap();
+    router.wait_netbond(SOON).unwrap();
+}
+
+/// TCP from A to A by way of B, which forwards what comes out of nb0 into nb1: at its destination it
+/// has passed two bonds.
+fn a_stream_passes_two_bonds(encap: &str) {
+    let lab = Lab::up(&format!("hub-{encap}"), &Topology::reference()).unwrap();
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    for router in [a, b] {
+        add_second_bond(router, encap);
+    }
+    // The server in a host of its own behind A, or the packets would never leave A.
+    let host = "ip netns add server && ip link add l-s type veth peer name e netns server && \
+                ip addr add 10.70.1.1/24 dev l-s && ip link set l-s up && \
+                ip -n server addr add 10.70.1.2/24 dev e && ip -n server link set e up && \
+                ip -n server route add default via 10.70.1.1 && \
+                ip rule add iif nb1 lookup 7 pref 1 && \
+                ip route add 10.70.1.0/24 dev l-s table 7 && \
+                ip rule add to 10.70.1.0/24 lookup 8 pref 2 && \
+                ip route add 10.70.1.0/24 via 10.67.0.2 table 8";
+    a.run(&["bash", "-c", host]).unwrap();
+    b.run(&["ip", "route", "add", "10.70.1.0/24", "via", "10.68.0.1"])
+        .unwrap();
+    let forwarded = |path: usize| {
+        let status = status(b);
+        let read = |bond: usize, counter: &str| {
+            status["bonds"][bond]["paths"][path][counter]
+                .as_u64()
+                .unwrap()
+        };
+        (read(0, "rx_packets"), read(1, "tx_packets"))
+    };
+    let serve = ["ip", "netns", "exec", "server", "iperf3", "-s", "-1", "-D"];
+    a.run(&serve).unwrap();
+    wait_for("iperf3's socket", SOON, || {
+        let sockets = [
+            "ip",
+            "netns",
+            "exec",
+            "server",
+            "ss",
+            "-Hltn",
+            "sport = :5201",
+        ];
+        Ok((!a.run(&sockets)?.is_empty()).then_some(()))
+    })
+    .unwrap();
+    let client = ["iperf3", "-c", "10.70.1.2", "-t", "2", "--json"];
+    let report: Value = serde_json::from_str(&a.run(&client).unwrap()).unwrap();
+    let received = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    assert!(received.unwrap() > 1e6, "{}", report["end"]);
+    for path in 0..2 {
+        let (into, out) = forwarded(path);
+        assert!(into > 500 && out > 500, "{into} and {out} packets");
+    }
+    let fates = status(b)["bonds"][1]["fates"].clone();
+    assert_eq!(fates.get("tx_no_room"), None, "{fates}");
+}
+
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn a_stream_passes_from_gre_to_gre() {
+    a_stream_passes_two_bonds("gre");
+}
+
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn a_stream_passes_from_gre_to_gretap() {
+    a_stream_passes_two_bonds("gretap");
+}
