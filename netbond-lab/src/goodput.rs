@@ -45,8 +45,24 @@ impl Stream {
         address: &str,
         mbit_per_s: Option<u32>,
     ) -> Result<Self> {
-        let mut server = to.command("iperf3");
-        server.args(["--server", "--one-off", "--bind", address]);
+        Self::start_by(&["iperf3"], address, from, to, address, mbit_per_s)
+    }
+
+    /// Like [`Stream::start`], with the words that iperf3 is called by, and the address where its
+    /// server listens.
+    pub(crate) fn start_by(
+        iperf3: &[&str],
+        listen: &str,
+        from: &Router,
+        to: &Router,
+        address: &str,
+        mbit_per_s: Option<u32>,
+    ) -> Result<Self> {
+        let (program, words) = iperf3.split_first().context("no command given")?;
+        let mut server = to.command(program);
+        server
+            .args(words)
+            .args(["--server", "--one-off", "--bind", listen]);
         server.args(["--interval", "0.1", "--format", "k", "--forceflush"]);
         let (sender, intervals) = channel();
         let server = Running::start_reading(&mut server, move |stdout| {
@@ -60,9 +76,11 @@ impl Stream {
             }
             Ok(())
         })?;
-        wait_iperf3(to, address)?;
-        let mut client = from.command("iperf3");
-        client.args(["--client", address, "--time", ENDLESS]);
+        wait_iperf3(to, listen)?;
+        let mut client = from.command(program);
+        client
+            .args(words)
+            .args(["--client", address, "--time", ENDLESS]);
         client.args(["--connect-timeout", "5000"]);
         if let Some(rate) = mbit_per_s {
             client.args(["--bitrate", &format!("{rate}M")]);

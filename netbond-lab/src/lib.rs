@@ -16,6 +16,7 @@
 //! next lab of the same name or by `netbond-lab down`.
 
 mod anchor;
+pub mod bench;
 pub mod binary;
 mod bird;
 pub mod calm;

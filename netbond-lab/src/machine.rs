@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
@@ -87,6 +88,11 @@ impl Cores {
             1.0 - share(self.idle.saturating_sub(earlier.idle)),
             share(self.stolen.saturating_sub(earlier.stolen)),
         )
+    }
+
+    /// How long cores were idle since `earlier`, all together; to one tick.
+    pub(crate) fn idle_since(self, earlier: Self) -> Duration {
+        Duration::from_secs_f64(self.idle.saturating_sub(earlier.idle) as f64 / TICKS)
     }
 }
 

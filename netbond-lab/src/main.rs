@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use netbond_lab::failover::{self, Failure, System};
-use netbond_lab::{Lab, Life, Options, Topology, WireGuard, calm, cost, enter, machine, run};
+use netbond_lab::{
+    Lab, Life, Options, Topology, WireGuard, bench, calm, cost, enter, machine, run,
+};
 use serde::Serialize;
 
 /// A laboratory for netbond: the reference topology in network namespaces.
@@ -131,6 +133,48 @@ enum Command {
         quick: bool,
         #[command(flatten)]
         output: Output,
+    },
+    /// Compare netbond with kernel bonding and other ways to join paths
+    #[command(
+        after_help = "`cargo xtask bench` runs it in a VM whose clock counts instructions, which makes \
+                      its figures independent of this machine."
+    )]
+    Bench {
+        /// The lab's name
+        #[arg(long, default_value = "bench")]
+        name: String,
+        /// Only this system (may be repeated) [default: those that the scenario tells something of]
+        #[arg(long, value_name = "NAME")]
+        system: Vec<bench::System>,
+        /// Only this scenario (may be repeated)
+        #[arg(long, value_name = "NAME")]
+        scenario: Vec<bench::Scenario>,
+        /// How often each is measured
+        #[arg(long, value_name = "N", default_value_t = 1,
+              value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        /// A few minutes: few systems and scenarios, short runs
+        #[arg(long)]
+        quick: bool,
+        /// This kernel's clock counts instructions
+        #[arg(long, hide = true)]
+        counted: bool,
+        /// Print the JSON so far after each measurement, a line each
+        #[arg(long, hide = true)]
+        follow: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the figures of `bench`
+    BenchReport {
+        /// Its JSON
+        figures: PathBuf,
+        /// What the page says of where the figures come from
+        #[arg(long, default_value = "")]
+        title: String,
+        /// Write a page with plots to this file, too
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Hold a router (started by the lab itself)
     #[command(hide = true)]
@@ -332,6 +376,58 @@ fn execute(command: Command) -> Result<ExitCode> {
             if !problems.is_empty() {
                 bail!("{} of the measurements failed", problems.len());
             }
+        }
+        Command::Bench {
+            name,
+            system,
+            scenario,
+            runs,
+            quick,
+            counted,
+            follow,
+            output,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let options = bench::Options {
+                name,
+                systems: system,
+                scenarios: scenario,
+                runs,
+                quick,
+                counted,
+                save: output.save,
+            };
+            let mut progress = |rows: &[bench::Row]| {
+                if follow {
+                    println!("{}", serde_json::to_string(rows)?);
+                }
+                Ok(())
+            };
+            let (report, problems) = bench::run(&options, &mut progress)?;
+            if output.json {
+                println!("{}", serde_json::to_string(&report.0)?);
+            } else if !follow {
+                print!("{report}");
+            }
+            if !problems.is_empty() {
+                bail!("not measured:\n  {}", problems.join("\n  "));
+            }
+        }
+        Command::BenchReport {
+            figures,
+            title,
+            html,
+        } => {
+            let text = std::fs::read_to_string(&figures)
+                .with_context(|| format!("cannot read {}", figures.display()))?;
+            let rows = serde_json::from_str(&text)
+                .with_context(|| format!("{} holds no figures", figures.display()))?;
+            let report = bench::Report(rows);
+            if let Some(html) = html {
+                std::fs::write(&html, report.html(&title))
+                    .with_context(|| format!("cannot write {}", html.display()))?;
+            }
+            print!("{report}");
         }
         Command::Router {
             netns,

@@ -221,6 +221,23 @@ pub(crate) fn enter_of(anchor: Pid) -> Result<()> {
     Ok(())
 }
 
+/// Runs `make` on a thread of its own in the named network namespace: sockets it opens belong there.
+pub(crate) fn within<T: Send>(name: &str, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let path = netns_path(name);
+            let file =
+                File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("cannot enter network namespace {name}"))?;
+            make()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| bail!("a thread in network namespace {name} failed"))
+    })
+}
+
 /// Whether process `pid` is in the network namespace `name`.
 pub(crate) fn contains(name: &str, pid: Pid) -> bool {
     match (

@@ -203,6 +203,24 @@ impl PingLog {
         })
     }
 
+    /// The longest time between two answered requests sent one after the other, the later of them at
+    /// or after `time`.
+    pub fn longest_gap_after(&self, time: SystemTime) -> Duration {
+        let answered = self.requests.iter().filter(|request| request.answered);
+        let times: Vec<_> = answered.map(|request| request.sent).collect();
+        let gaps = times.windows(2).filter(|pair| pair[1] >= time);
+        let length = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();
+        gaps.map(length).max().unwrap_or_default()
+    }
+
+    /// The same without the requests sent at or after `time`.
+    #[must_use]
+    pub fn until(&self, time: SystemTime) -> Self {
+        let mut log = self.clone();
+        log.requests.retain(|request| request.sent < time);
+        log
+    }
+
     fn since(&self, time: SystemTime) -> &[Request] {
         let start = self.requests.partition_point(|request| request.sent < time);
         &self.requests[start..]
@@ -412,6 +430,15 @@ mod tests {
         let recovery = log().recovery_after(at(1000.25)).unwrap();
         assert!((recovery.as_secs_f64() - 0.35).abs() < 1e-6, "{recovery:?}");
         assert_eq!(log().recovery_after(at(1000.65)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_answers() {
+        let gap = log().longest_gap_after(at(1000.35));
+        assert!((gap.as_secs_f64() - 0.4).abs() < 1e-6, "{gap:?}");
+        let gap = log().longest_gap_after(at(1000.65));
+        assert!((gap.as_secs_f64() - 0.1).abs() < 1e-6, "{gap:?}");
+        assert_eq!(log().until(at(1000.45)).counts().lost, 2);
     }
 
     /// Four packets: one back, one lost on the way back, two on the way there.

@@ -22,6 +22,9 @@ pub(crate) struct Args {
         default_missing_value = "6.12"
     )]
     vm: Option<Kernel>,
+    /// The VM's clock counts instructions, so that figures do not depend on this machine's load
+    #[arg(long, requires = "vm")]
+    counted: bool,
     /// Arguments of netbond-lab; in a VM, none give a shell beside a running lab
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -43,23 +46,29 @@ pub(crate) fn run(args: Args) -> Result<()> {
             build::programs()?;
             match exec(built("netbond-lab")?.args(args.args))? {}
         }
-        Some(kernel) => match in_vm(kernel, &args.args)? {},
+        Some(kernel) => {
+            let pace = if args.counted {
+                Pace::Counted
+            } else {
+                Pace::Fast
+            };
+            match in_vm(kernel, pace, &args.args)? {}
+        }
     }
 }
 
 /// Runs netbond-lab in a VM and ends as it ended.
-fn in_vm(kernel: Kernel, args: &[String]) -> Result<Infallible> {
+fn in_vm(kernel: Kernel, pace: Pace, args: &[String]) -> Result<Infallible> {
     setup::ensure(&[Need::Tools, Need::Vm])?;
     build::programs()?;
     let vm = Vm::prepare(kernel)?;
     let programs = programs()?;
-    let dir = target_dir()?.join("release");
-    let path = format!("export PATH={}:$PATH\n", quoted(&dir.display().to_string()));
+    let path = search_path()?;
     let job = |script: String| -> Result<u8> {
         let job = Job {
             programs: &programs,
             script: &script,
-            pace: Pace::Fast,
+            pace,
             deadline: DEADLINE,
         };
         if args.is_empty() {
@@ -85,6 +94,15 @@ fn in_vm(kernel: Kernel, args: &[String]) -> Result<Infallible> {
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
     let dir = target_dir()?.join("release");
     Ok(vec![dir.join("netbond"), dir.join("netbond-lab")])
+}
+
+/// The line of a script that has the project's programs found.
+pub(crate) fn search_path() -> Result<String> {
+    let dir = target_dir()?.join("release");
+    Ok(format!(
+        "export PATH={}:$PATH\n",
+        quoted(&dir.display().to_string())
+    ))
 }
 
 /// A word as the shell takes it for one.

@@ -54,6 +54,7 @@ const VM: &[(&str, &[&str])] = &[
     ("libteam-utils", &["teamd"]),
     ("lz4", &["lz4"]),
     ("mawk", &["mawk"]),
+    ("mptcpize", &["mptcpize"]),
     ("xz-utils", &["xz"]),
     ("zstd", &["zstd"]),
 ];

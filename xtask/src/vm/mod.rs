@@ -54,10 +54,7 @@ impl Vm {
             Some(image) => image,
             None => Image::fetch(kernel, &dir.join("apt-kernel"), &kept)?,
         };
-        let system = dir.join("system.cpio");
-        if !system.exists() {
-            root::system(&dir, &system)?;
-        }
+        root::system(&dir, &dir.join("system.cpio"))?;
         let mut vm = Self {
             dir,
             qemu,
@@ -71,11 +68,6 @@ impl Vm {
     /// The kernel's release.
     pub(crate) fn release(&self) -> &str {
         &self.image.release
-    }
-
-    /// Whether the guest's instructions are executed by the processor itself.
-    pub(crate) fn is_fast(&self) -> bool {
-        self.accelerator == Accelerator::Kvm
     }
 
     /// Runs a job to its end; `line` gets each line of its standard output. Returns its exit code.

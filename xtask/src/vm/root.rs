@@ -12,7 +12,7 @@ use super::apt::{recreate, write};
 use crate::command::{check, output};
 
 /// What a router needs. Debian 12 has some of it always, setup sees to the rest.
-const PACKAGES: [&str; 21] = [
+const PACKAGES: [&str; 23] = [
     "bash",
     "bird2",
     "coreutils",
@@ -24,9 +24,11 @@ const PACKAGES: [&str; 21] = [
     "iproute2",
     "iputils-ping",
     "kmod",
+    "libmptcpwrap0",
     "libteam-utils",
     "mawk",
     "mount",
+    "mptcpize",
     "netbase",
     "procps",
     "sed",
@@ -42,8 +44,14 @@ const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// What the guest does first.
 const INIT: &str = include_str!("init.sh");
 
-/// Packs the system below `dir` into `archive`.
+/// Packs the system below `dir` into `archive`, unless it is there with the same packages.
 pub(super) fn system(dir: &Path, archive: &Path) -> Result<()> {
+    // Written last.
+    let packed = archive.with_extension("packages");
+    let contents = format!("{}\n{INIT}", PACKAGES.join("\n"));
+    if archive.exists() && fs::read_to_string(&packed).is_ok_and(|text| text == contents) {
+        return Ok(());
+    }
     let stage = dir.join("stage");
     skeleton(&stage)?;
     let mut files = BTreeSet::new();
@@ -67,7 +75,8 @@ pub(super) fn system(dir: &Path, archive: &Path) -> Result<()> {
     write(&init, INIT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", init.display()))?;
-    pack(&stage, archive)
+    pack(&stage, archive)?;
+    write(&packed, &contents)
 }
 
 /// Packs programs, each at the path it has here, with the libraries they need, and the script that is

@@ -1,0 +1,336 @@
+//! What a packet costs the processor.
+//!
+//! In the VM that counts, the clock tells the instructions executed. The same thread sends a burst
+//! and receives all of it before it sends the next: the one processor is never idle, so the time that
+//! passed, by packets, is the instructions of a packet's whole way. The same way without a bond, over
+//! the plain WireGuard paths, with datagrams longer by what the encapsulation adds, costs all of that
+//! but bonding and encapsulation themselves.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::sockopt::{TcpMaxSeg, UdpGsoSegment};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, setsockopt, socket,
+};
+
+use super::system::{self, RECEIVER, Running, SENDER, System};
+use super::traffic::{PORT, open};
+use crate::lab::Lab;
+use crate::machine::Cores;
+use crate::namespace::{self, ip_batch, netns_name};
+use crate::wait::check_interrupt;
+
+/// Hosts behind the two ends: name, router, the router's address and their own.
+const HOSTS: [(&str, &str, &str, &str); 2] = [
+    ("HA", SENDER, "10.70.1.1", "10.70.1.2"),
+    ("HB", RECEIVER, "10.70.2.1", "10.70.2.2"),
+];
+const NETWORKS: [&str; 2] = ["10.70.1.0/24", "10.70.2.0/24"];
+
+/// A router's device that leads to its host.
+fn device_to(host: &str) -> String {
+    format!("to-{}", host.to_lowercase())
+}
+
+/// The receiving host's address that is reached over one path only.
+fn address_by(path: usize) -> String {
+    format!("10.70.2.{}", 10 + path)
+}
+
+/// Flows that take turns, so that systems that choose by hash use every path.
+const FLOWS: usize = 16;
+
+/// Packets under way at a time.
+const BURST: usize = 32;
+
+/// Datagrams in a super-packet.
+const SEGMENTS: usize = 40;
+
+/// Silence after which a packet is lost.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Bursts before the measurement: caches, neighbours, handshakes.
+const WARM_UP: usize = 30;
+
+/// Share of packets that may be lost before the figure means nothing: none should be. Bursts with a
+/// loss do not count.
+const LOSS: f64 = 0.01;
+
+/// Which way the packets come into the bond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// One by one, forwarded by A from a host behind it to one behind B.
+    Forward,
+    /// As super-packets of A's own, UDP (UDP_SEGMENT).
+    Udp,
+    /// As super-packets of A's own, TCP. Its acknowledgements go back over the bond.
+    Tcp,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 3] = [Self::Forward, Self::Udp, Self::Tcp];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Udp => "gso-udp",
+            Self::Tcp => "gso-tcp",
+        }
+    }
+}
+
+/// Hosts behind A and B, and routes to them that take one path each; all of it goes with this.
+pub(super) struct Hosts<'a> {
+    lab: &'a Lab,
+    /// Namespace, and the route as ip-route(8) has it.
+    routes: Vec<(String, String)>,
+}
+
+impl<'a> Hosts<'a> {
+    pub(super) fn up(lab: &'a Lab) -> Result<Self> {
+        let mut hosts = Self {
+            lab,
+            routes: Vec::new(),
+        };
+        for (host, router, gateway, own) in HOSTS {
+            let netns = netns_name(lab.name(), host);
+            namespace::remove(&netns)?;
+            namespace::create(&netns)?;
+            let device = device_to(host);
+            ip_batch(
+                lab.router(router).netns(),
+                &format!(
+                    "link add {device} type veth peer name eth0 netns {netns}\n\
+                     addr add {gateway}/24 dev {device}\nlink set {device} up\n"
+                ),
+            )?;
+            ip_batch(
+                &netns,
+                &format!(
+                    "link set lo up\naddr add {own}/24 dev eth0\nlink set eth0 up\n\
+                     route add default via {gateway}\n"
+                ),
+            )?;
+        }
+        // One address for each path: where there is no bond, the sender takes the paths in turn.
+        let receiver = netns_name(lab.name(), HOSTS[1].0);
+        for (number, path) in system::paths(lab, SENDER)?.iter().enumerate() {
+            let address = address_by(number);
+            ip_batch(&receiver, &format!("addr add {address}/32 dev eth0\n"))?;
+            let topology = lab.topology();
+            let first = topology
+                .ends_of(SENDER)
+                .find(|end| end.device == path.device)
+                .with_context(|| format!("there is no device {}", path.device))?;
+            let second = topology
+                .ends_of(&first.peer)
+                .find(|end| end.peer == RECEIVER)
+                .with_context(|| format!("{} leads nowhere", first.peer))?;
+            for (router, device) in [(SENDER, &first.device), (&first.peer, &second.device)] {
+                let netns = lab.router(router).netns();
+                let route = format!("{address}/32 dev {device}");
+                ip_batch(netns, &format!("route add {route}\n"))?;
+                hosts.routes.push((netns.to_owned(), route));
+            }
+        }
+        Ok(hosts)
+    }
+}
+
+impl Drop for Hosts<'_> {
+    fn drop(&mut self) {
+        let routes = self
+            .routes
+            .iter()
+            .map(|(netns, route)| ip_batch(netns, &format!("route del {route}\n")));
+        let hosts = HOSTS.iter().map(|(host, router, ..)| {
+            // At once: a namespace's own end takes its devices away some time later.
+            let netns = self.lab.router(router).netns();
+            ip_batch(netns, &format!("link del {}\n", device_to(host)))?;
+            namespace::remove(&netns_name(self.lab.name(), host))
+        });
+        for error in routes.chain(hosts).filter_map(Result::err) {
+            eprintln!("cannot take the hosts away: {error:#}");
+        }
+    }
+}
+
+/// Nanoseconds, or instructions, of a packet from end to end over a system.
+pub(super) fn over(
+    lab: &Lab,
+    running: &Running<'_>,
+    system: System,
+    way: Way,
+    payload: u32,
+    packets: usize,
+) -> Result<f64> {
+    let target = match way {
+        Way::Forward => {
+            running.lead(NETWORKS[1], NETWORKS[0])?;
+            HOSTS[1].3.to_owned()
+        }
+        Way::Udp | Way::Tcp => system.target(lab)?,
+    };
+    measure(lab, way, &[target], payload, packets)
+}
+
+/// The same over the plain paths in turn, with datagrams longer by `extra` bytes.
+pub(super) fn plain(lab: &Lab, way: Way, payload: u32, extra: u32, packets: usize) -> Result<f64> {
+    let paths = system::paths(lab, SENDER)?;
+    let targets: Vec<String> = match way {
+        Way::Forward => (0..paths.len()).map(address_by).collect(),
+        Way::Udp | Way::Tcp => paths.iter().map(|path| path.remote.to_string()).collect(),
+    };
+    measure(lab, way, &targets, payload + extra, packets)
+}
+
+fn measure(lab: &Lab, way: Way, targets: &[String], payload: u32, packets: usize) -> Result<f64> {
+    let (from, to) = match way {
+        Way::Forward => (
+            netns_name(lab.name(), HOSTS[0].0),
+            netns_name(lab.name(), HOSTS[1].0),
+        ),
+        Way::Udp | Way::Tcp => (
+            lab.router(SENDER).netns().to_owned(),
+            lab.router(RECEIVER).netns().to_owned(),
+        ),
+    };
+    let mut flows = match way {
+        Way::Forward | Way::Udp => Flows::udp(&from, &to, targets)?,
+        Way::Tcp => Flows::tcp(&from, &to, targets, payload)?,
+    };
+    let (sends, segments) = match way {
+        Way::Forward => (BURST, 1),
+        Way::Udp | Way::Tcp => (1, SEGMENTS),
+    };
+    if let (Way::Udp, Flows::Udp { senders, .. }) = (way, &flows) {
+        for sender in senders {
+            setsockopt(sender, UdpGsoSegment, &i32::try_from(payload)?)
+                .context("the kernel has no UDP_SEGMENT")?;
+        }
+    }
+    let data = vec![0; payload as usize * segments];
+    for turn in 0..WARM_UP {
+        flows.burst(turn, sends, segments, &data)?;
+    }
+    let turns = packets.div_ceil(sends * segments);
+    let (mut time, mut whole, mut lost) = (Duration::ZERO, 0, 0);
+    for turn in 0..turns {
+        let start = Instant::now();
+        match flows.burst(turn, sends, segments, &data)? {
+            0 => {
+                time += start.elapsed();
+                whole += sends * segments;
+            }
+            // The wait for them was idle.
+            some => lost += some,
+        }
+    }
+    check_interrupt()?;
+    if lost > 0 {
+        eprintln!("  {}: {lost} packets were lost", way.name());
+    }
+    let sent = turns * sends * segments;
+    ensure!(
+        lost as f64 <= LOSS * sent as f64,
+        "{}: {lost} of {sent} packets were lost",
+        way.name()
+    );
+    Ok(time.as_nanos() as f64 / whole as f64)
+}
+
+/// Sockets of the sender, and where what they send comes out.
+enum Flows {
+    Udp {
+        senders: Vec<UdpSocket>,
+        receiver: UdpSocket,
+    },
+    Tcp(Vec<(TcpStream, TcpStream)>),
+}
+
+impl Flows {
+    fn udp(from: &str, to: &str, targets: &[String]) -> Result<Self> {
+        let receiver = open(to, "0.0.0.0", None)?;
+        receiver.set_read_timeout(Some(SILENCE))?;
+        let senders = (0..FLOWS)
+            .map(|flow| open(from, "0.0.0.0", Some(&targets[flow % targets.len()])))
+            .collect::<Result<_>>()?;
+        Ok(Self::Udp { senders, receiver })
+    }
+
+    /// Connections whose segments carry `payload` bytes.
+    fn tcp(from: &str, to: &str, targets: &[String], payload: u32) -> Result<Self> {
+        let listener = namespace::within(to, || {
+            TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen for TCP")
+        })?;
+        let connect = |flow: usize| -> Result<(TcpStream, TcpStream)> {
+            let target: Ipv4Addr = targets[flow % targets.len()].parse()?;
+            let sender = namespace::within(from, || {
+                let tcp = socket(
+                    AddressFamily::Inet,
+                    SockType::Stream,
+                    SockFlag::SOCK_CLOEXEC,
+                    SockProtocol::Tcp,
+                )?;
+                // As it is announced: without the timestamps' 12 bytes, which every segment carries.
+                setsockopt(&tcp, TcpMaxSeg, &(payload + 12))?;
+                let to = SockaddrIn::from(SocketAddrV4::new(target, PORT));
+                nix::sys::socket::connect(tcp.as_raw_fd(), &to)
+                    .with_context(|| format!("cannot connect to {target}"))?;
+                Ok(TcpStream::from(tcp))
+            })?;
+            sender.set_nodelay(true)?;
+            let (receiver, _) = listener.accept().context("cannot accept a connection")?;
+            receiver.set_read_timeout(Some(10 * SILENCE))?;
+            Ok((sender, receiver))
+        };
+        (0..FLOWS)
+            .map(connect)
+            .collect::<Result<_>>()
+            .map(Self::Tcp)
+    }
+
+    /// Sends `data` so many times, the flows taking turns, and waits for all of it, which are so many
+    /// packets each time; the number of packets lost.
+    fn burst(&mut self, turn: usize, sends: usize, segments: usize, data: &[u8]) -> Result<usize> {
+        match self {
+            Self::Udp { senders, receiver } => {
+                for send in 0..sends {
+                    let sender = &senders[(turn * sends + send) % FLOWS];
+                    sender.send(data).context("cannot send")?;
+                }
+                let mut datagram = [0; 2048];
+                for received in 0..sends * segments {
+                    match receiver.recv(&mut datagram) {
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(sends * segments - received);
+                        }
+                        Err(error) => return Err(error).context("cannot receive"),
+                    }
+                }
+            }
+            Self::Tcp(pairs) => {
+                let (sender, receiver) = &mut pairs[turn % FLOWS];
+                let mut buffer = vec![0; data.len()];
+                sender.write_all(data).context("cannot send")?;
+                receiver.read_exact(&mut buffer).context("cannot receive")?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Share of one core's time that is used while there is no traffic.
+pub(super) fn background(time: Duration) -> Result<f64> {
+    let begin = (Instant::now(), Cores::now()?);
+    thread::sleep(time);
+    let idle = Cores::now()?.idle_since(begin.1);
+    let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
+    Ok((cores - idle.as_secs_f64() / begin.0.elapsed().as_secs_f64()).max(0.0))
+}

@@ -1,0 +1,57 @@
+//! What the kernel counts of TCP in a namespace.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use crate::router::Router;
+
+/// What a router's TCP counted since the namespace exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tcp {
+    /// Segments sent again.
+    pub(super) retransmits: u64,
+    /// Segments that came before an earlier one and were kept.
+    pub(super) out_of_order: u64,
+}
+
+impl Tcp {
+    pub(super) fn of(router: &Router) -> Result<Self> {
+        let counter = |file: &str, group: &str, name: &str| -> Result<u64> {
+            let path = format!("/proc/{}/net/{file}", router.anchor_pid());
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            parse(&text, group, name).with_context(|| format!("{path} has no {group}: {name}"))
+        };
+        Ok(Self {
+            retransmits: counter("snmp", "Tcp", "RetransSegs")?,
+            out_of_order: counter("netstat", "TcpExt", "TCPOFOQueue")?,
+        })
+    }
+}
+
+/// A counter of `/proc/net/snmp` or `netstat`: a line of names for each group, and one of values.
+fn parse(text: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| {
+        let (found, rest) = line.split_once(": ")?;
+        (found == group).then_some(rest)
+    });
+    let (names, values) = (lines.next()?, lines.next()?);
+    let place = names.split_whitespace().position(|found| found == name)?;
+    values.split_whitespace().nth(place)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_group_and_name() {
+        let text = "Ip: Forwarding InReceives\nIp: 1 77\nTcp: MaxConn RetransSegs InErrs\n\
+                    Tcp: -1 12 3\n";
+        assert_eq!(parse(text, "Tcp", "RetransSegs"), Some(12));
+        assert_eq!(parse(text, "Ip", "InReceives"), Some(77));
+        assert_eq!(parse(text, "Ip", "RetransSegs"), None);
+        assert_eq!(parse(text, "Tcp", "MaxConn"), None, "it is no count");
+        assert_eq!(parse("Tcp: A B\n", "Tcp", "A"), None);
+    }
+}

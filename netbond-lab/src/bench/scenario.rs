@@ -1,0 +1,253 @@
+//! What the paths are like, and what is done to them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use super::frame::{Encap, MTU};
+use super::system::System;
+use crate::lab::Lab;
+use crate::namespace::iproute2;
+use crate::topology::{Ospf, Topology, underlay_device};
+
+/// What the paths are like, and what is done to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Scenario {
+    /// Two paths of 10 Mbit/s and 10 ms
+    #[value(name = "equal2")]
+    Equal2,
+    /// Four paths of 5 Mbit/s and 10 ms
+    #[value(name = "equal4")]
+    Equal4,
+    /// 16 and 4 Mbit/s, 10 ms
+    #[value(name = "rates-4to1")]
+    Rates4To1,
+    /// Two paths of 10 Mbit/s, 5 and 25 ms
+    #[value(name = "latency-5-25")]
+    Latency5To25,
+    /// As equal2, with 1 % random loss on the first path
+    #[value(name = "loss-1")]
+    Loss1,
+    /// As equal2; the first middle router is silently dead for a minute
+    Failure,
+    /// Two paths without limits, large packets: the processor is the bottleneck
+    CpuLarge,
+    /// Two paths without limits, small packets
+    CpuSmall,
+}
+
+/// What is sent in a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// TCP and UDP through shaped paths.
+    Traffic,
+    /// A thin stream through an outage.
+    Outage,
+    /// UDP datagrams with so many bytes of payload, counted by the instructions they take.
+    Cost {
+        /// Bytes.
+        payload: u32,
+    },
+}
+
+/// One path as netem makes it, the same in both directions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Line {
+    /// Ethernet frames included, kbit/s.
+    pub(super) kbit: u32,
+    /// One way.
+    pub(super) delay: Duration,
+    /// Share of packets lost at random, 0 to 1.
+    pub(super) loss: f64,
+}
+
+impl Line {
+    const fn new(mbit: u32, delay_ms: u64) -> Self {
+        Self {
+            kbit: mbit * 1000,
+            delay: Duration::from_millis(delay_ms),
+            loss: 0.0,
+        }
+    }
+
+    const fn with_loss(mut self, loss: f64) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// Packets that netem may hold: twice the product of rate and round trip, in full frames, and not
+    /// less than 100, as small queues of real devices. Those that only wait for their delay count.
+    fn limit(self) -> u32 {
+        let bytes = f64::from(self.kbit) * 1000.0 / 8.0 * 2.0 * self.delay.as_secs_f64();
+        let full = f64::from(MTU) + 74.0;
+        ((2.0 * bytes / full).ceil() as u32).max(100)
+    }
+
+    /// The words of tc-netem(8).
+    fn netem(self) -> String {
+        let mut words = format!(
+            "netem limit {} delay {}us rate {}kbit",
+            self.limit(),
+            self.delay.as_micros(),
+            self.kbit
+        );
+        if self.loss > 0.0 {
+            words += &format!(" loss {}%", self.loss * 100.0);
+        }
+        words
+    }
+}
+
+impl Scenario {
+    /// Its name on the command line and in the figures.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Equal2 => "equal2",
+            Self::Equal4 => "equal4",
+            Self::Rates4To1 => "rates-4to1",
+            Self::Latency5To25 => "latency-5-25",
+            Self::Loss1 => "loss-1",
+            Self::Failure => "failure",
+            Self::CpuLarge => "cpu-large",
+            Self::CpuSmall => "cpu-small",
+        }
+    }
+
+    pub(super) fn paths(self) -> u8 {
+        match self {
+            Self::Equal4 => 4,
+            Self::Equal2
+            | Self::Rates4To1
+            | Self::Latency5To25
+            | Self::Loss1
+            | Self::Failure
+            | Self::CpuLarge
+            | Self::CpuSmall => 2,
+        }
+    }
+
+    /// Its paths in their order; none are shaped where the processor is to be the bottleneck.
+    ///
+    /// All add up to 20 Mbit/s: the emulated processor carries no more than twice that.
+    pub(super) fn lines(self) -> Vec<Line> {
+        match self {
+            Self::Equal2 | Self::Failure => vec![Line::new(10, 10); 2],
+            Self::Equal4 => vec![Line::new(5, 10); 4],
+            Self::Rates4To1 => vec![Line::new(16, 10), Line::new(4, 10)],
+            Self::Latency5To25 => vec![Line::new(10, 5), Line::new(10, 25)],
+            Self::Loss1 => vec![Line::new(10, 10).with_loss(0.01), Line::new(10, 10)],
+            Self::CpuLarge | Self::CpuSmall => Vec::new(),
+        }
+    }
+
+    pub(super) fn work(self) -> Work {
+        match self {
+            Self::Equal2 | Self::Equal4 | Self::Rates4To1 | Self::Latency5To25 | Self::Loss1 => {
+                Work::Traffic
+            }
+            Self::Failure => Work::Outage,
+            // The same for all, so the longest that fits the one with the least room.
+            Self::CpuLarge => Work::Cost {
+                payload: Encap::Gretap.datagram(),
+            },
+            Self::CpuSmall => Work::Cost { payload: 64 },
+        }
+    }
+
+    /// Frames that all paths together carry, Mbit/s.
+    pub(super) fn mbit(self) -> f64 {
+        let kbit: u32 = self.lines().iter().map(|line| line.kbit).sum();
+        f64::from(kbit) / 1000.0
+    }
+
+    /// Whether a system belongs to the scenario where the user names neither.
+    pub(super) fn concerns(self, system: System) -> bool {
+        match system {
+            System::Path | System::BalanceRr | System::Netbond | System::Mptcp => true,
+            // It differs from netbond in what is around each packet.
+            System::NetbondGretap => {
+                matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)
+            }
+            // It differs from balance-rr in what it does about failures.
+            System::BalanceRrArp => matches!(self, Self::Equal2 | Self::Failure),
+            // Flows to paths by hash: all equal paths tell the same.
+            System::BalanceXor | System::Ecmp => !matches!(self, Self::Equal4),
+            System::TeamRr => !matches!(self, Self::Equal4 | Self::Latency5To25),
+        }
+    }
+
+    /// What a lab for scenarios with so many paths is built from: routers with the timers of the field.
+    pub(super) fn topology(paths: u8) -> Topology {
+        let mut topology = Topology::parallel(paths).with_ospf(Ospf::field());
+        for link in &mut topology.links {
+            link.mtu = MTU;
+        }
+        topology
+    }
+
+    /// Shapes every path, at its middle router and in both directions: the bottleneck lies beyond
+    /// the routers that bond.
+    pub(super) fn shape(self, lab: &Lab) -> Result<()> {
+        let lines = self.lines();
+        for number in 1..=self.paths() {
+            let middle = format!("M{number}");
+            let line = lines.get(usize::from(number) - 1);
+            for end in ["A", "B"] {
+                shape(lab, &middle, &underlay_device(&middle, end), line)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a device a line's queueing discipline, or its default again.
+fn shape(lab: &Lab, router: &str, device: &str, line: Option<&Line>) -> Result<()> {
+    let netns = lab.router(router).netns();
+    let root = iproute2("tc", &["-n", netns, "qdisc", "show", "dev", device, "root"])?;
+    // Deleted first, so that nothing of an earlier one stays.
+    if root.starts_with("qdisc netem ") {
+        iproute2("tc", &["-n", netns, "qdisc", "del", "dev", device, "root"])?;
+    }
+    if let Some(line) = line {
+        let words = format!(
+            "-n {netns} qdisc replace dev {device} root {}",
+            line.netem()
+        );
+        iproute2("tc", &words.split_whitespace().collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for scenario in Scenario::value_variants() {
+            let value = scenario.to_possible_value().expect("no scenario is hidden");
+            assert_eq!(value.get_name(), scenario.name());
+        }
+    }
+
+    #[test]
+    fn a_queue_holds_two_round_trips_or_a_hundred_packets() {
+        assert_eq!(Line::new(10, 10).limit(), 100);
+        // 100 Mbit/s, 50 ms each way: 1.25 MB on the way, 826 full frames.
+        assert_eq!(Line::new(100, 50).limit(), 1652);
+        assert_eq!(
+            Line::new(10, 10).with_loss(0.01).netem(),
+            "netem limit 100 delay 10000us rate 10000kbit loss 1%"
+        );
+    }
+
+    #[test]
+    fn every_shaped_path_has_its_line() {
+        for &scenario in Scenario::value_variants() {
+            let lines = scenario.lines();
+            assert!(lines.is_empty() || lines.len() == usize::from(scenario.paths()));
+            Scenario::topology(scenario.paths()).validate().unwrap();
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! What is compared: each is set up in A and B on top of a running lab, and taken down without trace.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+
+use super::frame::{Encap, mptcp_share};
+use crate::lab::Lab;
+use crate::namespace::ip_batch;
+use crate::process::Process;
+use crate::router::Router;
+use crate::topology::PathSpec;
+use crate::wait::wait_for;
+
+/// The routers with the two ends.
+pub(super) const SENDER: &str = "A";
+pub(super) const RECEIVER: &str = "B";
+
+/// The two ends' addresses on whatever bonds them.
+const ADDRESSES: [(&str, &str); 2] = [(SENDER, "10.67.0.1"), (RECEIVER, "10.67.0.2")];
+
+/// The device that a system makes over its tunnels.
+const BOND: &str = "bond0";
+
+/// How long a system may take until it carries packets on every path.
+const READY: Duration = Duration::from_secs(60);
+
+/// A system that carries traffic from A to B.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum System {
+    /// One WireGuard path alone
+    Path,
+    /// A gretap for each path, and kernel bonding balance-rr with miimon 100
+    BalanceRr,
+    /// ... with ARP monitoring, every 100 ms at both ends
+    BalanceRrArp,
+    /// ... with balance-xor, by layers 3 and 4
+    BalanceXor,
+    /// A gretap for each path, and a team with the runner roundrobin
+    TeamRr,
+    /// A gre device for each path, and one route over all of them, by layers 3 and 4
+    Ecmp,
+    /// Multipath TCP over the paths, without encapsulation
+    Mptcp,
+    /// netbond as it comes: gre, round-robin
+    Netbond,
+    /// ... with encap gretap: whole Ethernet frames
+    NetbondGretap,
+}
+
+/// A configuration of netbond.
+struct Settings {
+    encap: Encap,
+    mode: &'static str,
+}
+
+/// How a system is made.
+enum Kind {
+    Plain,
+    /// Kernel bonding with the options of ip-link(8), the peer's address standing for `PEER`.
+    Bonding(&'static str),
+    Team,
+    Ecmp,
+    Mptcp,
+    Netbond(Settings),
+}
+
+impl System {
+    /// Its name on the command line and in the figures.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::BalanceRr => "balance-rr",
+            Self::BalanceRrArp => "balance-rr-arp",
+            Self::BalanceXor => "balance-xor",
+            Self::TeamRr => "team-rr",
+            Self::Ecmp => "ecmp",
+            Self::Mptcp => "mptcp",
+            Self::Netbond => "netbond",
+            Self::NetbondGretap => "netbond-gretap",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Path => Kind::Plain,
+            Self::BalanceRr => Kind::Bonding("mode balance-rr miimon 100"),
+            Self::BalanceRrArp => {
+                Kind::Bonding("mode balance-rr arp_interval 100 arp_ip_target PEER")
+            }
+            Self::BalanceXor => {
+                Kind::Bonding("mode balance-xor miimon 100 xmit_hash_policy layer3+4")
+            }
+            Self::TeamRr => Kind::Team,
+            Self::Ecmp => Kind::Ecmp,
+            Self::Mptcp => Kind::Mptcp,
+            Self::Netbond => Kind::Netbond(Settings {
+                encap: Encap::Gre,
+                mode: "round-robin",
+            }),
+            Self::NetbondGretap => Kind::Netbond(Settings {
+                encap: Encap::Gretap,
+                mode: "round-robin",
+            }),
+        }
+    }
+
+    /// What it puts around each packet.
+    pub(super) fn encap(self) -> Encap {
+        match self.kind() {
+            Kind::Plain | Kind::Mptcp => Encap::None,
+            Kind::Bonding(_) | Kind::Team => Encap::Gretap,
+            Kind::Ecmp => Encap::Gre,
+            Kind::Netbond(settings) => settings.encap,
+        }
+    }
+
+    /// Share of the paths' rates that TCP can have as payload.
+    pub(super) fn tcp_share(self) -> f64 {
+        if self.is_mptcp() {
+            mptcp_share()
+        } else {
+            self.encap().tcp_share()
+        }
+    }
+
+    /// Whether it carries TCP alone, of programs that ask for it.
+    pub(super) fn is_mptcp(self) -> bool {
+        self == Self::Mptcp
+    }
+
+    /// The receiver's address by which traffic takes this system.
+    pub(super) fn target(self, lab: &Lab) -> Result<String> {
+        match self.kind() {
+            Kind::Plain | Kind::Mptcp => {
+                let first = paths(lab, SENDER)?.first();
+                Ok(first.context("there is no path")?.remote.to_string())
+            }
+            Kind::Bonding(_) | Kind::Team | Kind::Ecmp | Kind::Netbond(_) => {
+                Ok(ADDRESSES[1].1.to_owned())
+            }
+        }
+    }
+
+    /// Sets it up and waits until it carries packets on every path.
+    pub(super) fn up(self, lab: &Lab) -> Result<Running<'_>> {
+        let mut running = Running {
+            lab,
+            system: self,
+            teams: Vec::new(),
+        };
+        let up = running.build().and_then(|()| running.wait_ready());
+        if let Err(error) = up {
+            // What there is of it would be in the way of the next one.
+            let _ = running.take_down();
+            return Err(error.context(format!("{} did not come up", self.name())));
+        }
+        Ok(running)
+    }
+}
+
+/// A system that is set up.
+pub(super) struct Running<'a> {
+    lab: &'a Lab,
+    system: System,
+    teams: Vec<Process>,
+}
+
+/// One end of a system.
+struct End<'a> {
+    router: &'a Router,
+    own: &'static str,
+    peer: &'static str,
+    paths: &'a [PathSpec],
+}
+
+impl Running<'_> {
+    fn ends(&self) -> Result<[End<'_>; 2]> {
+        let end = |this: usize, other: usize| -> Result<End<'_>> {
+            let (name, own) = ADDRESSES[this];
+            Ok(End {
+                router: self.lab.router(name),
+                own,
+                peer: ADDRESSES[other].1,
+                paths: paths(self.lab, name)?,
+            })
+        };
+        Ok([end(0, 1)?, end(1, 0)?])
+    }
+
+    fn build(&mut self) -> Result<()> {
+        let mtu = self.system.encap().mtu();
+        let mut teams = Vec::new();
+        for end in self.ends()? {
+            let End {
+                router,
+                own,
+                peer,
+                paths,
+            } = end;
+            match self.system.kind() {
+                Kind::Plain => {}
+                Kind::Bonding(options) => {
+                    let options = options.replace("PEER", peer);
+                    let mut commands = tunnels(paths, "gretap", mtu);
+                    commands += &format!("link add {BOND} type bond {options}\n");
+                    for device in devices(paths) {
+                        commands += &format!("link set {device} master {BOND}\n");
+                    }
+                    commands += &format!("link set {BOND} mtu {mtu} up\n");
+                    commands += &format!("addr add {own}/24 dev {BOND}\n");
+                    ip_batch(router.netns(), &commands)?;
+                }
+                Kind::Team => {
+                    ip_batch(router.netns(), &tunnels(paths, "gretap", mtu))?;
+                    teams.push(start_team(router, paths)?);
+                    ip_batch(
+                        router.netns(),
+                        &format!("link set {BOND} mtu {mtu} up\naddr add {own}/24 dev {BOND}\n"),
+                    )?;
+                }
+                Kind::Ecmp => {
+                    let mut commands = tunnels(paths, "gre", mtu);
+                    for device in devices(paths) {
+                        commands += &format!("link set {device} up\n");
+                    }
+                    commands += &format!("addr add {own}/32 dev {}\n", device(1));
+                    commands += &format!("route add {peer}/32 src {own}");
+                    for device in devices(paths) {
+                        commands += &format!(" nexthop dev {device}");
+                    }
+                    ip_batch(router.netns(), &format!("{commands}\n"))?;
+                }
+                Kind::Mptcp => {
+                    let subflows = paths.len().to_string();
+                    router.run(&[
+                        "ip",
+                        "mptcp",
+                        "limits",
+                        "set",
+                        "subflow",
+                        &subflows,
+                        "add_addr_accepted",
+                        &subflows,
+                    ])?;
+                    // The first path's is the one that is connected to. Each of the others the sender
+                    // reaches over its own path, so that it alone needs no endpoints.
+                    if router.name() == RECEIVER {
+                        for path in &paths[1..] {
+                            let address = path.local.to_string();
+                            router.run(&[
+                                "ip",
+                                "mptcp",
+                                "endpoint",
+                                "add",
+                                &address,
+                                "dev",
+                                &path.device,
+                                "signal",
+                            ])?;
+                        }
+                    }
+                }
+                Kind::Netbond(Settings { encap, mode }) => {
+                    let config = router.default_config().context("no bond")?;
+                    let config = config
+                        .replace("encap = \"gre\"", &format!("encap = {:?}", encap.name()))
+                        .replace("mode = \"round-robin\"", &format!("mode = {mode:?}"));
+                    router.write_config(&config)?;
+                    router.start_netbond()?;
+                }
+            }
+        }
+        self.teams = teams;
+        Ok(())
+    }
+
+    /// Waits until every path is used and nothing is lost.
+    fn wait_ready(&self) -> Result<()> {
+        for End { router, paths, .. } in self.ends()? {
+            match self.system.kind() {
+                Kind::Plain | Kind::Ecmp | Kind::Mptcp | Kind::Team => {}
+                Kind::Bonding(_) => {
+                    // By the router's process: `/proc/net` is that of who reads it.
+                    let file = format!("/proc/{}/net/bonding/{BOND}", router.anchor_pid());
+                    wait_for("bond over every path", READY, || {
+                        let text = fs::read_to_string(&file)
+                            .with_context(|| format!("cannot read {file}"))?;
+                        let up = text.matches("MII Status: up").count();
+                        ensure!(up == 1 + paths.len(), "it says:\n{text}");
+                        Ok(Some(()))
+                    })?;
+                }
+                Kind::Netbond(_) => router.wait_netbond(READY)?,
+            }
+        }
+        let target = self.system.target(self.lab)?;
+        let sender = self.lab.router(SENDER);
+        // More than once over each path.
+        let ping = [
+            "ping", "-n", "-q", "-c", "12", "-i", "0.05", "-W", "1", &target,
+        ];
+        wait_for("pings without a loss", READY, || {
+            let text = sender.run(&ping)?;
+            ensure!(text.contains(" 0% packet loss"), "{}", text.trim());
+            Ok(Some(()))
+        })
+    }
+
+    /// Has A lead what is for `there` over the system, and B what is for `back`.
+    pub(super) fn lead(&self, there: &str, back: &str) -> Result<()> {
+        for (end, network) in self.ends()?.into_iter().zip([there, back]) {
+            let way = match self.system.kind() {
+                Kind::Plain | Kind::Mptcp => bail!("{} leads nowhere", self.system.name()),
+                Kind::Bonding(_) | Kind::Team | Kind::Netbond(_) => format!("via {}", end.peer),
+                Kind::Ecmp => devices(end.paths)
+                    .map(|device| format!("nexthop dev {device} "))
+                    .collect(),
+            };
+            let command = format!("route replace {network} {way}\n");
+            ip_batch(end.router.netns(), &command)?;
+        }
+        Ok(())
+    }
+
+    /// Removes it, and with its devices the routes over them.
+    pub(super) fn down(mut self) -> Result<()> {
+        self.take_down()
+            .with_context(|| format!("cannot take {} down", self.system.name()))
+    }
+
+    fn take_down(&mut self) -> Result<()> {
+        for team in self.teams.drain(..) {
+            team.end(Signal::SIGTERM)?;
+        }
+        for End { router, paths, .. } in self.ends()? {
+            match self.system.kind() {
+                Kind::Plain => {}
+                Kind::Bonding(_) | Kind::Team | Kind::Ecmp => {
+                    for device in devices(paths).chain([BOND.to_owned()]) {
+                        // teamd takes its device with it; what was not made yet is not there.
+                        let path = format!("/sys/class/net/{device}");
+                        if router.host_path(&path).exists() {
+                            ip_batch(router.netns(), &format!("link del {device}\n"))?;
+                        }
+                    }
+                }
+                Kind::Mptcp => {
+                    router.run(&["ip", "mptcp", "endpoint", "flush"])?;
+                    // As the kernel has it at first.
+                    router.run(&[
+                        "ip",
+                        "mptcp",
+                        "limits",
+                        "set",
+                        "subflow",
+                        "2",
+                        "add_addr_accepted",
+                        "0",
+                    ])?;
+                }
+                Kind::Netbond(_) => {
+                    if router.netbond_pid().is_some() {
+                        router.kill_netbond(Signal::SIGTERM)?;
+                    }
+                    router.run(&["netbond", "detach"])?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The paths as a router sees them.
+pub(super) fn paths<'a>(lab: &'a Lab, router: &str) -> Result<&'a [PathSpec]> {
+    let bonds = &lab.topology().bonds;
+    let bond = bonds.iter().find(|bond| bond.router == router);
+    Ok(&bond.context("no bond")?.paths)
+}
+
+/// Name of the tunnel device of a path, counted from 1.
+fn device(number: usize) -> String {
+    format!("path{number}")
+}
+
+fn devices(paths: &[PathSpec]) -> impl Iterator<Item = String> {
+    (1..=paths.len()).map(device)
+}
+
+/// Commands that make a tunnel device for each path, the route deciding which way it leads.
+fn tunnels(paths: &[PathSpec], kind: &str, mtu: u32) -> String {
+    let add = |(path, device): (&PathSpec, String)| {
+        format!(
+            "link add {device} type {kind} local {} remote {} ttl 64\nlink set {device} mtu {mtu}\n",
+            path.local, path.remote
+        )
+    };
+    paths.iter().zip(devices(paths)).map(add).collect()
+}
+
+/// Starts teamd, which makes the team and takes the tunnels into it.
+fn start_team(router: &Router, paths: &[PathSpec]) -> Result<Process> {
+    let ports: Vec<_> = devices(paths)
+        .map(|device| format!("{device:?}: {{}}"))
+        .collect();
+    let config = format!(
+        "{{\"runner\": {{\"name\": \"roundrobin\"}}, \"link_watch\": {{\"name\": \"ethtool\"}}, \
+         \"ports\": {{{}}}}}",
+        ports.join(", ")
+    );
+    let log = router.state_file("teamd.log");
+    let process = Process::start(
+        router
+            .daemon_command("teamd")
+            .args(["-t", BOND, "-c", &config]),
+        router.netns(),
+        &log,
+        &router.state_file("teamd.pid"),
+    )?;
+    let outcome = wait_for("team with every tunnel", READY, || {
+        for device in devices(paths) {
+            let path = router.host_path(&format!("/sys/class/net/{device}/master"));
+            ensure!(
+                path.exists(),
+                "{device} is not in it: {}",
+                fs::read_to_string(&log).unwrap_or_default().trim()
+            );
+        }
+        Ok(Some(()))
+    });
+    if let Err(error) = outcome {
+        let _ = process.end(Signal::SIGKILL);
+        return Err(error);
+    }
+    Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Topology;
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for system in System::value_variants() {
+            let value = system.to_possible_value().expect("no system is hidden");
+            assert_eq!(value.get_name(), system.name());
+        }
+    }
+
+    #[test]
+    fn tunnels_join_the_paths_ends() {
+        let topology = Topology::reference();
+        assert_eq!(
+            tunnels(&topology.bonds[0].paths, "gre", 1416),
+            "link add path1 type gre local 10.65.0.2 remote 10.65.0.6 ttl 64\n\
+             link set path1 mtu 1416\n\
+             link add path2 type gre local 10.65.0.14 remote 10.65.0.10 ttl 64\n\
+             link set path2 mtu 1416\n"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The benchmark itself: what it says holds for a user's traffic.
+
+use netbond_lab::bench::{self, Options, Row, Scenario, System};
+
+/// Two paths of the same kind carry more than one and a half times what one carries, by the kernel's
+/// bond and by netbond; and the file has the documented shape.
+#[test]
+#[ignore = "needs root and kernel modules: cargo xtask test vm"]
+fn two_paths_carry_more_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("figures.json");
+    let options = Options {
+        name: "t-compare".to_owned(),
+        systems: vec![System::Path, System::BalanceRr, System::Netbond],
+        scenarios: vec![Scenario::Equal2],
+        runs: 1,
+        quick: true,
+        counted: false,
+        save: Some(file.clone()),
+    };
+    let mut steps = 0;
+    let (report, problems) = bench::run(&options, &mut |_| {
+        steps += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+    assert_eq!(steps, 3);
+
+    let goodput = |system: &str| {
+        let measure = "tcp-cubic-goodput";
+        let mut rows = report.0.iter();
+        let row = rows.find(|row| row.system == system && row.measure == measure);
+        row.unwrap().median
+    };
+    let one = goodput("path");
+    assert!((5.0..10.0).contains(&one), "of a path of 10 Mbit/s: {one}");
+    for system in ["balance-rr", "netbond"] {
+        let both = goodput(system);
+        assert!(both > 1.5 * one, "{system}: {both}, one path: {one}");
+    }
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<Row> = serde_json::from_str(&text).unwrap();
+    assert_eq!(rows, report.0);
+    let elements: Vec<serde_json::Map<String, serde_json::Value>> =
+        serde_json::from_str(&text).unwrap();
+    for element in elements {
+        let mut keys: Vec<&str> = element.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(
+            keys,
+            [
+                "ideal_share",
+                "max",
+                "measure",
+                "median",
+                "min",
+                "runs",
+                "scenario",
+                "system",
+                "unit"
+            ]
+        );
+    }
+    let page = report.html("test");
+    assert!(page.contains("<svg") && page.contains("tcp-cubic-goodput"));
+}
