@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// How long to wait between two looks at a condition.
+/// How long to wait between two looks at a condition, at least.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How many times longer to wait than a look takes: on a slow machine, looking must not be the load
+/// that makes it slow.
+const REST: u32 = 4;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -49,6 +53,7 @@ fn wait_until<T>(
 ) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
+        let start = Instant::now();
         let error = match condition() {
             Ok(Some(value)) => return Ok(value),
             Err(Verdict::Final(error)) => return Err(error),
@@ -62,7 +67,7 @@ fn wait_until<T>(
                 None => bail!(message),
             };
         }
-        thread::sleep(POLL);
+        thread::sleep(POLL.max(REST * start.elapsed()));
     }
 }
 

@@ -115,10 +115,16 @@ impl Image {
         apt.unpack(&packages, &unpacked)?;
 
         let image = Self::at(dir, &release);
-        extract(
-            &unpacked.join(format!("boot/vmlinuz-{release}")),
-            &image.vmlinux,
-        )?;
+        // Newer packages keep it beside the modules.
+        let compressed = [
+            format!("boot/vmlinuz-{release}"),
+            format!("usr/lib/modules/{release}/vmlinuz"),
+        ]
+        .map(|path| unpacked.join(path))
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("the packages of kernel {release} have no vmlinuz"))?;
+        extract(&compressed, &image.vmlinux)?;
         modules(&unpacked, &release, &image.modules)?;
         fs::remove_dir_all(&unpacked)
             .with_context(|| format!("cannot remove {}", unpacked.display()))?;

@@ -92,7 +92,9 @@ impl Vm {
         line: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<u8> {
         // Two runs beside each other do not share their files.
-        let dir = self.dir.join(format!("run-{}", std::process::id()));
+        let dir = self
+            .dir
+            .join(format!("run-{}-{}", std::process::id(), self.image.release));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let dir = Scratch(dir);
         let payload = dir.0.join("payload.cpio");
