@@ -21,6 +21,7 @@ pub use netbond_common::names::Encap;
 
 pub use crate::bfd::Hops;
 
+pub(crate) use self::parse::default_route_protocols;
 pub use self::prefix::{ParsePrefixError, Prefix};
 pub use self::protocols::ROUTE_PROTOCOLS;
 

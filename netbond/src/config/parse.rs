@@ -133,6 +133,13 @@ fn optional_table<'v>(
     Some(root.inner(key, root.line_of(key), table))
 }
 
+/// rtm_protocols whose routes count as OSPF's unless the file says otherwise.
+pub(crate) fn default_route_protocols() -> impl Iterator<Item = u8> {
+    DEFAULT_ROUTE_PROTOCOLS
+        .into_iter()
+        .filter_map(protocols::number)
+}
+
 fn route_protocols(root: &mut Section<'_>) -> Vec<u8> {
     let listed = root.filled_list(
         "route_protocols",
@@ -141,10 +148,7 @@ fn route_protocols(root: &mut Section<'_>) -> Vec<u8> {
     );
     let numbers: Vec<u8> = match listed {
         Some(listed) => listed.into_iter().map(|(_, number)| number).collect(),
-        None => DEFAULT_ROUTE_PROTOCOLS
-            .into_iter()
-            .filter_map(protocols::number)
-            .collect(),
+        None => default_route_protocols().collect(),
     };
     // Twice the same does no harm: a name and its number, say.
     let mut once = Vec::new();

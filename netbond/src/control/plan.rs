@@ -13,7 +13,7 @@ use super::quality::Shortcoming;
 use crate::config::{self, Encap, Remedy};
 
 /// Bytes that a bond takes from a path device's MTU: IPv4, GRE, the key, and the frame's header.
-pub(super) const fn overhead(encap: Encap, key: Option<u32>) -> u32 {
+pub(crate) const fn overhead(encap: Encap, key: Option<u32>) -> u32 {
     20 + 4 + if key.is_some() { 4 } else { 0 } + encap.header_len()
 }
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::found::{Address, Hop, Kind, Route};
+use super::notes;
 use super::setup::{FarEnds, Setup, Source};
-use super::{IP, notes};
 use crate::config::{Prefix, ROUTE_PROTOCOLS};
 
 /// rtm_protocol of routes that an administrator made: boot and static.
@@ -218,22 +218,22 @@ fn far_addresses(text: &mut Text, setup: &Setup<'_>) {
 /// What both ends have in common.
 fn settings(text: &mut Text, setup: &Setup<'_>) {
     text.line("");
-    if setup.ethernet {
+    if setup.is_ethernet() {
         text.comment("As the other end speaks now.");
         if setup.needs_ethernet() {
-            text.comment(format!(
-                "Both ends may change to \"{IP}\" once both run netbond, but not with a bridge \
-                 or VLANs on top."
-            ));
+            text.comment(
+                "Both ends may change to \"gre\" once both run netbond, but not with a bridge or \
+                 VLANs on top.",
+            );
         } else {
-            text.comment(format!(
-                "Once both ends run netbond, \"{IP}\" leaves 14 bytes more to each packet: \
-                 change it at"
-            ));
+            text.comment(
+                "Once both ends run netbond, \"gre\" leaves 14 bytes more to each packet: \
+                 change it at",
+            );
             text.comment("both ends at once.");
         }
     }
-    text.line(format!("encap = \"{}\"", setup.encap()));
+    text.line(format!("encap = \"{}\"", setup.encap.label()));
     if let Some(key) = setup.key {
         text.line(format!("key = {key}"));
     }
@@ -378,7 +378,7 @@ fn steps(text: &mut Text, setup: &Setup<'_>, file: &str) {
             FarEnds::Heard(found) => found.first().copied(),
         });
     let target = far.map_or("THE OTHER END".to_owned(), |far| far.to_string());
-    if setup.ethernet {
+    if setup.is_ethernet() {
         text.comment(format!(
             " 5. ping -c 3 {target}   # tells the other end the new MAC address, too"
         ));
@@ -470,7 +470,7 @@ fn moved(setup: &Setup<'_>, route: &Route) -> String {
     }
     let mut command = format!("{} {to}", route_command(route.to.address));
     // A bond that carries IP packets has one neighbour and needs no gateway.
-    if setup.ethernet
+    if setup.is_ethernet()
         && let Some(gateway) = route.hops.iter().find_map(|hop| hop.gateway)
     {
         command += &via(route, gateway);

@@ -18,11 +18,6 @@ pub use found::{
     Address, Device, Gre, GreOptions, Hop, Host, KernelBond, Kind, Neighbour, Route, Way,
 };
 
-/// What the file calls the encapsulation that a kernel `gretap` speaks.
-const ETHERNET: &str = "gretap";
-/// What it calls that of a kernel `gre`.
-const IP: &str = "gre";
-
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {

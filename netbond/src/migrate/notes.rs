@@ -1,8 +1,8 @@
 //! What changes, in words.
 
-use super::IP;
 use super::found::{Device, KernelBond, Kind};
-use super::setup::{ETHERNET_HEADER, Setup, Source, kind};
+use super::setup::{Setup, Source, kind};
+use crate::config::Encap;
 
 // BOND_MODE_* of linux/if_bonding.h.
 const BALANCE_RR: u8 = 0;
@@ -85,30 +85,26 @@ pub(super) fn of(setup: &Setup<'_>, peer: bool) -> String {
 fn figures(setup: &Setup<'_>) -> String {
     /// Heading, MTU, bytes of headers, what the other end has to be.
     type Column = [String; 4];
-    let column = |heading: &str, mtu: Option<u32>, ethernet: bool, other_end: &str| -> Column {
+    let column = |heading: &str, mtu: Option<u32>, encap: Encap, other_end: &str| -> Column {
         [
             heading.to_owned(),
             mtu.map_or("?".to_owned(), |mtu| mtu.to_string()),
-            setup.overhead(ethernet).to_string(),
+            setup.overhead(encap).to_string(),
             other_end.to_owned(),
         ]
     };
     let capped = setup
-        .netbond_mtu(setup.ethernet)
+        .netbond_mtu(setup.encap)
         .map(|mtu| mtu.min(setup.cap().unwrap_or(u32::MAX)));
-    let heading = format!("netbond, {}", setup.encap());
+    let heading = format!("netbond, {}", setup.encap.label());
     let mut columns = vec![
-        column("now", Some(setup.mtu), setup.ethernet, ""),
-        column(&heading, capped, setup.ethernet, "as it is"),
+        column("now", Some(setup.mtu), setup.encap, ""),
+        column(&heading, capped, setup.encap, "as it is"),
     ];
-    if setup.ethernet && !setup.needs_ethernet() {
-        let heading = format!("netbond, {IP}");
-        columns.push(column(
-            &heading,
-            setup.netbond_mtu(false),
-            false,
-            "netbond too",
-        ));
+    if setup.is_ethernet() && !setup.needs_ethernet() {
+        let heading = format!("netbond, {}", Encap::Gre.label());
+        let mtu = setup.netbond_mtu(Encap::Gre);
+        columns.push(column(&heading, mtu, Encap::Gre, "netbond too"));
     }
     let labels = ["", "MTU, bytes", "headers a packet, bytes", "the other end"];
     let mut text = String::new();
@@ -293,7 +289,7 @@ fn on_top(setup: &Setup<'_>, notes: &mut Vec<String>) {
             uppers.join(", ")
         ));
     }
-    if setup.ethernet
+    if setup.is_ethernet()
         && setup
             .addresses
             .iter()
@@ -356,7 +352,7 @@ fn headers(setup: &Setup<'_>, notes: &mut Vec<String>) {
 /// What is below the tunnels.
 fn underlay(setup: &Setup<'_>, notes: &mut Vec<String>) {
     let host = setup.host;
-    if let Some(fits) = setup.netbond_mtu(setup.ethernet)
+    if let Some(fits) = setup.netbond_mtu(setup.encap)
         && setup.mtu > fits
     {
         notes.push(format!(
@@ -370,7 +366,7 @@ fn underlay(setup: &Setup<'_>, notes: &mut Vec<String>) {
         notes.push(format!(
             "MTU {} is kept for now, as the other end may have no more; {} bytes fit.",
             setup.mtu,
-            setup.netbond_mtu(setup.ethernet).unwrap_or(0)
+            setup.netbond_mtu(setup.encap).unwrap_or(0)
         ));
     }
     unequal(
@@ -442,4 +438,7 @@ fn unequal<'a>(notes: &mut Vec<String>, what: &str, devices: impl Iterator<Item 
     }
 }
 
-const _: () = assert!(ETHERNET_HEADER == 14, "the notes and the file say 14");
+const _: () = assert!(
+    Encap::Gretap.header_len() == 14,
+    "the notes and the file say 14"
+);

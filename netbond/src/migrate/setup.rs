@@ -3,26 +3,21 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netbond_common::abi::MAX_BOND_PATHS;
-use netbond_common::{gre, ipv4};
 
+use super::Request;
 use super::found::{Address, Device, Gre, Host, KernelBond, Kind, Route};
-use super::{ETHERNET, IP, Request};
-use crate::config::Prefix;
+use crate::config::{Encap, Prefix, default_route_protocols};
+use crate::control::plan::overhead;
 
-/// Bytes of an Ethernet header.
-pub(super) const ETHERNET_HEADER: u32 = 14;
 /// Least `mtu` of netbond's configuration, bytes.
 const LEAST_MTU: u32 = 1280;
-/// rtm_protocols whose routes netbond takes for OSPF's unless told otherwise.
-const OSPF_PROTOCOLS: [u8; 3] = [11, 12, 188];
 
 /// A bond made by hand.
 #[derive(Debug)]
 pub(super) struct Setup<'h> {
     pub(super) host: &'h Host,
     pub(super) source: Source<'h>,
-    /// Whether frames travel, not IP packets.
-    pub(super) ethernet: bool,
+    pub(super) encap: Encap,
     /// Name of netbond's bond device.
     pub(super) name: &'h str,
     pub(super) key: Option<u32>,
@@ -69,19 +64,14 @@ impl<'h> Setup<'h> {
         }
     }
 
-    pub(super) fn encap(&self) -> &'static str {
-        if self.ethernet { ETHERNET } else { IP }
+    /// Whether frames travel, not IP packets.
+    pub(super) fn is_ethernet(&self) -> bool {
+        self.encap == Encap::Gretap
     }
 
-    /// Bytes that outer headers add to an IP packet, with and without an Ethernet header.
-    pub(super) fn overhead(&self, ethernet: bool) -> u32 {
-        let key = if self.key.is_some() {
-            gre::FIELD_LEN
-        } else {
-            0
-        };
-        let headers = (ipv4::HEADER_LEN + gre::BASE_LEN + key) as u32;
-        headers + if ethernet { ETHERNET_HEADER } else { 0 }
+    /// Bytes that outer headers add to an IP packet.
+    pub(super) fn overhead(&self, encap: Encap) -> u32 {
+        overhead(encap, self.key)
     }
 
     /// The smallest MTU of the paths' devices, bytes.
@@ -91,13 +81,13 @@ impl<'h> Setup<'h> {
     }
 
     /// What netbond makes of it.
-    pub(super) fn netbond_mtu(&self, ethernet: bool) -> Option<u32> {
-        Some(self.underlay_mtu()?.saturating_sub(self.overhead(ethernet)))
+    pub(super) fn netbond_mtu(&self, encap: Encap) -> Option<u32> {
+        Some(self.underlay_mtu()?.saturating_sub(self.overhead(encap)))
     }
 
     /// The MTU to keep where netbond would choose a larger one than both ends have now.
     pub(super) fn cap(&self) -> Option<u32> {
-        let larger = self.netbond_mtu(self.ethernet)? > self.mtu;
+        let larger = self.netbond_mtu(self.encap)? > self.mtu;
         (larger && self.mtu >= LEAST_MTU).then_some(self.mtu)
     }
 
@@ -114,7 +104,7 @@ impl<'h> Setup<'h> {
 
     /// Whether routes of that protocol are OSPF's unless the file says otherwise.
     pub(super) fn is_ospf(protocol: u8) -> bool {
-        OSPF_PROTOCOLS.contains(&protocol)
+        default_route_protocols().any(|number| number == protocol)
     }
 
     /// Whether only frames will do: a bridge, or devices on top.
@@ -190,7 +180,7 @@ pub(super) fn interpret<'h>(
     check_name(host, request, &mut obstacles);
     let tunnels = tunnels_of(&tunnels, source, &mut obstacles);
     let paths = paths(host, &tunnels, &mut obstacles);
-    let ethernet = one_kind(&tunnels, &mut obstacles);
+    let encap = one_kind(&tunnels, &mut obstacles);
     let key = one_key(&tunnels, &mut obstacles);
     check_pairs(&paths, &mut obstacles);
     if paths.len() > MAX_BOND_PATHS as usize {
@@ -206,7 +196,7 @@ pub(super) fn interpret<'h>(
     let mut setup = Setup {
         host,
         source,
-        ethernet,
+        encap,
         name: request.name,
         key,
         // The largest of several: a packet that lives too long does no harm here.
@@ -439,7 +429,12 @@ fn check_tunnel(name: &str, gre: &Gre, obstacles: &mut Vec<String>) {
 
 /// What iproute2 calls this type of tunnel.
 pub(super) fn kind(gre: &Gre) -> &'static str {
-    if gre.ethernet { "gretap" } else { "gre" }
+    if gre.ethernet {
+        Encap::Gretap
+    } else {
+        Encap::Gre
+    }
+    .label()
 }
 
 fn paths<'h>(
@@ -520,8 +515,8 @@ fn path_name(device: &str, taken: &[&str]) -> String {
     unique
 }
 
-/// Whether the tunnels carry frames; all must carry the same.
-fn one_kind(tunnels: &[(&Device, &Gre)], obstacles: &mut Vec<String>) -> bool {
+/// What the tunnels carry; all must carry the same.
+fn one_kind(tunnels: &[(&Device, &Gre)], obstacles: &mut Vec<String>) -> Encap {
     let named = |ethernet: bool| -> Vec<&str> {
         tunnels
             .iter()
@@ -538,7 +533,11 @@ fn one_kind(tunnels: &[(&Device, &Gre)], obstacles: &mut Vec<String>) -> bool {
             others.join(", ")
         ));
     }
-    !taps.is_empty()
+    if taps.is_empty() {
+        Encap::Gre
+    } else {
+        Encap::Gretap
+    }
 }
 
 /// The key of all tunnels.
