@@ -12,7 +12,8 @@ fn two_paths_carry_more_than_one() {
     let options = Options {
         name: "t-compare".to_owned(),
         systems: vec![System::Path, System::BalanceRr, System::Netbond],
-        scenarios: vec![Scenario::Equal2],
+        // Emulated on a busy machine, more than that is not carried.
+        scenarios: vec![Scenario::Thin2],
         runs: 1,
         quick: true,
         counted: false,
@@ -34,15 +35,16 @@ fn two_paths_carry_more_than_one() {
         row.unwrap().median
     };
     let one = goodput("path");
-    assert!((5.0..10.0).contains(&one), "of a path of 10 Mbit/s: {one}");
+    assert!((1.0..2.0).contains(&one), "of a path of 2 Mbit/s: {one}");
     for system in ["balance-rr", "netbond"] {
         let both = goodput(system);
         assert!(both > 1.5 * one, "{system}: {both}, one path: {one}");
     }
 
     let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.trim(), serde_json::to_string(&report.0).unwrap());
     let rows: Vec<Row> = serde_json::from_str(&text).unwrap();
-    assert_eq!(rows, report.0);
+    assert_eq!(rows.len(), report.0.len());
     let elements: Vec<serde_json::Map<String, serde_json::Value>> =
         serde_json::from_str(&text).unwrap();
     for element in elements {

@@ -17,6 +17,9 @@ pub enum Scenario {
     /// Two paths of 10 Mbit/s and 10 ms
     #[value(name = "equal2")]
     Equal2,
+    /// Two paths of 2 Mbit/s and 10 ms: for machines that carry no more, where the clock is real
+    #[value(name = "thin2")]
+    Thin2,
     /// Four paths of 5 Mbit/s and 10 ms
     #[value(name = "equal4")]
     Equal4,
@@ -104,6 +107,7 @@ impl Scenario {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Equal2 => "equal2",
+            Self::Thin2 => "thin2",
             Self::Equal4 => "equal4",
             Self::Rates4To1 => "rates-4to1",
             Self::Latency5To25 => "latency-5-25",
@@ -118,6 +122,7 @@ impl Scenario {
         match self {
             Self::Equal4 => 4,
             Self::Equal2
+            | Self::Thin2
             | Self::Rates4To1
             | Self::Latency5To25
             | Self::Loss1
@@ -129,10 +134,11 @@ impl Scenario {
 
     /// Its paths in their order; none are shaped where the processor is to be the bottleneck.
     ///
-    /// All add up to 20 Mbit/s: the emulated processor carries no more than twice that.
+    /// They add up to 20 Mbit/s, or less: the emulated processor carries no more than twice that.
     pub(super) fn lines(self) -> Vec<Line> {
         match self {
             Self::Equal2 | Self::Failure => vec![Line::new(10, 10); 2],
+            Self::Thin2 => vec![Line::new(2, 10); 2],
             Self::Equal4 => vec![Line::new(5, 10); 4],
             Self::Rates4To1 => vec![Line::new(16, 10), Line::new(4, 10)],
             Self::Latency5To25 => vec![Line::new(10, 5), Line::new(10, 25)],
@@ -143,9 +149,12 @@ impl Scenario {
 
     pub(super) fn work(self) -> Work {
         match self {
-            Self::Equal2 | Self::Equal4 | Self::Rates4To1 | Self::Latency5To25 | Self::Loss1 => {
-                Work::Traffic
-            }
+            Self::Equal2
+            | Self::Thin2
+            | Self::Equal4
+            | Self::Rates4To1
+            | Self::Latency5To25
+            | Self::Loss1 => Work::Traffic,
             Self::Failure => Work::Outage,
             // The same for all, so the longest that fits the one with the least room.
             Self::CpuLarge => Work::Cost {
@@ -161,7 +170,13 @@ impl Scenario {
         f64::from(kbit) / 1000.0
     }
 
-    /// Whether a system belongs to the scenario where the user names neither.
+    /// Whether it is measured where the user names none.
+    pub(super) fn is_default(self) -> bool {
+        // It tells nothing that equal2 does not.
+        self != Self::Thin2
+    }
+
+    /// Whether a system belongs to the scenario where the user names none.
     pub(super) fn concerns(self, system: System) -> bool {
         match system {
             System::Path | System::BalanceRr | System::Netbond | System::Mptcp => true,

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use serde::Deserialize;
 
 use super::counters;
@@ -226,6 +228,10 @@ pub(super) fn udp(lab: &Lab, system: System, mbit: f64, time: Duration) -> Resul
     })
 }
 
+/// Room for any burst at the receiver, in bytes: systems differ in the memory that a packet takes, and
+/// a full socket is no loss of theirs.
+const ROOM: usize = 4 << 20;
+
 /// A UDP socket in a namespace, bound to the receiver's address or connected to it.
 pub(super) fn open(netns: &str, own: &str, target: Option<&str>) -> Result<UdpSocket> {
     namespace::within(netns, || {
@@ -236,7 +242,9 @@ pub(super) fn open(netns: &str, own: &str, target: Option<&str>) -> Result<UdpSo
                 Ok(socket)
             }),
         };
-        socket.with_context(|| format!("cannot open a UDP socket in {netns}"))
+        let socket = socket.with_context(|| format!("cannot open a UDP socket in {netns}"))?;
+        setsockopt(&socket, RcvBufForce, &ROOM).context("cannot make room at a socket")?;
+        Ok(socket)
     })
 }
 
