@@ -1,4 +1,4 @@
-//! What the kernel counts of TCP in a namespace.
+//! What the kernel counts in a namespace.
 
 use std::fs;
 
@@ -6,16 +6,18 @@ use anyhow::{Context as _, Result};
 
 use crate::router::Router;
 
-/// What a router's TCP counted since the namespace exists.
+/// What a router counted since the namespace exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tcp {
+pub(super) struct Counters {
+    /// Fragments that IP packets were sent in, WireGuard's own among them.
+    pub(super) fragments: u64,
     /// Segments sent again.
     pub(super) retransmits: u64,
     /// Segments that came before an earlier one and were kept.
     pub(super) out_of_order: u64,
 }
 
-impl Tcp {
+impl Counters {
     pub(super) fn of(router: &Router) -> Result<Self> {
         let counter = |file: &str, group: &str, name: &str| -> Result<u64> {
             let path = format!("/proc/{}/net/{file}", router.anchor_pid());
@@ -23,6 +25,7 @@ impl Tcp {
             parse(&text, group, name).with_context(|| format!("{path} has no {group}: {name}"))
         };
         Ok(Self {
+            fragments: counter("snmp", "Ip", "FragCreates")?,
             retransmits: counter("snmp", "Tcp", "RetransSegs")?,
             out_of_order: counter("netstat", "TcpExt", "TCPOFOQueue")?,
         })

@@ -18,6 +18,8 @@ pub(super) enum Measure {
     Retransmits(Kind),
     /// TCP segments that came before an earlier one.
     OutOfOrder(Kind),
+    /// Fragments that the sender's packets left in: none, where MTUs fit.
+    Fragments(Kind),
     /// Payload received over UDP.
     UdpGoodput,
     UdpLost,
@@ -42,6 +44,8 @@ pub(super) enum Measure {
     Cost(Way),
     /// The latter, as a multiple of balance-rr's.
     Ratio(Way),
+    /// Fragments by packet.
+    PacketFragments(Way),
     /// What the system uses of the processor without traffic.
     Background,
 }
@@ -61,6 +65,8 @@ impl Measure {
             Self::Goodput(kind) => format!("tcp-{}-goodput", kind.name()),
             Self::Retransmits(kind) => format!("tcp-{}-retransmits", kind.name()),
             Self::OutOfOrder(kind) => format!("tcp-{}-out-of-order", kind.name()),
+            Self::Fragments(kind) => format!("tcp-{}-fragments", kind.name()),
+            Self::PacketFragments(way) => format!("{}-fragments", way.name()),
             Self::UdpGoodput => "udp-goodput".to_owned(),
             Self::UdpLost => "udp-lost".to_owned(),
             Self::UdpLate => "udp-late".to_owned(),
@@ -82,6 +88,8 @@ impl Measure {
         match self {
             Self::Goodput(_) | Self::UdpGoodput | Self::OutageGoodput => "Mbit/s",
             Self::Retransmits(_) | Self::OutOfOrder(_) => "segments",
+            Self::Fragments(_) => "fragments",
+            Self::PacketFragments(_) => "by packet",
             Self::LostAfter => "packets",
             Self::UdpLost | Self::UdpLate | Self::Lost | Self::Background => "%",
             Self::PingMedian | Self::PingP99 | Self::Recovery | Self::Gap => "ms",

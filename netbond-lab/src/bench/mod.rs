@@ -28,8 +28,10 @@ use crate::namespace;
 use crate::wait::check_interrupt;
 use crate::wireguard::WireGuard;
 use cost::{Hosts, Way};
+use counters::Counters;
 use figures::{Clock, Figures, Measure, quantile};
 use scenario::Work;
+use system::SENDER;
 use traffic::Kind;
 
 /// UDP is sent at this share of what the paths can carry.
@@ -238,6 +240,8 @@ impl Task<'_> {
             let out_of_order = tcp.out_of_order as f64;
             self.figures
                 .add(at, Measure::OutOfOrder(kind), out_of_order);
+            let fragments = tcp.fragments as f64;
+            self.figures.add(at, Measure::Fragments(kind), fragments);
             if kind == Kind::Cubic {
                 for (measure, share) in [(Measure::PingMedian, 0.5), (Measure::PingP99, 0.99)] {
                     let time = quantile(&tcp.round_trips, share).context("no ping was answered")?;
@@ -339,7 +343,12 @@ impl Task<'_> {
             .add(at, Measure::Background, background * 100.0);
         for &(way, payload, plain) in plain {
             let packets = self.options.packets();
+            let sender = self.lab.router(SENDER);
+            let before = Counters::of(sender)?.fragments;
             let packet = cost::over(self.lab, running, self.system, way, payload, packets)?;
+            let fragments = (Counters::of(sender)?.fragments - before) as f64 / packets as f64;
+            self.figures
+                .add(at, Measure::PacketFragments(way), fragments);
             // Probes and other work by the clock is no packet's.
             let cost = packet * (1.0 - background) - plain * (1.0 - quiet);
             eprintln!(

@@ -14,6 +14,7 @@ use crate::wait::wait_for;
 
 /// The middle router that dies.
 const VICTIM: &str = "M1";
+const VICTIM_PATH: u8 = 1;
 
 /// Between two packets.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -62,7 +63,7 @@ pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
     let dead = lab.fail_router(VICTIM).and_then(|()| pause(time));
     let repaired = SystemTime::now();
     // The router's own devices get their queues back instead of what swallows packets there.
-    Scenario::Failure.shape(lab)?;
+    Scenario::Failure.shape_path(lab, VICTIM_PATH)?;
     lab.restore_router(VICTIM)?;
     dead?;
     pause(CALM)?;

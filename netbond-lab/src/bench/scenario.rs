@@ -204,15 +204,17 @@ impl Scenario {
     /// Shapes every path, at its middle router and in both directions: the bottleneck lies beyond
     /// the routers that bond.
     pub(super) fn shape(self, lab: &Lab) -> Result<()> {
+        (1..=self.paths()).try_for_each(|number| self.shape_path(lab, number))
+    }
+
+    /// Shapes one path, counted from 1. What waits in its queues is lost.
+    pub(super) fn shape_path(self, lab: &Lab, number: u8) -> Result<()> {
+        let middle = format!("M{number}");
         let lines = self.lines();
-        for number in 1..=self.paths() {
-            let middle = format!("M{number}");
-            let line = lines.get(usize::from(number) - 1);
-            for end in ["A", "B"] {
-                shape(lab, &middle, &underlay_device(&middle, end), line)?;
-            }
-        }
-        Ok(())
+        let line = lines.get(usize::from(number) - 1);
+        ["A", "B"]
+            .iter()
+            .try_for_each(|end| shape(lab, &middle, &underlay_device(&middle, end), line))
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use serde::Deserialize;
 
-use super::counters;
+use super::counters::Counters;
 use super::system::{RECEIVER, SENDER, System};
 use crate::lab::Lab;
 use crate::namespace;
@@ -70,6 +70,8 @@ pub(super) struct Tcp {
     pub(super) retransmits: u64,
     /// Segments of the whole connection that came before an earlier one.
     pub(super) out_of_order: u64,
+    /// Fragments that the sender's packets left in.
+    pub(super) fragments: u64,
     /// Round trips of pings beside it, ms, from short to long.
     pub(super) round_trips: Vec<f64>,
 }
@@ -109,7 +111,7 @@ pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Resu
     let target = system.target(lab)?;
     // What earlier streams to this address learnt is not for this one.
     from.run(&["ip", "tcp_metrics", "flush"])?;
-    let before = (counters::Tcp::of(from)?, counters::Tcp::of(to)?);
+    let before = (Counters::of(from)?, Counters::of(to)?);
     let start = |router: &Router, arguments: &[&str]| -> Result<Running<String>> {
         let words = words(system, &["iperf3"]);
         let mut command = router.command(words[0]);
@@ -131,11 +133,12 @@ pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Resu
     drop(server);
     let output: Output = serde_json::from_str(&text)
         .with_context(|| format!("cannot read iperf3's report: {text}"))?;
-    let after = (counters::Tcp::of(from)?, counters::Tcp::of(to)?);
+    let after = (Counters::of(from)?, Counters::of(to)?);
     Ok(Tcp {
         mbit: output.end.sum_received.bits_per_second / 1e6,
         retransmits: after.0.retransmits - before.0.retransmits,
         out_of_order: after.1.out_of_order - before.1.out_of_order,
+        fragments: after.0.fragments - before.0.fragments,
         round_trips,
     })
 }
