@@ -4,6 +4,9 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{ecn, gre};
 
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+
 /// What an inner packet says of its treatment on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {

@@ -225,14 +225,7 @@ impl Packet {
     pub(crate) fn encapsulate<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
         let len = size_of::<T>() as i32 + more as i32;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
-            // A packet of a tunnel over the bond is one inside another already (EALREADY). With
-            // nothing to segment, only its EtherType needs the flags, where that changes.
-            if self.skb().gso_size != 0 || self.protocol() != gre::IPV4 {
-                return Err(Refused);
-            }
-            self.ctx
-                .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
-                .map_err(|_| Refused)?;
+            self.make_plain_room(len)?;
         }
         self.write(EthHdr::LEN, headers)
     }
@@ -249,18 +242,40 @@ impl Packet {
         let flags =
             TUNNEL | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (N as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
-            // No IP packet, or one of another tunnel (EALREADY): only with nothing to segment.
-            if self.skb().gso_size != 0 {
-                return Err(Refused);
-            }
-            if self.protocol() != gre::IPV4 {
-                self.pass_off_as_ipv4()?;
-            }
-            self.ctx
-                .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
-                .map_err(|_| Refused)?;
+            self.make_plain_room(len)?;
         }
         self.write(EthHdr::LEN, &Stacked { outer, header })
+    }
+
+    /// Makes room for outer headers around what is no IP packet, or inside a tunnel already, for which
+    /// the kernel refuses to note another one (ENOTSUPP, EALREADY in `bpf_skb_net_grow`).
+    ///
+    /// Without that note a super-packet must not be cut: but for TCP, which says so only because it came
+    /// out of a tunnel, merged by its receive offload (`gre_gro_complete`). There the kernel still
+    /// knows where the packet inside begins, and it begins there again.
+    #[inline(always)]
+    fn make_plain_room(&self, len: i32) -> Result<(), Refused> {
+        if self.skb().gso_size != 0 && !self.is_tcp() {
+            return Err(Refused);
+        }
+        if self.protocol() != gre::IPV4 {
+            self.pass_off_as_ipv4()?;
+        }
+        self.ctx
+            .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
+            .map_err(|_| Refused)
+    }
+
+    /// Whether TCP follows the IP header at once.
+    #[inline(always)]
+    fn is_tcp(&self) -> bool {
+        // Of IPv4 and of IPv6.
+        let protocol: Option<u8> = match self.protocol() {
+            gre::IPV4 => self.read(EthHdr::LEN + 9),
+            gre::IPV6 => self.read(EthHdr::LEN + 6),
+            _ => None,
+        };
+        protocol == Some(inner::TCP)
     }
 
     /// Removes `len` bytes of outer headers from where the IP header starts.

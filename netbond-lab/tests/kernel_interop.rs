@@ -81,9 +81,11 @@ fn start_kernel(router: &Router, encap: &str, options: &str) {
             "{tunnels}link set path1 up\nlink set path2 up\n\
              addr add {own}/32 dev path1\naddr add {own6}/128 dev path1 nodad\n\
              route add {peer}/32 src {own} nexthop dev path1 nexthop dev path2\n\
-             -6 route add {peer6}/128 nexthop dev path1 nexthop dev path2\n"
+             -6 route add {peer6}/128 dev path1\n"
         )
     };
+    let by_ports = "net.ipv4.fib_multipath_hash_policy=1";
+    router.run(&["sysctl", "-q", "-w", by_ports]).unwrap();
     for line in commands.lines() {
         let words: Vec<&str> = ["ip"].into_iter().chain(line.split_whitespace()).collect();
         router.run(&words).unwrap();
@@ -129,7 +131,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
                 "ping", "-q", "-M", "do", "-c", "3", "-i", "0.1", "-s", &payload, address,
             ];
             from.run(&ping).unwrap();
-            let tcp = traffic::tcp(from, to, address, Duration::from_secs(1)).unwrap();
+            let tcp = traffic::tcp_streams(from, to, address, 8, Duration::from_secs(1)).unwrap();
             assert!(tcp.mbit_per_s > 1.0, "{what}: {tcp:?}");
         }
     }
@@ -210,7 +212,7 @@ fn bridged_lans_at_both_ends() {
         let bridge = format!(
             "ip link add br0 type bridge && ip link set br0 mtu 1382 up && \
              ip link set {port} master br0 && ip netns add lan && \
-             ip link add l type veth peer name e netns lan && ip link set l mtu 1382 master br0 up && \
+             ip link add lan0 type veth peer name e netns lan && ip link set lan0 mtu 1382 master br0 up && \
              ip -n lan link set e mtu 1382 up && ip -n lan addr add {host}/24 dev e"
         );
         router.run(&["bash", "-c", &bridge]).unwrap();
