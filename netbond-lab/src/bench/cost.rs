@@ -18,6 +18,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, setsockopt, socket,
 };
 
+use super::counters::Counters;
 use super::system::{self, RECEIVER, Running, SENDER, System};
 use super::traffic::{PORT, open};
 use crate::lab::Lab;
@@ -160,7 +161,16 @@ impl Drop for Hosts<'_> {
     }
 }
 
-/// Nanoseconds, or instructions, of a packet from end to end over a system.
+/// What became of packets on the way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// Nanoseconds, or instructions, of a packet from end to end.
+    pub(super) packet: f64,
+    /// Fragments that A sent, by packet.
+    pub(super) fragments: f64,
+}
+
+/// Packets from end to end over a system.
 pub(super) fn over(
     lab: &Lab,
     running: &Running<'_>,
@@ -168,7 +178,7 @@ pub(super) fn over(
     way: Way,
     payload: u32,
     packets: usize,
-) -> Result<f64> {
+) -> Result<Sample> {
     let target = match way {
         Way::Forward => {
             running.lead(NETWORKS[1], NETWORKS[0])?;
@@ -180,7 +190,13 @@ pub(super) fn over(
 }
 
 /// The same over the plain paths in turn, with datagrams longer by `extra` bytes.
-pub(super) fn plain(lab: &Lab, way: Way, payload: u32, extra: u32, packets: usize) -> Result<f64> {
+pub(super) fn plain(
+    lab: &Lab,
+    way: Way,
+    payload: u32,
+    extra: u32,
+    packets: usize,
+) -> Result<Sample> {
     let paths = system::paths(lab, SENDER)?;
     let targets: Vec<String> = match way {
         Way::Forward => (0..paths.len()).map(address_by).collect(),
@@ -189,7 +205,13 @@ pub(super) fn plain(lab: &Lab, way: Way, payload: u32, extra: u32, packets: usiz
     measure(lab, way, &targets, payload + extra, packets)
 }
 
-fn measure(lab: &Lab, way: Way, targets: &[String], payload: u32, packets: usize) -> Result<f64> {
+fn measure(
+    lab: &Lab,
+    way: Way,
+    targets: &[String],
+    payload: u32,
+    packets: usize,
+) -> Result<Sample> {
     let (from, to) = match way {
         Way::Forward => (
             netns_name(lab.name(), HOSTS[0].0),
@@ -219,6 +241,8 @@ fn measure(lab: &Lab, way: Way, targets: &[String], payload: u32, packets: usize
         flows.burst(turn, sends, segments, &data)?;
     }
     let turns = packets.div_ceil(sends * segments);
+    let fragments = || Ok::<_, anyhow::Error>(Counters::of(lab.router(SENDER))?.fragments);
+    let before = fragments()?;
     let (mut time, mut whole, mut lost) = (Duration::ZERO, 0, 0);
     for turn in 0..turns {
         let start = Instant::now();
@@ -241,7 +265,10 @@ fn measure(lab: &Lab, way: Way, targets: &[String], payload: u32, packets: usize
         "{}: {lost} of {sent} packets were lost",
         way.name()
     );
-    Ok(time.as_nanos() as f64 / whole as f64)
+    Ok(Sample {
+        packet: time.as_nanos() as f64 / whole as f64,
+        fragments: (fragments()? - before) as f64 / sent as f64,
+    })
 }
 
 /// Sockets of the sender, and where what they send comes out.

@@ -28,10 +28,8 @@ use crate::namespace;
 use crate::wait::check_interrupt;
 use crate::wireguard::WireGuard;
 use cost::{Hosts, Way};
-use counters::Counters;
 use figures::{Clock, Figures, Measure, quantile};
 use scenario::Work;
-use system::SENDER;
 use traffic::Kind;
 
 /// UDP is sent at this share of what the paths can carry.
@@ -313,8 +311,8 @@ impl Task<'_> {
             };
             let extra = self.system.encap().bytes();
             let packets = self.options.packets();
-            let packet = cost::plain(self.lab, way, payload, extra, packets)?;
-            plain.push((way, payload, packet));
+            let sample = cost::plain(self.lab, way, payload, extra, packets)?;
+            plain.push((way, payload, sample.packet));
         }
         if self.system == System::Path {
             self.figures.add(at, Measure::Background, quiet * 100.0);
@@ -343,10 +341,8 @@ impl Task<'_> {
             .add(at, Measure::Background, background * 100.0);
         for &(way, payload, plain) in plain {
             let packets = self.options.packets();
-            let sender = self.lab.router(SENDER);
-            let before = Counters::of(sender)?.fragments;
-            let packet = cost::over(self.lab, running, self.system, way, payload, packets)?;
-            let fragments = (Counters::of(sender)?.fragments - before) as f64 / packets as f64;
+            let cost::Sample { packet, fragments } =
+                cost::over(self.lab, running, self.system, way, payload, packets)?;
             self.figures
                 .add(at, Measure::PacketFragments(way), fragments);
             // Probes and other work by the clock is no packet's.
