@@ -38,26 +38,31 @@ fn add_second_bond(router: &Router, encap: &str) {
     router.wait_netbond(SOON).unwrap();
 }
 
-/// TCP from A to A by way of B, which forwards what comes out of nb0 into nb1: at its destination it
-/// has passed two bonds.
+/// TCP between two hosts behind A by way of B, which forwards what comes out of nb0 into nb1.
 fn a_stream_passes_two_bonds(encap: &str) {
     let lab = Lab::up(&format!("hub-{encap}"), &Topology::reference()).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
     for router in [a, b] {
         add_second_bond(router, encap);
     }
-    // The server in a host of its own behind A, or the packets would never leave A.
-    let host = "ip netns add server && ip link add l-s type veth peer name e netns server && \
-                ip addr add 10.70.1.1/24 dev l-s && ip link set l-s up && \
-                ip -n server addr add 10.70.1.2/24 dev e && ip -n server link set e up && \
-                ip -n server route add default via 10.70.1.1 && \
-                ip rule add iif nb1 lookup 7 pref 1 && \
-                ip route add 10.70.1.0/24 dev l-s table 7 && \
-                ip rule add to 10.70.1.0/24 lookup 8 pref 2 && \
-                ip route add 10.70.1.0/24 via 10.67.0.2 table 8";
-    a.run(&["bash", "-c", host]).unwrap();
-    b.run(&["ip", "route", "add", "10.70.1.0/24", "via", "10.68.0.1"])
-        .unwrap();
+    // Hosts of their own behind A, so that nothing is A's own.
+    for (host, network) in [("server", 1), ("client", 2)] {
+        let commands = format!(
+            "ip netns add {host} && ip link add {host} type veth peer name e netns {host} && \
+             ip addr add 10.70.{network}.1/24 dev {host} && ip link set {host} up && \
+             ip -n {host} addr add 10.70.{network}.2/24 dev e && ip -n {host} link set e up && \
+             ip -n {host} route add default via 10.70.{network}.1"
+        );
+        a.run(&["bash", "-c", &commands]).unwrap();
+    }
+    // To the server by way of B, which sends it back over the other bond.
+    let way = "ip rule add iif client to 10.70.1.0/24 lookup 7 pref 1 && \
+               ip route add 10.70.1.0/24 via 10.67.0.2 table 7";
+    a.run(&["bash", "-c", way]).unwrap();
+    // The client must hear of the second bond's smaller MTU.
+    for (network, via) in [("10.70.1.0/24", "10.68.0.1"), ("10.70.2.0/24", "10.67.0.1")] {
+        b.run(&["ip", "route", "add", network, "via", via]).unwrap();
+    }
     let forwarded = |path: usize| {
         let status = status(b);
         let read = |bond: usize, counter: &str| {
@@ -82,7 +87,18 @@ fn a_stream_passes_two_bonds(encap: &str) {
         Ok((!a.run(&sockets)?.is_empty()).then_some(()))
     })
     .unwrap();
-    let client = ["iperf3", "-c", "10.70.1.2", "-t", "2", "--json"];
+    let client = [
+        "ip",
+        "netns",
+        "exec",
+        "client",
+        "iperf3",
+        "-c",
+        "10.70.1.2",
+        "-t",
+        "2",
+        "--json",
+    ];
     let report: Value = serde_json::from_str(&a.run(&client).unwrap()).unwrap();
     let received = report["end"]["sum_received"]["bits_per_second"].as_f64();
     assert!(received.unwrap() > 1e6, "{}", report["end"]);
