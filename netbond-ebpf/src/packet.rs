@@ -31,6 +31,9 @@ const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as 
 /// What is added is GRE over IPv4: so super-packets stay whole down to the path's device.
 const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
 
+/// The least MTU that a bond device has, bytes.
+const LEAST_MTU: u32 = 1280;
+
 /// The VLAN tags of a frame, the outermost first.
 pub(crate) enum Tags {
     None,
@@ -165,6 +168,10 @@ impl Packet {
     /// fragmented. A tunnel's metadata replaces the route, and counts for none (`skb_valid_dst`).
     #[inline(always)]
     pub(crate) fn forget_route(&self) {
+        // No bond's MTU is less: what is shorter is padded alike.
+        if self.len() <= LEAST_MTU {
+            return;
+        }
         // SAFETY: plain integers, for which all zeros is a value.
         let mut nobody: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         let (skb, len) = (self.ctx.as_ptr().cast(), size_of::<bpf_tunnel_key>());
