@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, bail};
 /// How long to wait between two looks at a condition, at least.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How many times longer to wait than a look takes: on a slow machine, looking must not be the load
-/// that makes it slow.
-const REST: u32 = 4;
+/// How many times longer to wait than a look takes, up to [`LONGEST_POLL`]: on a slow machine, looking
+/// must not be the load that makes it slow.
+const REST: u32 = 10;
+const LONGEST_POLL: Duration = Duration::from_millis(300);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -67,7 +68,7 @@ fn wait_until<T>(
                 None => bail!(message),
             };
         }
-        thread::sleep(POLL.max(REST * start.elapsed()));
+        thread::sleep((REST * start.elapsed()).clamp(POLL, LONGEST_POLL));
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Kernels of the layer `vm` (may be repeated) [default: all]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
+    /// All of the lab's tests in the layer `vm`, not only those that need such a kernel (an hour)
+    #[arg(long)]
+    full: bool,
     /// Run only tests of the layer `vm` whose names contain this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -42,8 +45,8 @@ enum Layer {
     Netns,
     /// Routers in network namespaces (root)
     Lab,
-    /// The same routers on Debian's kernels, and beside the kernel's own tunnels and bonding: in
-    /// virtual machines
+    /// Beside the kernel's own WireGuard, tunnels and bonding, on Debian's kernels in virtual
+    /// machines; with `--full` all the lab's tests there
     Vm,
 }
 
@@ -86,7 +89,7 @@ impl Layer {
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
-            Self::Vm => vm_tests::run(&args.kernel, args.only.as_deref()).map(Some),
+            Self::Vm => vm_tests::run(&args.kernel, args.full, args.only.as_deref()).map(Some),
         }
     }
 }
@@ -202,8 +205,8 @@ fn lab() -> Result<u32> {
     )
 }
 
-/// Tests of the lab that need kernel modules which not every machine has.
-const ONLY_IN_VM: &str = "kernel_";
+/// How the names of test programs start that need kernel modules which not every machine has.
+pub(crate) const ONLY_IN_VM: &str = "kernel_";
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {
