@@ -13,7 +13,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{A, B, SOON, status, wait_state};
+use common::{A, B, SOON, status};
 use netbond_lab::daemon::CONFIG;
 use netbond_lab::{Lab, Options, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
@@ -240,9 +240,7 @@ fn both_ends_are_taken_over_one_after_the_other() {
         router.start_netbond().unwrap();
     }
     for router in [a, b] {
-        for name in ["gt1", "gt2"] {
-            wait_state(router, name, "up");
-        }
+        router.wait_netbond(SOON).unwrap();
     }
     lossless(a, B);
     assert!(router_mtu(a, "nb0") > router_mtu(a, "bond0"));
