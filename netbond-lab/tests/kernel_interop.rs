@@ -136,10 +136,15 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
         }
     }
     let end = lab.router(netbond);
-    for name in ["via-m1", "via-m2"] {
-        let path = path(end, name);
-        assert!(path["tx_packets"].as_u64().unwrap() > 50, "{path}");
-        assert!(path["rx_packets"].as_u64().unwrap() > 50, "{path}");
+    let count =
+        |counter: &str| ["via-m1", "via-m2"].map(|name| path(end, name)[counter].as_u64().unwrap());
+    let (sent, received) = (count("tx_packets"), count("rx_packets"));
+    assert!(sent.iter().all(|packets| *packets > 50), "{sent:?}");
+    // A route chooses by hash, and streams may happen to share a path.
+    if encap == "gretap" {
+        assert!(received.iter().all(|packets| *packets > 50), "{received:?}");
+    } else {
+        assert!(received.iter().sum::<u64>() > 100, "{received:?}");
     }
     let status = status(end);
     let fates = &status["bonds"][0]["fates"];
