@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: the benchmarks, each a program of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
@@ -106,7 +106,7 @@ fn compare_in_vm(kernel: Kernel, args: &[String]) -> Result<()> {
 }
 
 /// The file of the comparison's figures, which is not there yet.
-fn figures() -> Result<std::path::PathBuf> {
+fn figures() -> Result<PathBuf> {
     let dir = target_dir()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let figures = dir.join("compare.json");

@@ -51,7 +51,7 @@ enum Layer {
 }
 
 /// How many of the lab's tests run side by side: each starts routers and tunnels of its own.
-pub(crate) const LAB_THREADS: u32 = 2;
+const LAB_THREADS: u32 = 2;
 
 /// What a program with maps, classifiers and helpers takes to load, with its number.
 const CAPABILITIES: [(&str, u32); 3] =
