@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use common::{A, B, SOON, events, path, status, wait_state};
+use common::{A, B, SOON, counters, events, path, ping, status, wait_state};
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -42,11 +42,6 @@ fn inside<T: Send + 'static>(
     })
 }
 
-/// A counter of both paths of the first bond.
-fn counters(router: &Router, counter: &str) -> [u64; 2] {
-    ["via-m1", "via-m2"].map(|name| path(router, name)[counter].as_u64().unwrap())
-}
-
 /// What the first bond counted of packets that took no path on the way out.
 fn tx_fates(router: &Router) -> u64 {
     let status = status(router);
@@ -65,16 +60,6 @@ fn wait_unused(router: &Router, name: &str) -> Value {
         },
     )
     .unwrap()
-}
-
-fn ping(router: &Router, address: &str) {
-    let counts = traffic::ping(router, address, 20, Duration::from_millis(10)).unwrap();
-    assert_eq!(
-        (counts.sent, counts.lost),
-        (20, 0),
-        "{} -> {address}",
-        router.name()
-    );
 }
 
 /// The byte at an offset of the test's data: no two blocks alike.

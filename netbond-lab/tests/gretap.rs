@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{A, B, SOON, path, status};
+use common::{A, B, SOON, counters, path, ping, status};
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -37,11 +37,6 @@ fn up(name: &str) -> Lab {
     Lab::up(name, &Topology::reference().with_encap("gretap")).unwrap()
 }
 
-/// A counter of both paths of the first bond.
-fn counters(router: &Router, counter: &str) -> [u64; 2] {
-    ["via-m1", "via-m2"].map(|name| path(router, name)[counter].as_u64().unwrap())
-}
-
 fn sum(router: &Router, counter: &str) -> u64 {
     counters(router, counter).iter().sum()
 }
@@ -50,16 +45,6 @@ fn fate(router: &Router, name: &str) -> u64 {
     status(router)["bonds"][0]["fates"][name]
         .as_u64()
         .unwrap_or(0)
-}
-
-fn ping(router: &Router, address: &str) {
-    let counts = traffic::ping(router, address, 20, Duration::from_millis(10)).unwrap();
-    assert_eq!(
-        (counts.sent, counts.lost),
-        (20, 0),
-        "{} -> {address}",
-        router.name()
-    );
 }
 
 /// Waits until a router uses its addresses: IPv6 looks for duplicates first.

@@ -10,7 +10,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{A, B, SOON, path, status};
+use common::{A, B, SOON, counters, status};
 use netbond_lab::{Lab, Options, Router, Topology, traffic, wait_for};
 
 const A6: &str = "fd67::1";
@@ -136,9 +136,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
         }
     }
     let end = lab.router(netbond);
-    let count =
-        |counter: &str| ["via-m1", "via-m2"].map(|name| path(end, name)[counter].as_u64().unwrap());
-    let (sent, received) = (count("tx_packets"), count("rx_packets"));
+    let (sent, received) = (counters(end, "tx_packets"), counters(end, "rx_packets"));
     assert!(sent.iter().all(|packets| *packets > 50), "{sent:?}");
     // A route chooses by hash, and streams may happen to share a path.
     if encap == "gretap" {
@@ -239,9 +237,8 @@ fn bridged_lans_at_both_ends() {
         .unwrap();
     }
     // Of the far LAN's broadcasts, nothing that A sends back is one.
-    let sent = || ["via-m1", "via-m2"].map(|name| path(a, name)["tx_packets"].as_u64().unwrap());
-    let received =
-        || ["via-m1", "via-m2"].map(|name| path(a, name)["rx_packets"].as_u64().unwrap());
+    let sent = || counters(a, "tx_packets");
+    let received = || counters(a, "rx_packets");
     in_lan(
         a,
         &[

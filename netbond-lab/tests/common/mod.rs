@@ -9,7 +9,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netbond_lab::daemon::Event;
-use netbond_lab::{Router, wait_for};
+use netbond_lab::{Router, traffic, wait_for};
 use serde_json::Value;
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
@@ -33,6 +33,22 @@ pub(crate) fn path(router: &Router, name: &str) -> Value {
         .find(|path| path["name"] == name)
         .unwrap()
         .clone()
+}
+
+/// A counter of both paths of the first bond.
+pub(crate) fn counters(router: &Router, counter: &str) -> [u64; 2] {
+    ["via-m1", "via-m2"].map(|name| path(router, name)[counter].as_u64().unwrap())
+}
+
+/// Twenty packets to an address, none of which may be lost.
+pub(crate) fn ping(router: &Router, address: &str) {
+    let counts = traffic::ping(router, address, 20, Duration::from_millis(10)).unwrap();
+    assert_eq!(
+        (counts.sent, counts.lost),
+        (20, 0),
+        "{} -> {address}",
+        router.name()
+    );
 }
 
 /// What the journal tells of a path.
