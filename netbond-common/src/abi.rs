@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::fate::Fate;
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -38,6 +38,8 @@ const _: () = assert!(size_of::<Meta>() == 16);
 
 /// The bond carries Ethernet frames ([`crate::names::Encap::Gretap`]), and nothing else.
 pub const BOND_ETHERNET: u8 = 1 << 0;
+/// The bond's packets carry sequence numbers, and those received are released in their order.
+pub const BOND_IN_ORDER: u8 = 1 << 1;
 
 /// How a bond sends: an entry of `BONDS`, by bond id. Written by the controller.
 #[repr(C)]
@@ -55,10 +57,14 @@ pub struct Bond {
     pub mac: [u8; 6],
     /// `BOND_*`.
     pub flags: u8,
+    /// ifindex of the other end of its veth pair, by whose egress packets are released in order.
+    pub release_ifindex: u32,
+    /// For how long a packet is held at the most, ns.
+    pub longest_hold_ns: u32,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Bond>() == 276);
+const _: () = assert!(size_of::<Bond>() == 284);
 
 /// The path may be chosen for any packet.
 pub const PATH_USABLE: u32 = 1 << 0;

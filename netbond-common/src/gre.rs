@@ -59,12 +59,46 @@ impl Layout {
     }
 }
 
-/// The first four bytes of a header to send.
-#[inline(always)]
-#[must_use]
-pub const fn base(protocol: [u8; 2], key: bool) -> [u8; BASE_LEN] {
-    let flags = if key { KEY } else { 0 }.to_be_bytes();
-    [flags[0], flags[1], protocol[0], protocol[1]]
+/// A header to send, by its number of optional fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    Plain([u8; BASE_LEN]),
+    One([u8; BASE_LEN + FIELD_LEN]),
+    Two([u8; BASE_LEN + 2 * FIELD_LEN]),
+}
+
+impl Header {
+    /// A header with the fields that there are (big-endian).
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(
+        protocol: [u8; 2],
+        key: Option<[u8; FIELD_LEN]>,
+        sequence: Option<[u8; FIELD_LEN]>,
+    ) -> Self {
+        let [a, b] = protocol;
+        match (key, sequence) {
+            (None, None) => Self::Plain([0, 0, a, b]),
+            (Some([k, e, y, s]), None) => Self::One([(KEY >> 8) as u8, 0, a, b, k, e, y, s]),
+            (None, Some([n, o, p, q])) => Self::One([(SEQUENCE >> 8) as u8, 0, a, b, n, o, p, q]),
+            (Some([k, e, y, s]), Some([n, o, p, q])) => {
+                let flags = ((KEY | SEQUENCE) >> 8) as u8;
+                Self::Two([flags, 0, a, b, k, e, y, s, n, o, p, q])
+            }
+        }
+    }
+
+    /// Bytes of it.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no header is empty")]
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Plain(bytes) => bytes.len(),
+            Self::One(bytes) => bytes.len(),
+            Self::Two(bytes) => bytes.len(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,21 +129,25 @@ mod tests {
     }
 
     #[test]
-    fn base_is_read_back() {
-        for key in [false, true] {
-            let bytes = base(IPV6, key);
+    fn headers_are_read_back() {
+        for (key, sequence) in [(false, false), (false, true), (true, false), (true, true)] {
+            let fields = (key.then_some([1, 2, 3, 4]), sequence.then_some([5, 6, 7, 8]));
+            let header = Header::new(IPV6, fields.0, fields.1);
+            let bytes = match header {
+                Header::Plain(bytes) => bytes.to_vec(),
+                Header::One(bytes) => bytes.to_vec(),
+                Header::Two(bytes) => bytes.to_vec(),
+            };
             let base = Base {
                 flags: [bytes[0], bytes[1]],
                 protocol: [bytes[2], bytes[3]],
             };
             assert_eq!(base.protocol, IPV6);
-            assert_eq!(
-                base.layout(),
-                Some(Layout {
-                    key,
-                    sequence: false
-                })
-            );
+            assert_eq!(base.layout(), Some(Layout { key, sequence }));
+            assert_eq!(bytes.len(), header.len());
+            assert_eq!(base.layout().map(Layout::header_len), Some(header.len()));
+            let written: Vec<u8> = [fields.0, fields.1].into_iter().flatten().flatten().collect();
+            assert_eq!(bytes[BASE_LEN..], written);
         }
     }
 }

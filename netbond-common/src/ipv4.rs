@@ -9,11 +9,6 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, or a fragment offset.
 const FRAGMENT: u16 = 0x3fff;
 
-/// Outer headers of a packet without a GRE key.
-pub type Outer = [u8; HEADER_LEN + gre::BASE_LEN];
-/// Outer headers of a packet with a GRE key.
-pub type OuterWithKey = [u8; HEADER_LEN + gre::BASE_LEN + gre::FIELD_LEN];
-
 /// An IPv4 address within an IPv6 one: `::ffff:a.b.c.d`.
 #[must_use]
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
@@ -64,38 +59,24 @@ pub struct Outward<'a> {
     pub ttl: u8,
     /// Bytes of the inner packet.
     pub payload_len: u32,
-    /// Identification, used only where the packet may be fragmented (RFC 6864, 4.1).
+    /// Identification: means nothing where the packet may not be fragmented (RFC 6864, 4.1).
     pub identification: u16,
 }
 
 impl Outward<'_> {
-    /// Outer IPv4 and GRE header.
+    /// The IPv4 header before a GRE header of so many bytes.
     #[inline(always)]
     #[must_use]
-    pub fn headers(&self) -> Outer {
-        let mut bytes = [0; HEADER_LEN + gre::BASE_LEN];
-        self.write(&mut bytes);
-        bytes
-    }
-
-    /// Outer IPv4 and GRE header with a key (big-endian).
-    #[inline(always)]
-    #[must_use]
-    pub fn headers_with_key(&self, key: [u8; 4]) -> OuterWithKey {
-        let mut bytes = [0; HEADER_LEN + gre::BASE_LEN + gre::FIELD_LEN];
-        self.write(&mut bytes);
-        [bytes[24], bytes[25], bytes[26], bytes[27]] = key;
-        bytes
-    }
-
-    #[inline(always)]
-    fn write<const N: usize>(&self, bytes: &mut [u8; N]) {
+    pub fn header(&self, gre_len: usize) -> [u8; HEADER_LEN] {
         // A GSO packet may be longer than the field holds; its segments get lengths of their own.
-        let total = self.payload_len.wrapping_add(N as u32) as u16;
-        let (id, flags) = if self.inner.dont_fragment {
-            (0, DONT_FRAGMENT)
+        let total = self
+            .payload_len
+            .wrapping_add((HEADER_LEN + gre_len) as u32) as u16;
+        let id = self.identification;
+        let flags = if self.inner.dont_fragment {
+            DONT_FRAGMENT
         } else {
-            (self.identification, 0)
+            0
         };
         let ttl = if self.ttl == 0 {
             self.inner.ttl
@@ -111,13 +92,13 @@ impl Outward<'_> {
         let (total, id) = (total.to_be_bytes(), id.to_be_bytes());
         let (flags, check) = (flags.to_be_bytes(), fold(sum).to_be_bytes());
         let (local, remote) = (unmapped(self.local), unmapped(self.remote));
-        let base = gre::base(self.inner.protocol, N > HEADER_LEN + gre::BASE_LEN);
+        let mut bytes = [0; HEADER_LEN];
         [bytes[0], bytes[1], bytes[2], bytes[3]] = [0x45, self.inner.tos, total[0], total[1]];
         [bytes[4], bytes[5], bytes[6], bytes[7]] = [id[0], id[1], flags[0], flags[1]];
         [bytes[8], bytes[9], bytes[10], bytes[11]] = [ttl, gre::IP_PROTOCOL, check[0], check[1]];
         [bytes[12], bytes[13], bytes[14], bytes[15]] = local;
         [bytes[16], bytes[17], bytes[18], bytes[19]] = remote;
-        [bytes[20], bytes[21], bytes[22], bytes[23]] = base;
+        bytes
     }
 }
 
@@ -151,7 +132,7 @@ mod tests {
         fn headers_decode(
             local: [u8; 4], remote: [u8; 4], tos: u8, inner_ttl in 1..=255_u8, ttl: u8,
             dont_fragment: bool, ipv6: bool, identification: u16, payload_len in 20..65_000_u32,
-            key in proptest::option::of(any::<[u8; 4]>()),
+            gre_len in prop_oneof![Just(4_usize), Just(8), Just(12)],
         ) {
             let protocol = if ipv6 { gre::IPV6 } else { gre::IPV4 };
             let outward = Outward {
@@ -163,27 +144,19 @@ mod tests {
                 payload_len,
                 identification,
             };
-            let bytes = match key {
-                Some(key) => outward.headers_with_key(key).to_vec(),
-                None => outward.headers().to_vec(),
-            };
+            let bytes = outward.header(gre_len);
             let ip = Ipv4HeaderSlice::from_slice(&bytes).unwrap();
             prop_assert_eq!(ip.source(), local);
             prop_assert_eq!(ip.destination(), remote);
             prop_assert_eq!(ip.protocol().0, 47);
             prop_assert_eq!(ip.dcp().value() << 2 | ip.ecn().value(), tos);
             prop_assert_eq!(ip.ttl(), if ttl == 0 { inner_ttl } else { ttl });
-            prop_assert_eq!(ip.total_len() as u32, payload_len + bytes.len() as u32);
+            prop_assert_eq!(ip.total_len() as u32, payload_len + (20 + gre_len) as u32);
             prop_assert_eq!(ip.dont_fragment(), dont_fragment);
             prop_assert!(!ip.more_fragments());
             prop_assert_eq!(ip.fragments_offset(), IpFragOffset::ZERO);
-            prop_assert_eq!(ip.identification(), if dont_fragment { 0 } else { identification });
+            prop_assert_eq!(ip.identification(), identification);
             prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
-            prop_assert_eq!(&bytes[20..22], if key.is_some() { &[0x20, 0] } else { &[0, 0] });
-            prop_assert_eq!(&bytes[22..24], &protocol);
-            if let Some(key) = key {
-                prop_assert_eq!(&bytes[24..28], &key);
-            }
         }
 
         #[test]

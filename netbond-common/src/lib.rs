@@ -13,6 +13,7 @@ pub mod gre;
 pub mod inner;
 pub mod ipv4;
 pub mod names;
+pub mod order;
 pub mod probe;
 pub mod select;
 pub mod siphash;

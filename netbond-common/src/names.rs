@@ -25,6 +25,9 @@ pub mod map {
     pub const PATH_INFO: &str = "PATH_INFO";
     pub const PROBE_INFO: &str = "PROBE_INFO";
     pub const EVENTS: &str = "EVENTS";
+    pub const SEQUENCES: &str = "SEQUENCES";
+    pub const LANES: &str = "LANES";
+    pub const SKEWS: &str = "SKEWS";
 }
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
@@ -35,6 +38,8 @@ pub mod program {
     pub const INGRESS_L3: &str = "netbond_in_l3";
     /// Ingress of a path's device whose frames start with Ethernet.
     pub const INGRESS_L2: &str = "netbond_in_l2";
+    /// Egress of the other end of a bond device's veth pair.
+    pub const RELEASE: &str = "netbond_release";
 }
 
 macro_rules! named {

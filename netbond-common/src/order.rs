@@ -1,0 +1,684 @@
+//! In-order release: when a received packet may leave the bond, so that packets of a flow leave in the
+//! order in which they entered it at the other end.
+//!
+//! Packets carry sequence numbers (RFC 2890). One that comes while earlier ones are still under way is
+//! held until they can be expected to be here: for as long as packets of the slower paths were late in
+//! the last second. Whoever holds it (fq, by departure times) cannot be told to let it go sooner, so
+//! its release time is fixed when it comes. Release times never decrease along the sequence.
+//!
+//! A packet waits for nothing where every path in use has passed what is missing: paths keep the order,
+//! so that is lost (the idea of RFC 1990, 4.1).
+//!
+//! A bond has several [`Lane`]s, each with a sequence of its own, and a flow one of them by its hash: a
+//! flow's loss holds up no other lane. How late the paths are is learned by all lanes together
+//! ([`Skew`]).
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::abi::MAX_BOND_PATHS;
+
+/// Lanes of a bond, a power of two.
+pub const LANES: u32 = 1 << LANE_BITS;
+const LANE_BITS: u32 = 4;
+/// Bits of a sequence number: the rest of GRE's field names the lane.
+const SEQUENCE_BITS: u32 = u32::BITS - LANE_BITS;
+const SEQUENCE_MASK: u32 = (1 << SEQUENCE_BITS) - 1;
+
+/// Packets of a lane that are remembered, a power of two.
+pub const SLOTS: usize = 4096;
+/// How far ahead of what is due a packet may come, and how far behind it is known again.
+const REACH: i32 = SLOTS as i32 / 2;
+/// So many packets in a row from far behind: the peer counts anew.
+const STRAYS: u32 = 8;
+/// Steps in search of a neighbour in the sequence, or of what is due next. What is not found within
+/// these waits for a packet more, or is released at once.
+const STEPS: u32 = 96;
+
+/// A path is in use as long as its last packet is no older, ns.
+const IN_USE: u64 = 250_000_000;
+/// Span in which the greatest lateness is sought, ns; that of the last and of the present one counts.
+const WINDOW: u64 = 500_000_000;
+/// What is added to it, ns: queues grow, and timers are late.
+const MARGIN: u64 = 2_000_000;
+/// No packet is held for longer, whatever is configured, ns: times in slots are 32 bits of ns.
+pub const LONGEST_HOLD: u64 = 1_000_000_000;
+
+/// In [`Slot::tag`] and [`Lane::newest`]: a packet was here.
+const PRESENT: u32 = 1 << 31;
+
+/// What GRE's sequence number field says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// 0 to [`LANES`] - 1.
+    pub lane: u32,
+    /// Of the first packet of a super-packet, all of whose segments bear the same field.
+    pub sequence: u32,
+}
+
+impl Stamp {
+    /// The stamp of a packet whose lane has counted `count` before it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(lane: u32, count: u32) -> Self {
+        Self {
+            lane: lane & (LANES - 1),
+            sequence: count & SEQUENCE_MASK,
+        }
+    }
+
+    /// As GRE carries it, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_field(self) -> [u8; 4] {
+        (self.lane << SEQUENCE_BITS | self.sequence).to_be_bytes()
+    }
+
+    /// From a GRE header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_field(field: [u8; 4]) -> Self {
+        let field = u32::from_be_bytes(field);
+        Self {
+            lane: field >> SEQUENCE_BITS,
+            sequence: field & SEQUENCE_MASK,
+        }
+    }
+
+    /// The outer header's identification: the kernel counts it up over the segments of a super-packet
+    /// (`inet_gso_segment`), so that each of them can be told.
+    #[inline(always)]
+    #[must_use]
+    pub const fn identification(self) -> u16 {
+        // Lanes apart: where packets may be fragmented no two at a time shall have the same.
+        (self.sequence ^ self.lane << 12) as u16
+    }
+
+    /// Which segment of its super-packet has this identification; 0 where the kernel left it as it was
+    /// (super-packets of senders that never change theirs).
+    #[inline(always)]
+    #[must_use]
+    pub const fn segment(self, identification: u16) -> u32 {
+        const MOST: u16 = 1024;
+        let segment = identification.wrapping_sub(self.identification());
+        if segment < MOST { segment as u32 } else { 0 }
+    }
+}
+
+/// A packet that came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Slot {
+    /// [`PRESENT`] and its number; 0: none.
+    tag: u32,
+    /// When it came and when it is released: low 32 bits of CLOCK_MONOTONIC, ns.
+    came: u32,
+    release: u32,
+}
+
+/// A sequence as its receiver sees it: an entry of `LANES`, by bond id * [`LANES`] + lane. Programs
+/// write it, under `lock`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Lane {
+    /// 1 while a program is at work on it.
+    pub lock: u32,
+    /// 0: nothing came yet.
+    begun: u32,
+    /// Number of the first packet that is still waited for.
+    next: u32,
+    /// One more than the highest number that came.
+    end: u32,
+    /// Packets in a row from far behind.
+    strays: u32,
+    reserved: u32,
+    /// When the packet before `end` is released, ns.
+    release_ns: u64,
+    pub counts: Counts,
+    /// By path of the bond: the highest number that came on it, with [`PRESENT`].
+    newest: [u32; MAX_BOND_PATHS as usize],
+    /// By path: the field of the last packet, with [`PRESENT`], and how often it was repeated by
+    /// segments that cannot be told otherwise.
+    last: [u32; MAX_BOND_PATHS as usize],
+    repeats: [u32; MAX_BOND_PATHS as usize],
+    slots: [Slot; SLOTS],
+}
+
+/// What became of a lane's packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counts {
+    /// Came while an earlier one was under way, and were held.
+    pub held: u64,
+    /// Came after later ones had been released: out of order all the same.
+    pub late: u64,
+    /// Never came.
+    pub lost: u64,
+    /// Came more than once.
+    pub copies: u64,
+    /// Times that the sequence began anew.
+    pub begun: u64,
+}
+
+/// How late paths are behind each other: an entry of `SKEWS`, by bond id. Programs write it, with no
+/// lock: what a race loses is learned again from the next packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Skew {
+    /// For how long packets are held now, ns.
+    pub hold_ns: u64,
+    /// When the present window began.
+    began_ns: u64,
+    /// The greatest lateness in it and in the one before, ns.
+    worst_ns: u64,
+    before_ns: u64,
+    /// By path of the bond: when its last packet came.
+    seen_ns: [u64; MAX_BOND_PATHS as usize],
+}
+
+/// What becomes of a packet that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It leaves at this time, ns; at once where that is now.
+    Release(u64),
+    /// It was here before.
+    Copy,
+}
+
+/// By how much `a` is ahead of `b`, modulo the sequence's length.
+#[inline(always)]
+const fn ahead(a: u32, b: u32) -> i32 {
+    (a.wrapping_sub(b) << LANE_BITS) as i32 >> LANE_BITS
+}
+
+#[inline(always)]
+const fn plus(a: u32, b: u32) -> u32 {
+    a.wrapping_add(b) & SEQUENCE_MASK
+}
+
+/// How long from `now` until a time of which 32 bits are known, ns; 0 where it is past.
+#[inline(always)]
+const fn until(low: u32, now: u64) -> u64 {
+    let left = low.wrapping_sub(now as u32) as u64;
+    // Beyond that it is one of a turn of the clock before.
+    if left > LONGEST_HOLD { 0 } else { left }
+}
+
+impl Skew {
+    #[inline(always)]
+    fn roll(&mut self, now: u64, longest: u64) {
+        let age = now.saturating_sub(self.began_ns);
+        if age < WINDOW {
+            return;
+        }
+        self.before_ns = if age < 3 * WINDOW { self.worst_ns } else { 0 };
+        self.worst_ns = 0;
+        self.began_ns = now;
+        self.hold_ns = hold(self.before_ns, longest);
+    }
+
+    #[inline(always)]
+    fn learn(&mut self, lateness: u64, now: u64, longest: u64) {
+        self.roll(now, longest);
+        if lateness > self.worst_ns {
+            self.worst_ns = lateness;
+        }
+        let hold = hold(lateness, longest);
+        if hold > self.hold_ns {
+            self.hold_ns = hold;
+        }
+    }
+}
+
+#[inline(always)]
+const fn hold(lateness: u64, longest: u64) -> u64 {
+    let hold = lateness + MARGIN;
+    if lateness == 0 {
+        0
+    } else if hold > longest {
+        longest
+    } else {
+        hold
+    }
+}
+
+impl Lane {
+    /// The number of the packet with this stamp that came on `path` in a packet of this identification.
+    #[inline(always)]
+    pub fn number(&mut self, path: u32, stamp: Stamp, identification: u16) -> u32 {
+        let path = path as usize & (MAX_BOND_PATHS as usize - 1);
+        let segment = stamp.segment(identification);
+        let tag = PRESENT | stamp.sequence;
+        if segment != 0 || self.last[path] != tag {
+            self.last[path] = tag;
+            self.repeats[path] = segment;
+        } else {
+            self.repeats[path] += 1;
+        }
+        plus(stamp.sequence, self.repeats[path])
+    }
+
+    /// Notes the packet with this number that came on `path` (counted from 0 within the bond) at `now`
+    /// (CLOCK_MONOTONIC, ns), and says when it leaves. No packet is held for more than `longest` ns.
+    #[inline(always)]
+    pub fn arrive(
+        &mut self,
+        skew: &mut Skew,
+        path: u32,
+        number: u32,
+        now: u64,
+        longest: u64,
+    ) -> Arrival {
+        let path = path as usize & (MAX_BOND_PATHS as usize - 1);
+        skew.seen_ns[path] = now;
+        let distance = ahead(number, self.next);
+        if self.begun == 0 || distance >= REACH {
+            self.begin(number);
+        } else if distance < -REACH {
+            self.strays += 1;
+            if self.strays < STRAYS {
+                self.counts.late += 1;
+                return Arrival::Release(now);
+            }
+            self.begin(number);
+        }
+        self.strays = 0;
+
+        let newest = self.newest[path];
+        if newest & PRESENT == 0 || ahead(number, newest) > 0 {
+            self.newest[path] = PRESENT | number;
+        }
+        let index = number as usize & (SLOTS - 1);
+        if self.slots[index].tag == PRESENT | number {
+            self.counts.copies += 1;
+            return Arrival::Copy;
+        }
+        self.advance(skew, number, now);
+        let release = if ahead(number, self.end) >= 0 {
+            self.release_newest(skew, number, now, longest)
+        } else {
+            self.release_late(skew, number, now, longest)
+        };
+        if release > now {
+            self.counts.held += 1;
+        }
+        self.slots[index] = Slot {
+            tag: PRESENT | number,
+            came: now as u32,
+            release: release as u32,
+        };
+        Arrival::Release(release)
+    }
+
+    /// Begins anew: what was before this number is not waited for. Release times go on.
+    #[inline(always)]
+    fn begin(&mut self, number: u32) {
+        if self.begun != 0 {
+            self.counts.begun += 1;
+        }
+        self.begun = 1;
+        self.next = number;
+        self.end = number;
+        for newest in &mut self.newest {
+            *newest = 0;
+        }
+    }
+
+    /// Moves `next` over what has come before this number, and over what is given up: because it was
+    /// passed on every path in use, or because a later packet is released by now.
+    #[inline(always)]
+    fn advance(&mut self, skew: &Skew, number: u32, now: u64) {
+        let bound = if ahead(number, self.end) > 0 {
+            number
+        } else {
+            self.end
+        };
+        if self.next == bound {
+            return;
+        }
+        let passed = self.passed(skew, bound, now);
+        let (mut next, mut at) = (self.next, self.next);
+        for _ in 0..STEPS {
+            if at == bound {
+                break;
+            }
+            let slot = self.slots[at as usize & (SLOTS - 1)];
+            let here = slot.tag == PRESENT | at;
+            if here && at != next && until(slot.release, now) != 0 {
+                break;
+            }
+            at = plus(at, 1);
+            if here {
+                self.counts.lost += ahead(at, next) as u64 - 1;
+                next = at;
+            } else if ahead(at, passed) <= 0 {
+                self.counts.lost += ahead(at, next) as u64;
+                next = at;
+            }
+        }
+        // A longer way than one packet goes is no reason to wait.
+        self.next = if ahead(passed, next) > 0 { passed } else { next };
+    }
+
+    /// The number up to which every path in use has passed: what is before it comes no more. `next`
+    /// where there is nothing of that kind; `bound` at the most.
+    #[inline(always)]
+    fn passed(&self, skew: &Skew, bound: u32, now: u64) -> u32 {
+        let mut least = ahead(bound, self.next);
+        for path in 0..MAX_BOND_PATHS as usize {
+            if now.saturating_sub(skew.seen_ns[path]) > IN_USE {
+                continue;
+            }
+            let newest = self.newest[path];
+            let passed = if newest & PRESENT == 0 {
+                0
+            } else {
+                ahead(newest, self.next) + 1
+            };
+            if passed < least {
+                least = passed;
+            }
+        }
+        if least > 0 {
+            plus(self.next, least as u32)
+        } else {
+            self.next
+        }
+    }
+
+    /// The release of a packet beyond all that came before.
+    #[inline(always)]
+    fn release_newest(&mut self, skew: &mut Skew, number: u32, now: u64, longest: u64) -> u64 {
+        // Room for those between, which will be released before it.
+        let room = ahead(number, self.end) as u64 + 1;
+        let mut release = if self.release_ns > now {
+            self.release_ns + room
+        } else {
+            now
+        };
+        if number != self.next {
+            skew.roll(now, longest);
+            let wait = now + skew.hold_ns;
+            if wait > release {
+                release = wait;
+            }
+        }
+        self.end = plus(number, 1);
+        self.release_ns = release;
+        release
+    }
+
+    /// The release of a packet that comes after later ones.
+    #[inline(always)]
+    fn release_late(&mut self, skew: &mut Skew, number: u32, now: u64, longest: u64) -> u64 {
+        let mut found = None;
+        for step in 1..STEPS {
+            let at = plus(number, step);
+            let slot = self.slots[at as usize & (SLOTS - 1)];
+            if slot.tag == PRESENT | at {
+                found = Some((step, slot));
+                break;
+            }
+        }
+        if ahead(number, self.next) < 0 && self.counts.lost != 0 {
+            // It was given up too soon.
+            self.counts.lost -= 1;
+        }
+        let Some((step, later)) = found else {
+            self.counts.late += 1;
+            return now;
+        };
+        let lateness = u64::from((now as u32).wrapping_sub(later.came));
+        // To wait for what is later than that would hold everything up and help nothing.
+        if lateness <= longest {
+            skew.learn(lateness, now, longest);
+        }
+        let later = until(later.release, now);
+        if later == 0 {
+            self.counts.late += 1;
+            return now;
+        }
+        if ahead(number, self.next) <= 0 {
+            // All before it are released, or will be at this time.
+            let at = plus(number, SEQUENCE_MASK);
+            let slot = self.slots[at as usize & (SLOTS - 1)];
+            if slot.tag == PRESENT | at {
+                let earlier = until(slot.release, now);
+                return if earlier == 0 { now } else { now + earlier + 1 };
+            }
+        }
+        now + later.saturating_sub(u64::from(step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const LONGEST: u64 = 100 * MS;
+
+    /// A receiver, and what it released: (number, release).
+    struct Receiver {
+        lane: Box<Lane>,
+        skew: Skew,
+        released: Vec<(u64, u64)>,
+    }
+
+    impl Receiver {
+        fn new() -> Self {
+            Self {
+                lane: Box::new(Lane::zeroed()),
+                skew: Skew::zeroed(),
+                released: Vec::new(),
+            }
+        }
+
+        fn arrive(&mut self, path: u32, number: u64, now: u64) -> Arrival {
+            let wire = number as u32 & SEQUENCE_MASK;
+            let arrival = self
+                .lane
+                .arrive(&mut self.skew, path, wire, now, LONGEST);
+            if let Arrival::Release(at) = arrival {
+                assert!((now..=now + LONGEST + SLOTS as u64).contains(&at));
+                self.released.push((number, at));
+            }
+            arrival
+        }
+
+        /// Packets that are released after one with a higher number.
+        fn out_of_order(&self) -> usize {
+            let mut order = self.released.clone();
+            order.sort_by_key(|&(_, at)| at);
+            let mut highest = 0;
+            order
+                .iter()
+                .filter(|&&(number, _)| {
+                    let late = number < highest;
+                    highest = highest.max(number);
+                    late
+                })
+                .count()
+        }
+    }
+
+    /// Packets sent at (time, path), as they come: (time, path, number). A path keeps its order.
+    fn carried(
+        sent: &[(u64, u32)],
+        first: u64,
+        delay: impl Fn(u64, u32) -> Option<u64>,
+    ) -> Vec<(u64, u32, u64)> {
+        let mut free = [0; 16];
+        let mut came: Vec<_> = sent
+            .iter()
+            .enumerate()
+            .filter_map(|(i, &(at, path))| {
+                let number = first + i as u64;
+                let at = (at + delay(number, path)?).max(free[path as usize]);
+                free[path as usize] = at + 1;
+                Some((at, path, number))
+            })
+            .collect();
+        came.sort_unstable();
+        came
+    }
+
+    /// `n` packets, one each `gap` ns, over `paths` in turn.
+    fn in_turn(n: u64, gap: u64, paths: u32) -> Vec<(u64, u32)> {
+        (0..n)
+            .map(|i| (1_000 * MS + i * gap, (i % u64::from(paths)) as u32))
+            .collect()
+    }
+
+    fn receive(came: &[(u64, u32, u64)]) -> Receiver {
+        let mut receiver = Receiver::new();
+        for &(at, path, number) in came {
+            receiver.arrive(path, number, at);
+        }
+        receiver
+    }
+
+    #[test]
+    fn a_stamp_is_read_back_and_names_its_segments() {
+        let stamp = Stamp::new(9, u32::MAX);
+        assert_eq!(stamp.sequence, SEQUENCE_MASK);
+        assert_eq!(Stamp::from_field(stamp.to_field()), stamp);
+        let id = stamp.identification();
+        assert_eq!(stamp.segment(id), 0);
+        assert_eq!(stamp.segment(id.wrapping_add(43)), 43);
+        assert_eq!(stamp.segment(id.wrapping_sub(1)), 0, "somebody else's");
+    }
+
+    #[test]
+    fn segments_count_whether_they_can_be_told_or_not() {
+        let mut lane: Box<Lane> = Box::new(Lane::zeroed());
+        let stamp = Stamp::new(1, 70);
+        let id = stamp.identification();
+        let told: Vec<u32> = [0, 1, 3].map(|n| lane.number(0, stamp, id + n)).to_vec();
+        assert_eq!(told, [70, 71, 73]);
+        // Path 1 has not seen it; these all have the first's.
+        let repeated: Vec<u32> = (0..3).map(|_| lane.number(1, stamp, id)).collect();
+        assert_eq!(repeated, [70, 71, 72]);
+    }
+
+    #[test]
+    fn what_comes_in_order_is_never_held() {
+        let receiver = receive(&carried(&in_turn(1_000, MS, 2), 7, |_, _| Some(10 * MS)));
+        assert_eq!(receiver.lane.counts, Counts::default());
+        assert_eq!(receiver.out_of_order(), 0);
+    }
+
+    /// Also over the end of the numbers, and whatever the difference.
+    #[test]
+    fn unlike_delays_are_ordered_after_the_first_packets() {
+        for (slow, gap) in [(25 * MS, MS), (6 * MS, MS / 20), (80 * MS, 2 * MS)] {
+            for paths in [2, 3] {
+                let first = (1 << SEQUENCE_BITS) - 300;
+                let came = carried(&in_turn(4_000, gap, paths), first, |_, path| {
+                    Some(if path == 1 { slow } else { 5 * MS })
+                });
+                let receiver = receive(&came);
+                let counts = receiver.lane.counts;
+                let skew = slow - 5 * MS;
+                assert!(receiver.skew.hold_ns.abs_diff(skew + MARGIN) <= gap * 3);
+                assert!(counts.late <= 2 * skew / gap, "{counts:?}");
+                assert_eq!(counts.lost, 0);
+                assert_eq!(receiver.out_of_order() as u64, counts.late);
+                let tail = Receiver {
+                    released: receiver.released[2_500..].to_vec(),
+                    ..receiver
+                };
+                assert_eq!(tail.out_of_order(), 0);
+            }
+        }
+    }
+
+    /// A loss on the fast path is known when the slow one has passed it, one on the slow path costs
+    /// the packets behind it what the slow path would have cost them.
+    #[test]
+    fn losses_are_counted_and_cost_no_more_than_the_slow_path() {
+        let delay = |path| if path == 1 { 25 * MS } else { 5 * MS };
+        let lost = |number: u64| number % 50 == 20 || number % 50 == 31;
+        let sent = in_turn(4_000, MS, 2);
+        let came = carried(&sent, 0, |number, path| {
+            (!lost(number)).then(|| delay(path))
+        });
+        let receiver = receive(&came);
+        assert_eq!(receiver.lane.counts.lost, 160);
+        for &(number, at) in &receiver.released[1_000..] {
+            let sent = sent[number as usize].0;
+            assert!(at <= sent + 25 * MS + MARGIN + MS, "{number}: {}", at - sent);
+        }
+        let tail = Receiver {
+            released: receiver.released[1_000..].to_vec(),
+            ..receiver
+        };
+        assert_eq!(tail.out_of_order(), 0);
+    }
+
+    /// From the moment when the other path is known to be silent, nothing waits for it.
+    #[test]
+    fn a_dead_path_is_not_waited_for() {
+        let sent = in_turn(4_000, MS, 2);
+        let died = 2_000;
+        let came = carried(&sent, 0, |number, path| match path {
+            1 if number >= died => None,
+            1 => Some(25 * MS),
+            _ => Some(5 * MS),
+        });
+        let receiver = receive(&came);
+        let held = |&&(number, at): &&(u64, u64)| at > sent[number as usize].0 + 5 * MS;
+        let last = receiver.released.iter().filter(held).map(|&(number, _)| number);
+        let last = last.max().unwrap();
+        assert!(last < died + IN_USE / MS + 40, "{last}");
+        assert!(receiver.lane.counts.late <= 10, "more than of the start");
+    }
+
+    #[test]
+    fn copies_are_known() {
+        let mut receiver = Receiver::new();
+        for number in 0..100 {
+            let now = 1_000 * MS + number * MS;
+            assert_ne!(receiver.arrive(0, number, now), Arrival::Copy);
+            assert_eq!(receiver.arrive(1, number, now + MS / 2), Arrival::Copy);
+        }
+        assert_eq!(receiver.arrive(1, 3, 1_200 * MS), Arrival::Copy);
+        assert_eq!(receiver.lane.counts.copies, 101);
+        assert_eq!(receiver.out_of_order(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_counts_anew_is_followed() {
+        for next in [5_000_000, 200_000_000] {
+            let mut receiver = Receiver::new();
+            let mut now = 1_000 * MS;
+            for number in (100_000_000..100_001_000).chain(next..next + 1_000) {
+                now += MS;
+                assert_eq!(receiver.arrive(0, number, now), Arrival::Release(now));
+            }
+            assert_eq!(receiver.lane.counts.begun, 1);
+            assert!(receiver.lane.counts.late < u64::from(STRAYS));
+        }
+    }
+
+    proptest! {
+        /// Whatever comes whenever: no packet leaves after a later one that it could have preceded,
+        /// but those counted, and nothing is held longer than allowed (`arrive` above asserts it).
+        #[test]
+        fn release_times_follow_the_sequence(
+            packets in proptest::collection::vec((0..4_u32, 0..40_u64, 0..30 * MS), 1..600),
+        ) {
+            let mut now = 10_000 * MS;
+            let mut receiver = Receiver::new();
+            let mut number = 1_000_000;
+            for (path, back, wait) in packets {
+                now += wait / 8;
+                number += 7;
+                receiver.arrive(path, number - back, now);
+            }
+            let late = receiver.lane.counts.late as usize;
+            prop_assert!(receiver.out_of_order() <= late, "{} {}", receiver.out_of_order(), late);
+        }
+    }
+}
