@@ -323,8 +323,10 @@ pub struct BondInfo {
     pub peer_reachable: u32,
     /// [`crate::names::Encap`].
     pub encap: u32,
+    /// For how long a packet is held at the most to be put in order, ns; 0: the bond keeps no order.
+    pub longest_hold_ns: u32,
 }
-const _: () = assert!(size_of::<BondInfo>() == 84);
+const _: () = assert!(size_of::<BondInfo>() == 88);
 
 /// What the controller knows of a path, for people: an entry of `PATH_INFO`, by path id. The data
 /// plane never reads it.

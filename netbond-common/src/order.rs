@@ -26,13 +26,17 @@ const SEQUENCE_MASK: u32 = (1 << SEQUENCE_BITS) - 1;
 
 /// Packets of a lane that are remembered, a power of two.
 pub const SLOTS: usize = 4096;
-/// How far ahead of what is due a packet may come, and how far behind it is known again.
-const REACH: i32 = SLOTS as i32 / 2;
+const WORDS: usize = SLOTS / 64;
+/// How far ahead of what is due a packet may come.
+const AHEAD: i32 = SLOTS as i32 / 2;
+/// How far behind it a packet is known again. Less than the rest: the word of [`Lane::came`] in which
+/// the next packets will be noted is clear already.
+const BEHIND: i32 = SLOTS as i32 / 2 - 64;
 /// So many packets in a row from far behind: the peer counts anew.
 const STRAYS: u32 = 8;
-/// Steps in search of a neighbour in the sequence, or of what is due next. What is not found within
-/// these waits for a packet more, or is released at once.
-const STEPS: u32 = 96;
+/// Gaps that a packet closes at the most, because what is behind them is released by now. Each opens
+/// one at the most, so that none is left for long.
+const GAPS: u32 = 3;
 
 /// A path is in use as long as its last packet is no older, ns.
 const IN_USE: u64 = 250_000_000;
@@ -43,7 +47,7 @@ const MARGIN: u64 = 2_000_000;
 /// No packet is held for longer, whatever is configured, ns: times in slots are 32 bits of ns.
 pub const LONGEST_HOLD: u64 = 1_000_000_000;
 
-/// In [`Slot::tag`] and [`Lane::newest`]: a packet was here.
+/// In [`Lane::newest`] and [`Lane::last`]: there was one.
 const PRESENT: u32 = 1 << 31;
 
 /// What GRE's sequence number field says.
@@ -56,13 +60,19 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Of a packet that has none.
+    pub const NONE: Self = Self {
+        lane: 0,
+        sequence: 0,
+    };
+
     /// The stamp of a packet whose lane has counted `count` before it.
     #[inline(always)]
     #[must_use]
-    pub const fn new(lane: u32, count: u32) -> Self {
+    pub const fn new(lane: u32, count: u64) -> Self {
         Self {
             lane: lane & (LANES - 1),
-            sequence: count & SEQUENCE_MASK,
+            sequence: count as u32 & SEQUENCE_MASK,
         }
     }
 
@@ -104,13 +114,10 @@ impl Stamp {
     }
 }
 
-/// A packet that came.
+/// When a packet came and when it is released: low 32 bits of CLOCK_MONOTONIC, ns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Slot {
-    /// [`PRESENT`] and its number; 0: none.
-    tag: u32,
-    /// When it came and when it is released: low 32 bits of CLOCK_MONOTONIC, ns.
     came: u32,
     release: u32,
 }
@@ -121,7 +128,7 @@ pub struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Lane {
     /// 1 while a program is at work on it.
-    pub lock: u32,
+    pub lock: u64,
     /// 0: nothing came yet.
     begun: u32,
     /// Number of the first packet that is still waited for.
@@ -130,16 +137,18 @@ pub struct Lane {
     end: u32,
     /// Packets in a row from far behind.
     strays: u32,
-    reserved: u32,
     /// When the packet before `end` is released, ns.
     release_ns: u64,
     pub counts: Counts,
     /// By path of the bond: the highest number that came on it, with [`PRESENT`].
     newest: [u32; MAX_BOND_PATHS as usize],
-    /// By path: the field of the last packet, with [`PRESENT`], and how often it was repeated by
+    /// By path: the sequence of the last stamp, with [`PRESENT`], and how often it was repeated by
     /// segments that cannot be told otherwise.
     last: [u32; MAX_BOND_PATHS as usize],
     repeats: [u32; MAX_BOND_PATHS as usize],
+    /// A bit for each of the last numbers: it came. Those from `end` on are 0.
+    came: [u64; WORDS],
+    /// By the low bits of the number.
     slots: [Slot; SLOTS],
 }
 
@@ -151,8 +160,9 @@ pub struct Counts {
     pub held: u64,
     /// Came after later ones had been released: out of order all the same.
     pub late: u64,
-    /// Never came.
-    pub lost: u64,
+    /// Numbers that were given out, and those of them that came: the others are lost, or under way.
+    pub expected: u64,
+    pub came: u64,
     /// Came more than once.
     pub copies: u64,
     /// Times that the sequence began anew.
@@ -201,6 +211,14 @@ const fn until(low: u32, now: u64) -> u64 {
     let left = low.wrapping_sub(now as u32) as u64;
     // Beyond that it is one of a turn of the clock before.
     if left > LONGEST_HOLD { 0 } else { left }
+}
+
+impl Counts {
+    /// Packets that never came; a few may still be under way.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.expected.saturating_sub(self.came)
+    }
 }
 
 impl Skew {
@@ -271,14 +289,14 @@ impl Lane {
         let path = path as usize & (MAX_BOND_PATHS as usize - 1);
         skew.seen_ns[path] = now;
         let distance = ahead(number, self.next);
-        if self.begun == 0 || distance >= REACH {
-            self.begin(number);
-        } else if distance < -REACH {
+        if distance < -BEHIND && self.begun != 0 {
             self.strays += 1;
             if self.strays < STRAYS {
                 self.counts.late += 1;
                 return Arrival::Release(now);
             }
+        }
+        if self.begun == 0 || !(-BEHIND..AHEAD).contains(&distance) {
             self.begin(number);
         }
         self.strays = 0;
@@ -287,11 +305,11 @@ impl Lane {
         if newest & PRESENT == 0 || ahead(number, newest) > 0 {
             self.newest[path] = PRESENT | number;
         }
-        let index = number as usize & (SLOTS - 1);
-        if self.slots[index].tag == PRESENT | number {
+        if self.has(number) {
             self.counts.copies += 1;
             return Arrival::Copy;
         }
+        self.counts.came += 1;
         self.advance(skew, number, now);
         let release = if ahead(number, self.end) >= 0 {
             self.release_newest(skew, number, now, longest)
@@ -301,8 +319,8 @@ impl Lane {
         if release > now {
             self.counts.held += 1;
         }
-        self.slots[index] = Slot {
-            tag: PRESENT | number,
+        self.came[word(number)] |= 1 << (number & 63);
+        self.slots[number as usize & (SLOTS - 1)] = Slot {
             came: now as u32,
             release: release as u32,
         };
@@ -312,15 +330,39 @@ impl Lane {
     /// Begins anew: what was before this number is not waited for. Release times go on.
     #[inline(always)]
     fn begin(&mut self, number: u32) {
-        if self.begun != 0 {
-            self.counts.begun += 1;
-        }
+        self.counts.begun += self.begun as u64;
         self.begun = 1;
         self.next = number;
         self.end = number;
         for newest in &mut self.newest {
             *newest = 0;
         }
+        for came in &mut self.came {
+            *came = 0;
+        }
+    }
+
+    /// Whether this number came; one of those that are remembered.
+    #[inline(always)]
+    fn has(&self, number: u32) -> bool {
+        self.came[word(number)] >> (number & 63) & 1 != 0
+    }
+
+    /// The first number from `from` on that came, or did not, as `wanted` says; of the next 65 to 128.
+    /// True where it is that, false where all of these are otherwise: then the number after them.
+    #[inline(always)]
+    fn first(&self, from: u32, wanted: bool) -> (bool, u32) {
+        let flip = if wanted { 0 } else { u64::MAX };
+        let here = (self.came[word(from)] ^ flip) >> (from & 63);
+        if here != 0 {
+            return (true, plus(from, here.trailing_zeros()));
+        }
+        let from = plus(from | 63, 1);
+        let there = self.came[word(from)] ^ flip;
+        if there != 0 {
+            return (true, plus(from, there.trailing_zeros()));
+        }
+        (false, plus(from, 64))
     }
 
     /// Moves `next` over what has come before this number, and over what is given up: because it was
@@ -332,31 +374,23 @@ impl Lane {
         } else {
             self.end
         };
-        if self.next == bound {
+        let mut next = self.next;
+        if next == bound {
             return;
         }
-        let passed = self.passed(skew, bound, now);
-        let (mut next, mut at) = (self.next, self.next);
-        for _ in 0..STEPS {
-            if at == bound {
+        next = self.passed(skew, bound, now);
+        for _ in 0..GAPS {
+            (_, next) = self.first(next, false);
+            if ahead(next, bound) >= 0 {
                 break;
             }
-            let slot = self.slots[at as usize & (SLOTS - 1)];
-            let here = slot.tag == PRESENT | at;
-            if here && at != next && until(slot.release, now) != 0 {
+            let (found, later) = self.first(next, true);
+            if !found || until(self.slots[later as usize & (SLOTS - 1)].release, now) != 0 {
                 break;
             }
-            at = plus(at, 1);
-            if here {
-                self.counts.lost += ahead(at, next) as u64 - 1;
-                next = at;
-            } else if ahead(at, passed) <= 0 {
-                self.counts.lost += ahead(at, next) as u64;
-                next = at;
-            }
+            next = later;
         }
-        // A longer way than one packet goes is no reason to wait.
-        self.next = if ahead(passed, next) > 0 { passed } else { next };
+        self.next = if ahead(next, bound) > 0 { bound } else { next };
     }
 
     /// The number up to which every path in use has passed: what is before it comes no more. `next`
@@ -388,10 +422,10 @@ impl Lane {
     /// The release of a packet beyond all that came before.
     #[inline(always)]
     fn release_newest(&mut self, skew: &mut Skew, number: u32, now: u64, longest: u64) -> u64 {
+        let beyond = ahead(number, self.end) as u32;
         // Room for those between, which will be released before it.
-        let room = ahead(number, self.end) as u64 + 1;
         let mut release = if self.release_ns > now {
-            self.release_ns + room
+            self.release_ns + u64::from(beyond) + 1
         } else {
             now
         };
@@ -402,6 +436,15 @@ impl Lane {
                 release = wait;
             }
         }
+        // The bits from the end on were those of numbers long past.
+        let fresh = ((self.end & 63) + beyond + 1) / 64;
+        for step in 1..=WORDS as u32 / 2 + 1 {
+            if step > fresh {
+                break;
+            }
+            self.came[word(self.end + step * 64)] = 0;
+        }
+        self.counts.expected += u64::from(beyond) + 1;
         self.end = plus(number, 1);
         self.release_ns = release;
         release
@@ -410,23 +453,13 @@ impl Lane {
     /// The release of a packet that comes after later ones.
     #[inline(always)]
     fn release_late(&mut self, skew: &mut Skew, number: u32, now: u64, longest: u64) -> u64 {
-        let mut found = None;
-        for step in 1..STEPS {
-            let at = plus(number, step);
-            let slot = self.slots[at as usize & (SLOTS - 1)];
-            if slot.tag == PRESENT | at {
-                found = Some((step, slot));
-                break;
-            }
-        }
-        if ahead(number, self.next) < 0 && self.counts.lost != 0 {
-            // It was given up too soon.
-            self.counts.lost -= 1;
-        }
-        let Some((step, later)) = found else {
+        let (found, later) = self.first(plus(number, 1), true);
+        if !found {
             self.counts.late += 1;
             return now;
-        };
+        }
+        let room = ahead(later, number) as u64;
+        let later = self.slots[later as usize & (SLOTS - 1)];
         let lateness = u64::from((now as u32).wrapping_sub(later.came));
         // To wait for what is later than that would hold everything up and help nothing.
         if lateness <= longest {
@@ -437,17 +470,20 @@ impl Lane {
             self.counts.late += 1;
             return now;
         }
-        if ahead(number, self.next) <= 0 {
+        let earlier = plus(number, SEQUENCE_MASK);
+        if ahead(number, self.next) <= 0 && self.has(earlier) {
             // All before it are released, or will be at this time.
-            let at = plus(number, SEQUENCE_MASK);
-            let slot = self.slots[at as usize & (SLOTS - 1)];
-            if slot.tag == PRESENT | at {
-                let earlier = until(slot.release, now);
-                return if earlier == 0 { now } else { now + earlier + 1 };
-            }
+            let earlier = until(self.slots[earlier as usize & (SLOTS - 1)].release, now);
+            return if earlier == 0 { now } else { now + earlier + 1 };
         }
-        now + later.saturating_sub(u64::from(step))
+        now + later.saturating_sub(room)
     }
+}
+
+/// Where a number's bit is.
+#[inline(always)]
+const fn word(number: u32) -> usize {
+    number as usize / 64 & (WORDS - 1)
 }
 
 #[cfg(test)]
@@ -541,7 +577,7 @@ mod tests {
 
     #[test]
     fn a_stamp_is_read_back_and_names_its_segments() {
-        let stamp = Stamp::new(9, u32::MAX);
+        let stamp = Stamp::new(9, u64::MAX);
         assert_eq!(stamp.sequence, SEQUENCE_MASK);
         assert_eq!(Stamp::from_field(stamp.to_field()), stamp);
         let id = stamp.identification();
@@ -565,7 +601,8 @@ mod tests {
     #[test]
     fn what_comes_in_order_is_never_held() {
         let receiver = receive(&carried(&in_turn(1_000, MS, 2), 7, |_, _| Some(10 * MS)));
-        assert_eq!(receiver.lane.counts, Counts::default());
+        let counts = receiver.lane.counts;
+        assert_eq!((counts.held, counts.late, counts.lost()), (0, 0, 0));
         assert_eq!(receiver.out_of_order(), 0);
     }
 
@@ -583,7 +620,7 @@ mod tests {
                 let skew = slow - 5 * MS;
                 assert!(receiver.skew.hold_ns.abs_diff(skew + MARGIN) <= gap * 3);
                 assert!(counts.late <= 2 * skew / gap, "{counts:?}");
-                assert_eq!(counts.lost, 0);
+                assert_eq!(counts.lost(), 0);
                 assert_eq!(receiver.out_of_order() as u64, counts.late);
                 let tail = Receiver {
                     released: receiver.released[2_500..].to_vec(),
@@ -605,7 +642,7 @@ mod tests {
             (!lost(number)).then(|| delay(path))
         });
         let receiver = receive(&came);
-        assert_eq!(receiver.lane.counts.lost, 160);
+        assert_eq!(receiver.lane.counts.lost(), 160);
         for &(number, at) in &receiver.released[1_000..] {
             let sent = sent[number as usize].0;
             assert!(at <= sent + 25 * MS + MARGIN + MS, "{number}: {}", at - sent);

@@ -1,12 +1,13 @@
 //! A packet enters the bond: choose a path, encapsulate, send.
 
 use netbond_common::{
-    abi::{BOND_ETHERNET, Bond, PATH_KEY, PATH_NEIGHBOUR, Path, PathStats},
+    abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, PATH_KEY, PATH_NEIGHBOUR, Path, PathStats},
     fate::Fate,
     frame::{self, Header},
-    gre,
+    gre::{self, Layout},
     inner::Inner,
     ipv4::Outward,
+    order::Stamp,
     select::{Choice, select},
 };
 use network_types::{
@@ -17,7 +18,7 @@ use network_types::{
 use crate::{
     end::End,
     maps,
-    packet::{Packet, Refused, Tags, random, redirect, redirect_to_neighbour},
+    packet::{Packet, Tags, random, redirect, redirect_to_neighbour},
     probe,
 };
 
@@ -47,18 +48,18 @@ fn send_packet(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     };
     let way = choose(id, bond)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
-    let identification = if inner.dont_fragment {
+    let (stamped, stamp) = stamp(packet, id, bond, packets);
+    let identification = if stamped {
+        stamp.identification()
+    } else if inner.dont_fragment {
         0
     } else {
         random() as u16
     };
     let outward = outward(way.path, bond, inner, len, identification);
-    if way.path.flags & PATH_KEY != 0 {
-        packet.encapsulate(&outward.headers_with_key(way.path.key), 0)
-    } else {
-        packet.encapsulate(&outward.headers(), 0)
-    }
-    .map_err(|_| end(Fate::TxNoRoom))?;
+    packet
+        .encapsulate(&outward, gre_header(way.path, inner, stamped, stamp), 0)
+        .map_err(|_| end(Fate::TxNoRoom))?;
     way.leave(packet, id, packets, len)
 }
 
@@ -80,29 +81,44 @@ fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     };
     let len = packet.len() + (tags.count() * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
-    let outward = outward(way.path, bond, inner, len, 0);
+    let (stamped, stamp) = stamp(packet, id, bond, packets);
+    let identification = if stamped { stamp.identification() } else { 0 };
+    let outward = outward(way.path, bond, inner, len, identification);
+    let gre = gre_header(way.path, inner, stamped, stamp);
     match tags {
-        Tags::None => wrap(packet, way.path, &outward, header),
-        Tags::One(tags) => wrap::<18>(packet, way.path, &outward, frame::tagged(header, tags)),
-        Tags::Two(tags) => wrap::<22>(packet, way.path, &outward, frame::tagged(header, tags)),
+        Tags::None => packet.encapsulate_frame(&outward, gre, header),
+        Tags::One(tags) => {
+            packet.encapsulate_frame::<18>(&outward, gre, frame::tagged(header, tags))
+        }
+        Tags::Two(tags) => {
+            packet.encapsulate_frame::<22>(&outward, gre, frame::tagged(header, tags))
+        }
     }
     .map_err(|_| end(Fate::TxNoRoom))?;
     way.leave(packet, id, packets, len)
 }
 
-/// Puts the outer headers, and the frame's own, before what the frame carries.
+/// The place in its flow's lane of a packet that stands for so many; false where the bond keeps no
+/// order.
 #[inline(always)]
-fn wrap<const N: usize>(
-    packet: &Packet,
-    path: &Path,
-    outward: &Outward<'_>,
-    header: [u8; N],
-) -> Result<(), Refused> {
-    if path.flags & PATH_KEY != 0 {
-        packet.encapsulate_frame(outward.headers_with_key(path.key), header)
-    } else {
-        packet.encapsulate_frame(outward.headers(), header)
+fn stamp(packet: &Packet, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
+    if bond.flags & BOND_IN_ORDER == 0 {
+        return (false, Stamp::NONE);
     }
+    match maps::stamp(id, packet.flow().hash(), packets) {
+        Some(stamp) => (true, stamp),
+        None => (false, Stamp::NONE),
+    }
+}
+
+/// The GRE header of a packet.
+#[inline(always)]
+fn gre_header(path: &Path, inner: Inner, stamped: bool, stamp: Stamp) -> gre::Header {
+    let layout = Layout {
+        key: path.flags & PATH_KEY != 0,
+        sequence: stamped,
+    };
+    gre::Header::new(inner.protocol, layout, path.key, stamp.to_field())
 }
 
 /// The outer headers of a packet of `len` bytes.

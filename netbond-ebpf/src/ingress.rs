@@ -2,12 +2,13 @@
 //! bond device.
 
 use netbond_common::{
-    abi::{BOND_ETHERNET, Bond, PathStats, TunnelKey},
+    abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PathStats, TunnelKey},
     ecn::{self, Decapsulated},
     fate::Fate,
     frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
+    order::{Arrival, Stamp},
     probe,
 };
 use network_types::{
@@ -18,7 +19,7 @@ use network_types::{
 use crate::{
     end::End,
     maps,
-    packet::{Packet, Refused, redirect_inward},
+    packet::{Packet, Refused, monotonic, redirect, redirect_inward},
 };
 
 /// Source address of the frames that a bond device receives: locally administered, so that it is
@@ -38,9 +39,10 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
     let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
     if bond.flags & BOND_ETHERNET != 0 {
-        return receive_frame::<L3>(packet, &outer, bond, stats).map_err(end);
+        return receive_frame::<L3>(packet, path_id, &outer, bond, stats).map_err(end);
     }
     let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
+    let leave = order(path_id, &outer, bond).map_err(end)?;
 
     let packets = packet.wire_packets();
     packet
@@ -59,13 +61,14 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(packet.len() - EthHdr::LEN as u32);
-    Ok(redirect_inward(bond.ifindex))
+    Ok(leave.send(packet, bond))
 }
 
 /// Receives a whole frame. Where it goes is up to its own addresses.
 #[inline(always)]
 fn receive_frame<const L3: usize>(
     packet: &Packet,
+    path_id: u32,
     outer: &Outer,
     bond: &Bond,
     stats: &mut PathStats,
@@ -82,6 +85,7 @@ fn receive_frame<const L3: usize>(
         // No IP packet, or not a well-formed one: as a bridge would carry it.
         Err(_) => Mark::None,
     };
+    let leave = order(path_id, outer, bond)?;
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
     // The kernel takes nothing away that leaves less than an IPv4 header.
@@ -99,7 +103,53 @@ fn receive_frame<const L3: usize>(
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(len);
-    Ok(redirect_inward(bond.ifindex))
+    Ok(leave.send(packet, bond))
+}
+
+/// How a packet leaves the bond.
+enum Leave {
+    /// As it came.
+    AtOnce,
+    /// In its turn: at this time, ns.
+    At { time: u64, now: u64 },
+}
+
+impl Leave {
+    #[inline(always)]
+    fn send(self, packet: &Packet, bond: &Bond) -> i32 {
+        match self {
+            Self::AtOnce => redirect_inward(bond.ifindex),
+            Self::At { time, now } => {
+                packet.hold_until(time, now);
+                redirect(bond.release_ifindex)
+            }
+        }
+    }
+}
+
+/// Finds a packet's place in the order, where the bond keeps one and the packet has a number.
+#[inline(always)]
+fn order(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
+    if bond.flags & BOND_IN_ORDER == 0 {
+        return Ok(Leave::AtOnce);
+    }
+    if !outer.stamped {
+        return Ok(Leave::AtOnce);
+    }
+    let stamp = outer.stamp;
+    let now = monotonic();
+    let (id, path) = (maps::bond_of(path_id), path_id % MAX_BOND_PATHS);
+    let longest = u64::from(bond.longest_hold_ns);
+    let Some((lane, skew)) = maps::lock_lane(id, stamp.lane) else {
+        return Ok(Leave::At { time: now, now });
+    };
+    let number = lane.number(path, stamp, outer.identification);
+    let arrival = lane.arrive(skew, path, number, now, longest);
+    maps::unlock(lane);
+    match arrival {
+        Arrival::Release(time) => Ok(Leave::At { time, now }),
+        Arrival::Copy => Err(Fate::RxCopy),
+    }
 }
 
 /// What the outer headers say.
@@ -110,6 +160,10 @@ pub(crate) struct Outer {
     /// GRE payload type, big-endian.
     protocol: [u8; 2],
     tos: u8,
+    identification: u16,
+    /// Whether it has a sequence number, and then which.
+    stamped: bool,
+    stamp: Stamp,
 }
 
 #[inline(always)]
@@ -134,6 +188,12 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     } else {
         [0; gre::FIELD_LEN]
     };
+    let stamp = if layout.sequence {
+        let at = L3 + ip_len + layout.header_len() - gre::FIELD_LEN;
+        Stamp::from_field(packet.load(at).ok_or(Fate::RxForeign)?)
+    } else {
+        Stamp::NONE
+    };
     Ok(Outer {
         key: TunnelKey {
             source: ipv4::mapped(ip.src_addr),
@@ -144,6 +204,9 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
         len: ip_len + layout.header_len(),
         protocol: base.protocol,
         tos: ip.tos,
+        identification: u16::from_be_bytes(ip.id),
+        stamped: layout.sequence,
+        stamp,
     })
 }
 

@@ -5,7 +5,13 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    expect(internal_features, reason = "atomic operations, see `atomic`")
+)]
 
+mod atomic;
 mod egress;
 mod end;
 mod ingress;
@@ -13,7 +19,7 @@ mod maps;
 mod packet;
 mod probe;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
@@ -37,6 +43,14 @@ fn netbond_in_l3(ctx: TcContext) -> i32 {
 fn netbond_in_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// Egress of the other end of a bond device's veth pair: a received packet waits for its turn in the
+/// queue behind this hook, and appears on the bond.
+#[classifier]
+fn netbond_release(ctx: TcContext) -> i32 {
+    Packet::new(ctx).release();
+    TC_ACT_UNSPEC
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -16,10 +16,11 @@ use netbond_common::{
         ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
+    order::{LANES as BOND_LANES, Lane, Skew, Stamp},
     siphash::Key,
 };
 
-use crate::packet::monotonic_coarse;
+use crate::{atomic, packet::monotonic_coarse};
 
 // Without preallocation an element is freed, not handed out again, while a program still reads it.
 #[map]
@@ -42,6 +43,14 @@ static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_LEN, 0);
 static SECRET: Array<Key> = Array::with_max_entries(1, 0);
 #[map]
 static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
+#[map]
+static SEQUENCES: Array<u64> = Array::with_max_entries(MAX_BONDS * BOND_LANES, 0);
+// One is large: there are those only of bonds that need them.
+#[map]
+static LANES: HashMap<u32, Lane> =
+    HashMap::with_max_entries(MAX_BONDS * BOND_LANES, BPF_F_NO_PREALLOC);
+#[map]
+static SKEWS: Array<Skew> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
 static PATH_STATS: PerCpuArray<PathStats> = PerCpuArray::with_max_entries(MAX_PATHS, 0);
 #[map]
@@ -149,6 +158,48 @@ pub(crate) fn ticket(bond: u32) -> Option<&'static mut Ticket> {
     let ticket = TICKETS.get_ptr_mut(bond)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *ticket })
+}
+
+/// The stamp of the bond's next packet in this lane, which stands for so many on the wire.
+#[inline(always)]
+pub(crate) fn stamp(bond: u32, lane: u32, packets: u32) -> Option<Stamp> {
+    let lane = lane & (BOND_LANES - 1);
+    let count = SEQUENCES.get_ptr_mut(bond * BOND_LANES + lane)?;
+    // SAFETY: a live element; programs change it by atomic additions alone.
+    let count = unsafe { atomic::fetch_add(count, u64::from(packets)) };
+    Some(Stamp::new(lane, count))
+}
+
+/// How often a lane's lock is tried: whoever has it works for less than a microsecond, and is never
+/// interrupted by another of these programs.
+const TRIES: u32 = 64;
+
+/// A bond's lane, locked until [`unlock`]; `None` where there is no such lane or no getting at it.
+#[inline(always)]
+pub(crate) fn lock_lane(bond: u32, lane: u32) -> Option<(&'static mut Lane, &'static mut Skew)> {
+    let lane = LANES.get_ptr_mut(bond * BOND_LANES + lane)?;
+    let skew = SKEWS.get_ptr_mut(bond)?;
+    // The lock is the first field.
+    let lock = lane.cast::<u64>();
+    let mut tries = 0;
+    // SAFETY: a live element, and nothing else is done to its lock.
+    while !unsafe { atomic::try_lock(lock) } {
+        tries += 1;
+        if tries == TRIES {
+            return None;
+        }
+    }
+    // SAFETY: a live element (no preallocation), ours alone by the lock.
+    let lane = unsafe { &mut *lane };
+    // SAFETY: plain integers, which any mix of writes leaves valid.
+    Some((lane, unsafe { &mut *skew }))
+}
+
+/// Lets others at the lane.
+#[inline(always)]
+pub(crate) fn unlock(lane: &mut Lane) {
+    // SAFETY: a live element whose lock is ours.
+    unsafe { atomic::unlock(&raw mut lane.lock) };
 }
 
 /// This CPU's counters of a path.

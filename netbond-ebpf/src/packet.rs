@@ -10,16 +10,21 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_set_tunnel_key,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_set_tstamp, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
 use netbond_common::{
+    flow::Flow,
     frame::{self, Tag},
     gre, inner,
+    ipv4::{self, Outward},
 };
-use network_types::eth::EthHdr;
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
@@ -30,6 +35,9 @@ pub(crate) struct Refused;
 const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 /// What is added is GRE over IPv4: so super-packets stay whole down to the path's device.
 const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+
+/// BPF_SKB_TSTAMP_DELIVERY_MONO of linux/bpf.h: a time stamp is one of CLOCK_MONOTONIC, of departure.
+const DELIVERY_MONO: u32 = 1;
 
 /// The least MTU that a bond device has, bytes.
 const LEAST_MTU: u32 = 1280;
@@ -52,12 +60,25 @@ impl Tags {
     }
 }
 
-/// Outer headers and the header of the frame inside.
+/// One header behind another.
 #[repr(C)]
-struct Stacked<T, const N: usize> {
-    outer: T,
-    header: [u8; N],
+struct Stacked<T, U> {
+    first: T,
+    then: U,
 }
+
+impl<T, U> Stacked<T, U> {
+    const UNPADDED: () = assert!(size_of::<Self>() == size_of::<T>() + size_of::<U>());
+
+    #[inline(always)]
+    const fn new(first: T, then: U) -> Self {
+        const { Self::UNPADDED };
+        Self { first, then }
+    }
+}
+
+/// An outer IPv4 header with the GRE header behind it.
+type Outer<const N: usize> = Stacked<[u8; ipv4::HEADER_LEN], [u8; N]>;
 
 /// A packet on its way through a tc hook. Offsets are in bytes from the start of the frame.
 pub(crate) struct Packet {
@@ -74,6 +95,11 @@ impl Packet {
     fn skb(&self) -> &__sk_buff {
         // SAFETY: the context of a tc program is a valid `__sk_buff` while it runs.
         unsafe { &*self.ctx.as_ptr().cast() }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
     }
 
     /// Bytes of the frame.
@@ -208,6 +234,12 @@ impl Packet {
             return Some(unsafe { core::ptr::read_unaligned(start as *const T) });
         }
         // Beyond the linear part of the buffer, or of the frame.
+        self.load(offset)
+    }
+
+    /// The same where the verifier cannot follow where the offset comes from.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         self.ctx.load(offset).ok()
     }
 
@@ -226,10 +258,54 @@ impl Packet {
             .map_err(|_| Refused)
     }
 
+    /// The flow of the IP packet in the frame; [`Flow::NONE`] where there is none.
+    #[inline(always)]
+    pub(crate) fn flow(&self) -> Flow {
+        let read = |at: usize| self.read(EthHdr::LEN + at);
+        match self.protocol() {
+            gre::IPV4 => self
+                .read::<Ipv4Hdr>(EthHdr::LEN)
+                .map_or(Flow::NONE, |header| Flow::from_ipv4(&header, read)),
+            gre::IPV6 => self
+                .read::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN)
+                .map_or(Flow::NONE, |header| Flow::from_ipv6(&header, read)),
+            _ => Flow::NONE,
+        }
+    }
+
     /// Makes room for outer headers behind the Ethernet header, and writes them; and for `more` bytes
     /// behind them, whose content is left to the caller.
     #[inline(always)]
-    pub(crate) fn encapsulate<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
+    pub(crate) fn encapsulate(
+        &self,
+        outward: &Outward<'_>,
+        gre: gre::Header,
+        more: u32,
+    ) -> Result<(), Refused> {
+        match gre {
+            gre::Header::Plain(gre) => self.put_before(&outer(outward, gre), more),
+            gre::Header::One(gre) => self.put_before(&outer(outward, gre), more),
+            gre::Header::Two(gre) => self.put_before(&outer(outward, gre), more),
+        }
+    }
+
+    /// Writes outer headers over those that are there.
+    #[inline(always)]
+    pub(crate) fn overwrite(
+        &self,
+        at: usize,
+        outward: &Outward<'_>,
+        gre: gre::Header,
+    ) -> Result<(), Refused> {
+        match gre {
+            gre::Header::Plain(gre) => self.write(at, &outer(outward, gre)),
+            gre::Header::One(gre) => self.write(at, &outer(outward, gre)),
+            gre::Header::Two(gre) => self.write(at, &outer(outward, gre)),
+        }
+    }
+
+    #[inline(always)]
+    fn put_before<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
         let len = size_of::<T>() as i32 + more as i32;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
             self.make_plain_room(len)?;
@@ -240,18 +316,32 @@ impl Packet {
     /// Puts outer headers before the whole frame, whose tags were taken off and whose header is
     /// `header` with them. What is left in front is an Ethernet header for the kernel to remove.
     #[inline(always)]
-    pub(crate) fn encapsulate_frame<T, const N: usize>(
+    pub(crate) fn encapsulate_frame<const N: usize>(
+        &self,
+        outward: &Outward<'_>,
+        gre: gre::Header,
+        header: [u8; N],
+    ) -> Result<(), Refused> {
+        match gre {
+            gre::Header::Plain(gre) => self.put_before_frame(outer(outward, gre), header),
+            gre::Header::One(gre) => self.put_before_frame(outer(outward, gre), header),
+            gre::Header::Two(gre) => self.put_before_frame(outer(outward, gre), header),
+        }
+    }
+
+    #[inline(always)]
+    fn put_before_frame<T, const N: usize>(
         &self,
         outer: T,
         header: [u8; N],
     ) -> Result<(), Refused> {
-        let len = size_of::<Stacked<T, N>>() as i32;
+        let len = size_of::<Stacked<T, [u8; N]>>() as i32;
         let flags =
             TUNNEL | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (N as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
             self.make_plain_room(len)?;
         }
-        self.write(EthHdr::LEN, &Stacked { outer, header })
+        self.write(EthHdr::LEN, &Stacked::new(outer, header))
     }
 
     /// Makes room for outer headers around what is no IP packet, or inside a tunnel already, for which
@@ -311,6 +401,36 @@ impl Packet {
         self.write(0, &0_u8)
     }
 
+    /// Has the program on the other end of the bond's veth pair release the packet at this time, ns.
+    #[inline(always)]
+    pub(crate) fn hold_until(&self, time: u64, now: u64) {
+        // SAFETY: the context of a tc program is a valid `__sk_buff` while it runs, and this field one
+        // that such a program may write. 0 says: at once.
+        unsafe { (*self.raw()).mark = if time > now { time as u32 | 1 } else { 0 } };
+        // The queue there tells flows by it, and it may be that of the outer header.
+        // SAFETY: a plain helper call on this program's own context.
+        unsafe { bpf_set_hash_invalid(self.raw()) };
+    }
+
+    /// Sets the time of departure that [`Self::hold_until`] asks for.
+    #[inline(always)]
+    pub(crate) fn release(&self) {
+        let time = self.skb().mark;
+        if time == 0 {
+            return;
+        }
+        // SAFETY: as in `hold_until`.
+        unsafe { (*self.raw()).mark = 0 };
+        let now = monotonic();
+        // 32 bits of it: the past is as far away as the future.
+        let wait = time.wrapping_sub(now as u32) as i32;
+        if wait > 0 {
+            let (time, clock) = (now + wait as u64, DELIVERY_MONO);
+            // SAFETY: a plain helper call on this program's own context.
+            let _ = unsafe { bpf_skb_set_tstamp(self.raw(), time, clock) };
+        }
+    }
+
     /// Makes room for an Ethernet header before a frame that has none.
     #[inline(always)]
     pub(crate) fn prepend_ethernet(&self) -> Result<(), Refused> {
@@ -319,6 +439,11 @@ impl Packet {
             unsafe { bpf_skb_change_head(self.ctx.as_ptr().cast(), EthHdr::LEN as u32, 0) };
         if result == 0 { Ok(()) } else { Err(Refused) }
     }
+}
+
+#[inline(always)]
+fn outer<const N: usize>(outward: &Outward<'_>, gre: [u8; N]) -> Outer<N> {
+    Stacked::new(outward.header(N), gre)
 }
 
 /// Sends the packet out of a device; its Ethernet header is removed where the device has none.

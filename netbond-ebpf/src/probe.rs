@@ -3,9 +3,9 @@
 use netbond_common::{
     abi::{PATH_KEY, Path, Sample},
     fate::Fate,
-    gre,
+    gre::{self, Layout},
     inner::Inner,
-    ipv4::Outward,
+    ipv4::{self, Outward},
     probe::{self, Asker, Kind, Probe},
 };
 use network_types::eth::EthHdr;
@@ -106,7 +106,17 @@ pub(crate) fn receive<const L3: usize>(
 /// Bytes of the outer headers that this end sends on a path.
 #[inline(always)]
 const fn header_len(path: &Path) -> usize {
-    if path.flags & PATH_KEY != 0 { 28 } else { 24 }
+    ipv4::HEADER_LEN + gre_header(path).len()
+}
+
+/// The GRE header of a probe. Probes are no part of any sequence.
+#[inline(always)]
+const fn gre_header(path: &Path) -> gre::Header {
+    let layout = Layout {
+        key: path.flags & PATH_KEY != 0,
+        sequence: false,
+    };
+    gre::Header::new(probe::PROTOCOL, layout, path.key, [0; gre::FIELD_LEN])
 }
 
 /// The outer headers of a probe of `len` bytes.
@@ -131,12 +141,7 @@ fn outward(path: &Path, len: u32) -> Outward<'_> {
 /// Puts outer headers before a probe of `len` bytes, and `more`; returns their length.
 #[inline(always)]
 fn wrap(packet: &Packet, path: &Path, len: u32, more: u32) -> Result<usize, Refused> {
-    let outward = outward(path, len + more);
-    if path.flags & PATH_KEY != 0 {
-        packet.encapsulate(&outward.headers_with_key(path.key), more)?;
-    } else {
-        packet.encapsulate(&outward.headers(), more)?;
-    }
+    packet.encapsulate(&outward(path, len + more), gre_header(path), more)?;
     Ok(header_len(path))
 }
 
@@ -148,11 +153,6 @@ fn turn_round<const L3: usize>(
     len: u32,
     answer: &Probe,
 ) -> Result<(), Refused> {
-    let outward = outward(path, len);
-    if path.flags & PATH_KEY != 0 {
-        packet.write(L3, &outward.headers_with_key(path.key))?;
-    } else {
-        packet.write(L3, &outward.headers())?;
-    }
+    packet.overwrite(L3, &outward(path, len), gre_header(path))?;
     packet.write(L3 + header_len(path), answer)
 }

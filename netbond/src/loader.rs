@@ -27,7 +27,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 20] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -45,16 +45,26 @@ pub const MAPS: [&str; 17] = [
     map::PATH_INFO,
     map::PROBE_INFO,
     map::EVENTS,
+    map::SEQUENCES,
+    map::LANES,
+    map::SKEWS,
 ];
 
 /// Every program of the object.
-pub const PROGRAMS: [&str; 3] = [program::EGRESS, program::INGRESS_L3, program::INGRESS_L2];
+pub const PROGRAMS: [&str; 4] = [
+    program::EGRESS,
+    program::INGRESS_L3,
+    program::INGRESS_L2,
+    program::RELEASE,
+];
 
 /// Where on a device a program goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// Egress of a bond device.
     Bond,
+    /// Egress of the other end of its veth pair.
+    Release,
     /// Ingress of a path's device; `ethernet` where its frames start with an Ethernet header.
     Path { ethernet: bool },
 }
@@ -65,6 +75,7 @@ impl Hook {
     const fn program(self) -> &'static str {
         match self {
             Self::Bond => program::EGRESS,
+            Self::Release => program::RELEASE,
             Self::Path { ethernet: false } => program::INGRESS_L3,
             Self::Path { ethernet: true } => program::INGRESS_L2,
         }
@@ -72,14 +83,14 @@ impl Hook {
 
     const fn attach_type(self) -> TcAttachType {
         match self {
-            Self::Bond => TcAttachType::Egress,
+            Self::Bond | Self::Release => TcAttachType::Egress,
             Self::Path { .. } => TcAttachType::Ingress,
         }
     }
 
     const fn label(self) -> &'static str {
         match self {
-            Self::Bond => "egress",
+            Self::Bond | Self::Release => "egress",
             Self::Path { .. } => INGRESS,
         }
     }

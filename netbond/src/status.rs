@@ -50,9 +50,27 @@ pub struct Bond {
     pub encap: &'static str,
     pub key: Option<u32>,
     pub peer: Option<Peer>,
+    /// `null` where the bond keeps no order.
+    pub in_order: Option<Order>,
     pub paths: Vec<Path>,
     /// Packets of the bond that took no path, by fate.
     pub fates: BTreeMap<&'static str, u64>,
+}
+
+/// How received packets were put in order.
+#[derive(Serialize)]
+pub struct Order {
+    /// For how long packets are held now, and at the most, ms.
+    pub hold_ms: f64,
+    pub longest_hold_ms: f64,
+    /// Packets that were held, that came after later ones had left, that never came, and that came
+    /// more than once.
+    pub held: u64,
+    pub late: u64,
+    pub lost: u64,
+    pub copies: u64,
+    /// Times that the peer's numbers began anew.
+    pub begun: u64,
 }
 
 /// The peer's own prefix.
@@ -189,6 +207,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
                 prefix: format!("{}/{}", address(info.peer), info.peer_length),
                 reachable: info.peer_reachable != 0,
             }),
+            in_order: order(tables, id, info.longest_hold_ns),
             paths: ids
                 .iter()
                 .zip(&stats)
@@ -205,6 +224,20 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
         },
         bonds,
         outside: fates(&tables.bond_stats(NO_BOND)?),
+    })
+}
+
+fn order(tables: &Tables, bond: u32, longest_hold_ns: u32) -> Option<Order> {
+    let counts = tables.order(bond)?;
+    let skew = value(&tables.skews, bond)?;
+    Some(Order {
+        hold_ms: ms(skew.hold_ns),
+        longest_hold_ms: ms(u64::from(longest_hold_ns)),
+        held: counts.held,
+        late: counts.late,
+        lost: counts.lost(),
+        copies: counts.copies,
+        begun: counts.begun,
     })
 }
 

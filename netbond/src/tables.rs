@@ -13,6 +13,7 @@ use netbond_common::{
         Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
+    order::{Counts, LANES, Lane, Skew},
     siphash::Key,
 };
 
@@ -50,6 +51,9 @@ pub struct Tables {
     pub path_info: Values<PathInfo>,
     pub probe_info: Values<ProbeInfo>,
     pub events: Values<EventRecord>,
+    pub sequences: Array<MapData, u64>,
+    pub lanes: HashMap<MapData, u32, Raw<Lane>>,
+    pub skews: Values<Skew>,
 }
 
 impl Tables {
@@ -77,6 +81,9 @@ impl Tables {
             path_info: typed(map::PATH_INFO, &mut take)?,
             probe_info: typed(map::PROBE_INFO, &mut take)?,
             events: typed(map::EVENTS, &mut take)?,
+            sequences: typed(map::SEQUENCES, &mut take)?,
+            lanes: typed(map::LANES, &mut take)?,
+            skews: typed(map::SKEWS, &mut take)?,
         })
     }
 
@@ -155,6 +162,30 @@ impl Tables {
             }
         }
         Ok(sum)
+    }
+
+    /// Keys of a bond's lanes in `SEQUENCES` and `LANES`.
+    pub fn lane_ids(bond: u32) -> std::ops::Range<u32> {
+        bond * LANES..(bond + 1) * LANES
+    }
+
+    /// What became of the packets that a bond put in order; `None` where it keeps none.
+    #[must_use]
+    pub fn order(&self, bond: u32) -> Option<Counts> {
+        let mut sum: Option<Counts> = None;
+        for id in Self::lane_ids(bond) {
+            let Ok(Raw(Lane { counts, .. })) = self.lanes.get(&id, 0) else {
+                continue;
+            };
+            let sum = sum.get_or_insert_default();
+            sum.held += counts.held;
+            sum.late += counts.late;
+            sum.expected += counts.expected;
+            sum.came += counts.came;
+            sum.copies += counts.copies;
+            sum.begun += counts.begun;
+        }
+        sum
     }
 
     /// The id of the path with this name, within any bond.

@@ -66,6 +66,13 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
         }
         writeln!(out)?;
         write!(out, "{}\n{}", paths(bond), traffic(bond))?;
+        if let Some(order) = &bond.in_order {
+            writeln!(
+                out,
+                "  in order: packets held {:.1} ms (at most {:.0}); {} held so far, {} late, {} lost",
+                order.hold_ms, order.longest_hold_ms, order.held, order.late, order.lost
+            )?;
+        }
         for path in bond.paths.iter().filter(|path| path.tx_last_resort != 0) {
             writeln!(
                 out,

@@ -62,6 +62,8 @@ pub struct Bond {
     pub addresses: Vec<Prefix>,
     pub encap: Encap,
     pub mode: Mode,
+    /// How received packets are put in order; `None`: not at all.
+    pub in_order: Option<InOrder>,
     /// GRE key (RFC 2890) of all paths; `None` sends none, which is not key 0.
     pub key: Option<u32>,
     /// Cap on the MTU of the bond device, bytes, 1280 to 65535.
@@ -118,6 +120,21 @@ pub struct Path {
 pub enum Mode {
     /// One packet after the other over all usable paths, by weight.
     RoundRobin,
+}
+
+/// How received packets are put in order: what is sent carries sequence numbers, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InOrder {
+    /// For how long a packet is held at the most, ms.
+    pub longest_hold_ms: u32,
+}
+
+impl Default for InOrder {
+    fn default() -> Self {
+        Self {
+            longest_hold_ms: 100,
+        }
+    }
 }
 
 /// How the liveness of a bond's paths is found out.

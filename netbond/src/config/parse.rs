@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, Lossy, Mode,
+    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy, Mode,
     ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS, Remedy, Slow, Ttl,
     peer_device, protocols,
 };
@@ -26,6 +26,8 @@ const MAX_DEVICE_NAME: usize = 15;
 const MAX_BOND_NAME: usize = MAX_DEVICE_NAME - 1;
 const MAX_PATH_NAME: usize = NAME_LEN - 1;
 const MAX_WEIGHT: u32 = 64;
+/// ms.
+const MAX_HOLD: u32 = (netbond_common::order::LONGEST_HOLD / 1_000_000) as u32;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65535;
@@ -246,6 +248,7 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         "round-robin" => Ok(Mode::RoundRobin),
         _ => Err(Wrong::new("does not exist")),
     });
+    let in_order = in_order(&mut bond);
     let expected = format!("an integer from 0 to {}", u32::MAX);
     let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
     let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");
@@ -276,6 +279,7 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         addresses: addresses.into_iter().map(|(_, prefix)| prefix).collect(),
         encap: encap?.unwrap_or(Encap::Gre),
         mode: mode?.unwrap_or(Mode::RoundRobin),
+        in_order: in_order?,
         key: key?,
         mtu: mtu?,
         ttl: ttl?.unwrap_or(Ttl::Inherit),
@@ -300,6 +304,23 @@ fn number(
 ) -> Result<Option<u32>, Reported> {
     let expected = format!("an integer from {min} to {max}, {what}");
     bond.optional(key, &expected, |value| integer(value, min, max))
+}
+
+/// Whether and how received packets are put in order.
+fn in_order(bond: &mut Section<'_>) -> Result<Option<InOrder>, Reported> {
+    let on = bond.optional("in_order", "true or false", Ok);
+    let longest = number(bond, "in_order_hold", "ms", 1, MAX_HOLD);
+    if !matches!(on, Ok(Some(true)) | Err(_)) && matches!(longest, Ok(Some(_))) {
+        bond.report(
+            bond.line_of("in_order_hold"),
+            "in_order_hold is of no use without in_order: write in_order = true too, or remove it",
+        );
+    }
+    let default = InOrder::default();
+    let in_order = InOrder {
+        longest_hold_ms: longest?.unwrap_or(default.longest_hold_ms),
+    };
+    Ok(on?.unwrap_or(false).then_some(in_order))
 }
 
 /// How the paths are probed; an interval of 0 turns it off.

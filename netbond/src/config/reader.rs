@@ -137,6 +137,12 @@ impl<'v> FromValue<'v> for &'v str {
     }
 }
 
+impl<'v> FromValue<'v> for bool {
+    fn from_value(value: &'v DeValue<'v>) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
 impl<'v> FromValue<'v> for &'v DeTable<'v> {
     fn from_value(value: &'v DeValue<'v>) -> Option<Self> {
         value.as_table()

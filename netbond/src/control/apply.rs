@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, Bond, BondInfo, BondStats, MAX_BOND_PATHS,
+        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats, MAX_BOND_PATHS,
         MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo,
         PathStats, Ticket, TunnelKey,
     },
     ipv4,
     names::StateReason,
+    order::Lane,
     wheel,
 };
 
@@ -206,6 +207,13 @@ impl Applier {
         // The program goes first: a packet never finds a bond that is up without it.
         self.programs
             .attach(&bond.name, device.ifindex, Hook::Bond)?;
+        if bond.in_order.is_some() {
+            self.netlink.set_release(device, true).await?;
+            let peer = bond.peer_device();
+            self.programs
+                .attach(&peer, device.peer_ifindex, Hook::Release)?;
+            self.add_lanes(id)?;
+        }
         if device.created {
             self.netlink.set_mtu(device, self.mtu(bond, id)).await?;
         }
@@ -232,6 +240,13 @@ impl Applier {
                 .get(&id)
                 .map_or(device.arp, |live| arp(&live.config));
             let addresses = addresses(bond);
+            let in_order = self
+                .live
+                .get(&id)
+                .is_some_and(|live| live.config.in_order.is_some());
+            if !in_order {
+                self.end_order(id, device).await;
+            }
             match self.netlink.set_arp(device, arp).await {
                 Ok(device) => {
                     self.netlink
@@ -247,6 +262,33 @@ impl Applier {
         }
     }
 
+    /// Makes a bond's lanes, unless they are there.
+    fn add_lanes(&mut self, id: u32) -> Result<()> {
+        for lane in Tables::lane_ids(id) {
+            if self.tables.lanes.get(&lane, 0).is_err() {
+                self.tables
+                    .lanes
+                    .insert(lane, Raw(Lane::zeroed()), 0)
+                    .context("no memory for the lanes of in-order release")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what only in-order release needs; what is not there is no matter.
+    async fn end_order(&mut self, id: u32, device: BondDevice) {
+        for lane in Tables::lane_ids(id) {
+            let _ = self.tables.lanes.remove(&lane);
+        }
+        let peer = self.netlink.link_by_index(device.peer_ifindex);
+        if let Ok(Some(peer)) = peer {
+            let _ = self
+                .programs
+                .detach(&peer.name, device.peer_ifindex, Hook::Release);
+            let _ = self.netlink.set_release(device, false).await;
+        }
+    }
+
     /// The bond's MTU as far as it is known.
     fn mtu(&self, bond: &config::Bond, id: u32) -> u32 {
         let known = self
@@ -255,7 +297,8 @@ impl Applier {
             .map(|info| info.mtu)
             .filter(|&mtu| mtu != 0);
         known.unwrap_or_else(|| {
-            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key);
+            let first =
+                WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.in_order.is_some());
             first.min(bond.mtu.unwrap_or(u32::MAX))
         })
     }
@@ -266,6 +309,14 @@ impl Applier {
         if known.is_none() {
             set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
             set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
+            // A peer that still knows the numbers of an earlier bond must not take these for those.
+            for lane in Tables::lane_ids(ids.bond) {
+                let first = random::bytes::<4>().context("reading /dev/urandom")?;
+                self.tables
+                    .sequences
+                    .set(lane, u64::from(u32::from_ne_bytes(first)), 0)
+                    .context("writing SEQUENCES")?;
+            }
         }
         let mtu = self.mtu(bond, ids.bond);
         self.retire_paths(ids)?;
@@ -282,7 +333,9 @@ impl Applier {
             flags: match bond.encap {
                 Encap::Gre => 0,
                 Encap::Gretap => BOND_ETHERNET,
-            },
+            } | bond.in_order.map_or(0, |_| BOND_IN_ORDER),
+            release_ifindex: device.peer_ifindex,
+            longest_hold_ns: longest_hold_ns(bond),
             ..before
         };
         set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
@@ -298,6 +351,9 @@ impl Applier {
         }
         let reachable = known.map(|known| known.peer_reachable != 0);
         self.write_bond_info(ids.bond, bond, device, mtu, reachable)?;
+        if bond.in_order.is_none() && self.tables.order(ids.bond).is_some() {
+            self.end_order(ids.bond, device).await;
+        }
 
         let earlier = self.live.remove(&ids.bond);
         let (before, plan) = earlier.map_or((Vec::new(), None), |earlier| {
@@ -379,6 +435,9 @@ impl Applier {
             .set(id, Raw(BondInfo::zeroed()), 0)
             .context("writing BOND_INFO")?;
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
+        for lane in Tables::lane_ids(id) {
+            let _ = self.tables.lanes.remove(&lane);
+        }
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
         self.journal
@@ -724,6 +783,7 @@ impl Applier {
             peer_length: bond.peer.map_or(0, |peer| u32::from(peer.length)),
             peer_reachable: u32::from(peer_reachable.unwrap_or(false)),
             encap: bond.encap as u32,
+            longest_hold_ns: longest_hold_ns(bond),
         };
         set_if_new(&mut self.tables.bond_info, id, info).context("writing BOND_INFO")
     }
@@ -786,6 +846,11 @@ const fn arp(bond: &config::Bond) -> bool {
         Encap::Gre => false,
         Encap::Gretap => true,
     }
+}
+
+fn longest_hold_ns(bond: &config::Bond) -> u32 {
+    bond.in_order
+        .map_or(0, |order| order.longest_hold_ms * 1_000_000)
 }
 
 fn addresses(bond: &config::Bond) -> Vec<(IpAddr, u8)> {

@@ -12,9 +12,11 @@ use super::liveness::Verdict;
 use super::quality::Shortcoming;
 use crate::config::{self, Encap, Remedy};
 
-/// Bytes that a bond takes from a path device's MTU: IPv4, GRE, the key, and the frame's header.
-pub(crate) const fn overhead(encap: Encap, key: Option<u32>) -> u32 {
-    20 + 4 + if key.is_some() { 4 } else { 0 } + encap.header_len()
+/// Bytes that a bond takes from a path device's MTU: IPv4, GRE with its key and sequence number, and
+/// the frame's header.
+pub(crate) const fn overhead(encap: Encap, key: Option<u32>, in_order: bool) -> u32 {
+    let fields = key.is_some() as u32 + in_order as u32;
+    20 + 4 + 4 * fields + encap.header_len()
 }
 
 /// The least MTU that IPv6 runs on (RFC 8200, 5).
@@ -217,7 +219,11 @@ impl Member {
             .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
             .map(|link| {
                 link.mtu
-                    .saturating_sub(overhead(self.config.encap, self.config.key))
+                    .saturating_sub(overhead(
+                        self.config.encap,
+                        self.config.key,
+                        self.config.in_order.is_some(),
+                    ))
             })
             .chain(self.config.mtu)
             .min()

@@ -71,7 +71,7 @@ impl<'h> Setup<'h> {
 
     /// Bytes that outer headers add to an IP packet.
     pub(super) fn overhead(&self, encap: Encap) -> u32 {
-        overhead(encap, self.key)
+        overhead(encap, self.key, false)
     }
 
     /// The smallest MTU of the paths' devices, bytes.

@@ -47,7 +47,7 @@ pub struct BondDevice {
 
 /// Reads and changes links and addresses of one network namespace.
 pub struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
     requests: RequestSocket,
     connection: JoinHandle<()>,
 }
@@ -424,7 +424,7 @@ fn disable_ipv6(name: &str) {
 }
 
 /// The positive errno of the kernel's answer.
-fn errno(error: &rtnetlink::Error) -> Option<i32> {
+pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "only the kernel's answers have an errno"
@@ -436,7 +436,7 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
 }
 
 /// The kernel's answer in the words of strerror(3), and what to do where that is known.
-fn explain(error: rtnetlink::Error) -> anyhow::Error {
+pub(super) fn explain(error: rtnetlink::Error) -> anyhow::Error {
     match errno(&error) {
         Some(libc::EPERM) => {
             anyhow::anyhow!("operation not permitted: run netbond as root or with CAP_NET_ADMIN")

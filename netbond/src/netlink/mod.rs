@@ -13,6 +13,7 @@ pub mod monitor;
 #[cfg(test)]
 pub(crate) mod netns;
 pub mod route;
+mod release;
 mod socket;
 
 pub use device::{BondDevice, BondSpec, Netlink};
