@@ -69,9 +69,7 @@ impl Outward<'_> {
     #[must_use]
     pub fn header(&self, gre_len: usize) -> [u8; HEADER_LEN] {
         // A GSO packet may be longer than the field holds; its segments get lengths of their own.
-        let total = self
-            .payload_len
-            .wrapping_add((HEADER_LEN + gre_len) as u32) as u16;
+        let total = self.payload_len.wrapping_add((HEADER_LEN + gre_len) as u32) as u16;
         let id = self.identification;
         let flags = if self.inner.dont_fragment {
             DONT_FRAGMENT

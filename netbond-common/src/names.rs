@@ -26,7 +26,7 @@ pub mod map {
     pub const PROBE_INFO: &str = "PROBE_INFO";
     pub const EVENTS: &str = "EVENTS";
     pub const SEQUENCES: &str = "SEQUENCES";
-    pub const LANES: &str = "LANES";
+    pub const STRANDS: &str = "STRANDS";
     pub const SKEWS: &str = "SKEWS";
 }
 

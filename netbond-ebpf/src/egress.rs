@@ -7,8 +7,8 @@ use netbond_common::{
     gre::{self, Layout},
     inner::Inner,
     ipv4::Outward,
-    order::Stamp,
     select::{Choice, select},
+    sequence::Stamp,
 };
 use network_types::{
     eth::EthHdr,
@@ -98,7 +98,7 @@ fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     way.leave(packet, id, packets, len)
 }
 
-/// The place in its flow's lane of a packet that stands for so many; false where the bond keeps no
+/// The place in its flow's strand of a packet that stands for so many; false where the bond keeps no
 /// order.
 #[inline(always)]
 fn stamp(packet: &Packet, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {

@@ -8,8 +8,8 @@ use netbond_common::{
     frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
-    order::{Arrival, Stamp},
     probe,
+    sequence::{Arrival, Stamp},
 };
 use network_types::{
     eth::EthHdr,
@@ -140,12 +140,12 @@ fn order(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
     let now = monotonic();
     let (id, path) = (maps::bond_of(path_id), path_id % MAX_BOND_PATHS);
     let longest = u64::from(bond.longest_hold_ns);
-    let Some((lane, skew)) = maps::lock_lane(id, stamp.lane) else {
+    let Some((strand, skew)) = maps::lock_strand(id, stamp.strand) else {
         return Ok(Leave::At { time: now, now });
     };
-    let number = lane.number(path, stamp, outer.identification);
-    let arrival = lane.arrive(skew, path, number, now, longest);
-    maps::unlock(lane);
+    let number = strand.number(path, stamp, outer.identification);
+    let arrival = strand.arrive(skew, path, number, now, longest);
+    maps::unlock(strand);
     match arrival {
         Arrival::Release(time) => Ok(Leave::At { time, now }),
         Arrival::Copy => Err(Fate::RxCopy),

@@ -16,7 +16,7 @@ use netbond_common::{
         ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
-    order::{LANES as BOND_LANES, Lane, Skew, Stamp},
+    sequence::{STRANDS as BOND_STRANDS, Skew, Stamp, Strand},
     siphash::Key,
 };
 
@@ -44,11 +44,11 @@ static SECRET: Array<Key> = Array::with_max_entries(1, 0);
 #[map]
 static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
 #[map]
-static SEQUENCES: Array<u64> = Array::with_max_entries(MAX_BONDS * BOND_LANES, 0);
+static SEQUENCES: Array<u64> = Array::with_max_entries(MAX_BONDS * BOND_STRANDS, 0);
 // One is large: there are those only of bonds that need them.
 #[map]
-static LANES: HashMap<u32, Lane> =
-    HashMap::with_max_entries(MAX_BONDS * BOND_LANES, BPF_F_NO_PREALLOC);
+static STRANDS: HashMap<u32, Strand> =
+    HashMap::with_max_entries(MAX_BONDS * BOND_STRANDS, BPF_F_NO_PREALLOC);
 #[map]
 static SKEWS: Array<Skew> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
@@ -160,27 +160,30 @@ pub(crate) fn ticket(bond: u32) -> Option<&'static mut Ticket> {
     Some(unsafe { &mut *ticket })
 }
 
-/// The stamp of the bond's next packet in this lane, which stands for so many on the wire.
+/// The stamp of the bond's next packet in this strand, which stands for so many on the wire.
 #[inline(always)]
-pub(crate) fn stamp(bond: u32, lane: u32, packets: u32) -> Option<Stamp> {
-    let lane = lane & (BOND_LANES - 1);
-    let count = SEQUENCES.get_ptr_mut(bond * BOND_LANES + lane)?;
+pub(crate) fn stamp(bond: u32, strand: u32, packets: u32) -> Option<Stamp> {
+    let strand = strand & (BOND_STRANDS - 1);
+    let count = SEQUENCES.get_ptr_mut(bond * BOND_STRANDS + strand)?;
     // SAFETY: a live element; programs change it by atomic additions alone.
     let count = unsafe { atomic::fetch_add(count, u64::from(packets)) };
-    Some(Stamp::new(lane, count))
+    Some(Stamp::new(strand, count))
 }
 
-/// How often a lane's lock is tried: whoever has it works for less than a microsecond, and is never
+/// How often a strand's lock is tried: whoever has it works for less than a microsecond, and is never
 /// interrupted by another of these programs.
 const TRIES: u32 = 64;
 
-/// A bond's lane, locked until [`unlock`]; `None` where there is no such lane or no getting at it.
+/// A bond's strand, locked until [`unlock`]; `None` where there is no such strand or no getting at it.
 #[inline(always)]
-pub(crate) fn lock_lane(bond: u32, lane: u32) -> Option<(&'static mut Lane, &'static mut Skew)> {
-    let lane = LANES.get_ptr_mut(bond * BOND_LANES + lane)?;
+pub(crate) fn lock_strand(
+    bond: u32,
+    strand: u32,
+) -> Option<(&'static mut Strand, &'static mut Skew)> {
+    let strand = STRANDS.get_ptr_mut(bond * BOND_STRANDS + strand)?;
     let skew = SKEWS.get_ptr_mut(bond)?;
     // The lock is the first field.
-    let lock = lane.cast::<u64>();
+    let lock = strand.cast::<u64>();
     let mut tries = 0;
     // SAFETY: a live element, and nothing else is done to its lock.
     while !unsafe { atomic::try_lock(lock) } {
@@ -190,16 +193,16 @@ pub(crate) fn lock_lane(bond: u32, lane: u32) -> Option<(&'static mut Lane, &'st
         }
     }
     // SAFETY: a live element (no preallocation), ours alone by the lock.
-    let lane = unsafe { &mut *lane };
+    let strand = unsafe { &mut *strand };
     // SAFETY: plain integers, which any mix of writes leaves valid.
-    Some((lane, unsafe { &mut *skew }))
+    Some((strand, unsafe { &mut *skew }))
 }
 
-/// Lets others at the lane.
+/// Lets others at the strand.
 #[inline(always)]
-pub(crate) fn unlock(lane: &mut Lane) {
+pub(crate) fn unlock(strand: &mut Strand) {
     // SAFETY: a live element whose lock is ours.
-    unsafe { atomic::unlock(&raw mut lane.lock) };
+    unsafe { atomic::unlock(&raw mut strand.lock) };
 }
 
 /// This CPU's counters of a path.

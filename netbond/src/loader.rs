@@ -46,7 +46,7 @@ pub const MAPS: [&str; 20] = [
     map::PROBE_INFO,
     map::EVENTS,
     map::SEQUENCES,
-    map::LANES,
+    map::STRANDS,
     map::SKEWS,
 ];
 

@@ -13,7 +13,7 @@ use netbond_common::{
         Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
-    order::{Counts, LANES, Lane, Skew},
+    sequence::{Counts, STRANDS, Skew, Strand},
     siphash::Key,
 };
 
@@ -52,7 +52,7 @@ pub struct Tables {
     pub probe_info: Values<ProbeInfo>,
     pub events: Values<EventRecord>,
     pub sequences: Array<MapData, u64>,
-    pub lanes: HashMap<MapData, u32, Raw<Lane>>,
+    pub strands: HashMap<MapData, u32, Raw<Strand>>,
     pub skews: Values<Skew>,
 }
 
@@ -82,7 +82,7 @@ impl Tables {
             probe_info: typed(map::PROBE_INFO, &mut take)?,
             events: typed(map::EVENTS, &mut take)?,
             sequences: typed(map::SEQUENCES, &mut take)?,
-            lanes: typed(map::LANES, &mut take)?,
+            strands: typed(map::STRANDS, &mut take)?,
             skews: typed(map::SKEWS, &mut take)?,
         })
     }
@@ -164,17 +164,17 @@ impl Tables {
         Ok(sum)
     }
 
-    /// Keys of a bond's lanes in `SEQUENCES` and `LANES`.
-    pub fn lane_ids(bond: u32) -> std::ops::Range<u32> {
-        bond * LANES..(bond + 1) * LANES
+    /// Keys of a bond's strands in `SEQUENCES` and `STRANDS`.
+    pub fn strand_ids(bond: u32) -> std::ops::Range<u32> {
+        bond * STRANDS..(bond + 1) * STRANDS
     }
 
     /// What became of the packets that a bond put in order; `None` where it keeps none.
     #[must_use]
     pub fn order(&self, bond: u32) -> Option<Counts> {
         let mut sum: Option<Counts> = None;
-        for id in Self::lane_ids(bond) {
-            let Ok(Raw(Lane { counts, .. })) = self.lanes.get(&id, 0) else {
+        for id in Self::strand_ids(bond) {
+            let Ok(Raw(Strand { counts, .. })) = self.strands.get(&id, 0) else {
                 continue;
             };
             let sum = sum.get_or_insert_default();

@@ -27,7 +27,7 @@ const MAX_BOND_NAME: usize = MAX_DEVICE_NAME - 1;
 const MAX_PATH_NAME: usize = NAME_LEN - 1;
 const MAX_WEIGHT: u32 = 64;
 /// ms.
-const MAX_HOLD: u32 = (netbond_common::order::LONGEST_HOLD / 1_000_000) as u32;
+const MAX_HOLD: u32 = (netbond_common::sequence::LONGEST_HOLD / 1_000_000) as u32;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65535;

@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats, MAX_BOND_PATHS,
-        MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo,
-        PathStats, Ticket, TunnelKey,
+        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats,
+        MAX_BOND_PATHS, MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE,
+        Path, PathInfo, PathStats, Ticket, TunnelKey,
     },
     ipv4,
     names::StateReason,
-    order::Lane,
+    sequence::Strand,
     wheel,
 };
 
@@ -212,7 +212,7 @@ impl Applier {
             let peer = bond.peer_device();
             self.programs
                 .attach(&peer, device.peer_ifindex, Hook::Release)?;
-            self.add_lanes(id)?;
+            self.add_strands(id)?;
         }
         if device.created {
             self.netlink.set_mtu(device, self.mtu(bond, id)).await?;
@@ -262,14 +262,14 @@ impl Applier {
         }
     }
 
-    /// Makes a bond's lanes, unless they are there.
-    fn add_lanes(&mut self, id: u32) -> Result<()> {
-        for lane in Tables::lane_ids(id) {
-            if self.tables.lanes.get(&lane, 0).is_err() {
+    /// Makes a bond's strands, unless they are there.
+    fn add_strands(&mut self, id: u32) -> Result<()> {
+        for strand in Tables::strand_ids(id) {
+            if self.tables.strands.get(&strand, 0).is_err() {
                 self.tables
-                    .lanes
-                    .insert(lane, Raw(Lane::zeroed()), 0)
-                    .context("no memory for the lanes of in-order release")?;
+                    .strands
+                    .insert(strand, Raw(Strand::zeroed()), 0)
+                    .context("no memory for the strands of in-order release")?;
             }
         }
         Ok(())
@@ -277,8 +277,8 @@ impl Applier {
 
     /// Takes away what only in-order release needs; what is not there is no matter.
     async fn end_order(&mut self, id: u32, device: BondDevice) {
-        for lane in Tables::lane_ids(id) {
-            let _ = self.tables.lanes.remove(&lane);
+        for strand in Tables::strand_ids(id) {
+            let _ = self.tables.strands.remove(&strand);
         }
         let peer = self.netlink.link_by_index(device.peer_ifindex);
         if let Ok(Some(peer)) = peer {
@@ -297,8 +297,7 @@ impl Applier {
             .map(|info| info.mtu)
             .filter(|&mtu| mtu != 0);
         known.unwrap_or_else(|| {
-            let first =
-                WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.in_order.is_some());
+            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.in_order.is_some());
             first.min(bond.mtu.unwrap_or(u32::MAX))
         })
     }
@@ -310,11 +309,11 @@ impl Applier {
             set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
             set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
             // A peer that still knows the numbers of an earlier bond must not take these for those.
-            for lane in Tables::lane_ids(ids.bond) {
+            for strand in Tables::strand_ids(ids.bond) {
                 let first = random::bytes::<4>().context("reading /dev/urandom")?;
                 self.tables
                     .sequences
-                    .set(lane, u64::from(u32::from_ne_bytes(first)), 0)
+                    .set(strand, u64::from(u32::from_ne_bytes(first)), 0)
                     .context("writing SEQUENCES")?;
             }
         }
@@ -435,8 +434,8 @@ impl Applier {
             .set(id, Raw(BondInfo::zeroed()), 0)
             .context("writing BOND_INFO")?;
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
-        for lane in Tables::lane_ids(id) {
-            let _ = self.tables.lanes.remove(&lane);
+        for strand in Tables::strand_ids(id) {
+            let _ = self.tables.strands.remove(&strand);
         }
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);

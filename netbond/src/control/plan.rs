@@ -218,12 +218,11 @@ impl Member {
             .iter()
             .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
             .map(|link| {
-                link.mtu
-                    .saturating_sub(overhead(
-                        self.config.encap,
-                        self.config.key,
-                        self.config.in_order.is_some(),
-                    ))
+                link.mtu.saturating_sub(overhead(
+                    self.config.encap,
+                    self.config.key,
+                    self.config.in_order.is_some(),
+                ))
             })
             .chain(self.config.mtu)
             .min()

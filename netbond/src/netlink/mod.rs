@@ -12,8 +12,8 @@ mod link;
 pub mod monitor;
 #[cfg(test)]
 pub(crate) mod netns;
-pub mod route;
 mod release;
+pub mod route;
 mod socket;
 
 pub use device::{BondDevice, BondSpec, Netlink};

@@ -5,10 +5,11 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, anyhow};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use futures::StreamExt as _;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
@@ -56,9 +57,8 @@ impl Netlink {
             .and_then(|()| ethtool(&bond, ETHTOOL_SGRO, true))
             .with_context(|| format!("cannot set the offloads of {bond} and {name}"))?;
 
-        let number = |kind, value: u32| {
-            TcOption::Other(DefaultNla::new(kind, value.to_ne_bytes().to_vec()))
-        };
+        let number =
+            |kind, value: u32| TcOption::Other(DefaultNla::new(kind, value.to_ne_bytes().to_vec()));
         let mut message = TcMessage::with_index(device.peer_ifindex as i32);
         message.header.parent = TcHandle::ROOT;
         message.attributes = vec![

@@ -9,27 +9,27 @@
 //! A packet waits for nothing where every path in use has passed what is missing: paths keep the order,
 //! so that is lost (the idea of RFC 1990, 4.1).
 //!
-//! A bond has several [`Lane`]s, each with a sequence of its own, and a flow one of them by its hash: a
-//! flow's loss holds up no other lane. How late the paths are is learned by all lanes together
+//! A bond has several [`Strand`]s, each with a sequence of its own, and a flow one of them by its hash: a
+//! flow's loss holds up no other strand. How late the paths are is learned by all strands together
 //! ([`Skew`]).
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::abi::MAX_BOND_PATHS;
 
-/// Lanes of a bond, a power of two.
-pub const LANES: u32 = 1 << LANE_BITS;
-const LANE_BITS: u32 = 4;
-/// Bits of a sequence number: the rest of GRE's field names the lane.
-const SEQUENCE_BITS: u32 = u32::BITS - LANE_BITS;
+/// Strands of a bond, a power of two.
+pub const STRANDS: u32 = 1 << STRAND_BITS;
+const STRAND_BITS: u32 = 4;
+/// Bits of a sequence number: the rest of GRE's field names the strand.
+const SEQUENCE_BITS: u32 = u32::BITS - STRAND_BITS;
 const SEQUENCE_MASK: u32 = (1 << SEQUENCE_BITS) - 1;
 
-/// Packets of a lane that are remembered, a power of two.
+/// Packets of a strand that are remembered, a power of two.
 pub const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
 /// How far ahead of what is due a packet may come.
 const AHEAD: i32 = SLOTS as i32 / 2;
-/// How far behind it a packet is known again. Less than the rest: the word of [`Lane::came`] in which
+/// How far behind it a packet is known again. Less than the rest: the word of [`Strand::came`] in which
 /// the next packets will be noted is clear already.
 const BEHIND: i32 = SLOTS as i32 / 2 - 64;
 /// So many packets in a row from far behind: the peer counts anew.
@@ -47,14 +47,14 @@ const MARGIN: u64 = 2_000_000;
 /// No packet is held for longer, whatever is configured, ns: times in slots are 32 bits of ns.
 pub const LONGEST_HOLD: u64 = 1_000_000_000;
 
-/// In [`Lane::newest`] and [`Lane::last`]: there was one.
+/// In [`Strand::newest`] and [`Strand::last`]: there was one.
 const PRESENT: u32 = 1 << 31;
 
 /// What GRE's sequence number field says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// 0 to [`LANES`] - 1.
-    pub lane: u32,
+    /// 0 to [`STRANDS`] - 1.
+    pub strand: u32,
     /// Of the first packet of a super-packet, all of whose segments bear the same field.
     pub sequence: u32,
 }
@@ -62,16 +62,16 @@ pub struct Stamp {
 impl Stamp {
     /// Of a packet that has none.
     pub const NONE: Self = Self {
-        lane: 0,
+        strand: 0,
         sequence: 0,
     };
 
-    /// The stamp of a packet whose lane has counted `count` before it.
+    /// The stamp of a packet whose strand has counted `count` before it.
     #[inline(always)]
     #[must_use]
-    pub const fn new(lane: u32, count: u64) -> Self {
+    pub const fn new(strand: u32, count: u64) -> Self {
         Self {
-            lane: lane & (LANES - 1),
+            strand: strand & (STRANDS - 1),
             sequence: count as u32 & SEQUENCE_MASK,
         }
     }
@@ -80,7 +80,7 @@ impl Stamp {
     #[inline(always)]
     #[must_use]
     pub const fn to_field(self) -> [u8; 4] {
-        (self.lane << SEQUENCE_BITS | self.sequence).to_be_bytes()
+        (self.strand << SEQUENCE_BITS | self.sequence).to_be_bytes()
     }
 
     /// From a GRE header.
@@ -89,7 +89,7 @@ impl Stamp {
     pub const fn from_field(field: [u8; 4]) -> Self {
         let field = u32::from_be_bytes(field);
         Self {
-            lane: field >> SEQUENCE_BITS,
+            strand: field >> SEQUENCE_BITS,
             sequence: field & SEQUENCE_MASK,
         }
     }
@@ -99,8 +99,8 @@ impl Stamp {
     #[inline(always)]
     #[must_use]
     pub const fn identification(self) -> u16 {
-        // Lanes apart: where packets may be fragmented no two at a time shall have the same.
-        (self.sequence ^ self.lane << 12) as u16
+        // Strands apart: where packets may be fragmented no two at a time shall have the same.
+        (self.sequence ^ self.strand << 12) as u16
     }
 
     /// Which segment of its super-packet has this identification; 0 where the kernel left it as it was
@@ -122,11 +122,11 @@ pub struct Slot {
     release: u32,
 }
 
-/// A sequence as its receiver sees it: an entry of `LANES`, by bond id * [`LANES`] + lane. Programs
+/// A sequence as its receiver sees it: an entry of `STRANDS`, by bond id * [`STRANDS`] + strand. Programs
 /// write it, under `lock`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Lane {
+pub struct Strand {
     /// 1 while a program is at work on it.
     pub lock: u64,
     /// 0: nothing came yet.
@@ -152,7 +152,7 @@ pub struct Lane {
     slots: [Slot; SLOTS],
 }
 
-/// What became of a lane's packets.
+/// What became of a strand's packets.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Counts {
@@ -197,7 +197,7 @@ pub enum Arrival {
 /// By how much `a` is ahead of `b`, modulo the sequence's length.
 #[inline(always)]
 const fn ahead(a: u32, b: u32) -> i32 {
-    (a.wrapping_sub(b) << LANE_BITS) as i32 >> LANE_BITS
+    (a.wrapping_sub(b) << STRAND_BITS) as i32 >> STRAND_BITS
 }
 
 #[inline(always)]
@@ -259,7 +259,7 @@ const fn hold(lateness: u64, longest: u64) -> u64 {
     }
 }
 
-impl Lane {
+impl Strand {
     /// The number of the packet with this stamp that came on `path` in a packet of this identification.
     #[inline(always)]
     pub fn number(&mut self, path: u32, stamp: Stamp, identification: u16) -> u32 {
@@ -497,7 +497,7 @@ mod tests {
 
     /// A receiver, and what it released: (number, release).
     struct Receiver {
-        lane: Box<Lane>,
+        strand: Box<Strand>,
         skew: Skew,
         released: Vec<(u64, u64)>,
     }
@@ -505,7 +505,7 @@ mod tests {
     impl Receiver {
         fn new() -> Self {
             Self {
-                lane: Box::new(Lane::zeroed()),
+                strand: Box::new(Strand::zeroed()),
                 skew: Skew::zeroed(),
                 released: Vec::new(),
             }
@@ -513,9 +513,7 @@ mod tests {
 
         fn arrive(&mut self, path: u32, number: u64, now: u64) -> Arrival {
             let wire = number as u32 & SEQUENCE_MASK;
-            let arrival = self
-                .lane
-                .arrive(&mut self.skew, path, wire, now, LONGEST);
+            let arrival = self.strand.arrive(&mut self.skew, path, wire, now, LONGEST);
             if let Arrival::Release(at) = arrival {
                 assert!((now..=now + LONGEST + SLOTS as u64).contains(&at));
                 self.released.push((number, at));
@@ -588,20 +586,20 @@ mod tests {
 
     #[test]
     fn segments_count_whether_they_can_be_told_or_not() {
-        let mut lane: Box<Lane> = Box::new(Lane::zeroed());
+        let mut strand: Box<Strand> = Box::new(Strand::zeroed());
         let stamp = Stamp::new(1, 70);
         let id = stamp.identification();
-        let told: Vec<u32> = [0, 1, 3].map(|n| lane.number(0, stamp, id + n)).to_vec();
+        let told: Vec<u32> = [0, 1, 3].map(|n| strand.number(0, stamp, id + n)).to_vec();
         assert_eq!(told, [70, 71, 73]);
         // Path 1 has not seen it; these all have the first's.
-        let repeated: Vec<u32> = (0..3).map(|_| lane.number(1, stamp, id)).collect();
+        let repeated: Vec<u32> = (0..3).map(|_| strand.number(1, stamp, id)).collect();
         assert_eq!(repeated, [70, 71, 72]);
     }
 
     #[test]
     fn what_comes_in_order_is_never_held() {
         let receiver = receive(&carried(&in_turn(1_000, MS, 2), 7, |_, _| Some(10 * MS)));
-        let counts = receiver.lane.counts;
+        let counts = receiver.strand.counts;
         assert_eq!((counts.held, counts.late, counts.lost()), (0, 0, 0));
         assert_eq!(receiver.out_of_order(), 0);
     }
@@ -616,7 +614,7 @@ mod tests {
                     Some(if path == 1 { slow } else { 5 * MS })
                 });
                 let receiver = receive(&came);
-                let counts = receiver.lane.counts;
+                let counts = receiver.strand.counts;
                 let skew = slow - 5 * MS;
                 assert!(receiver.skew.hold_ns.abs_diff(skew + MARGIN) <= gap * 3);
                 assert!(counts.late <= 2 * skew / gap, "{counts:?}");
@@ -642,10 +640,14 @@ mod tests {
             (!lost(number)).then(|| delay(path))
         });
         let receiver = receive(&came);
-        assert_eq!(receiver.lane.counts.lost(), 160);
+        assert_eq!(receiver.strand.counts.lost(), 160);
         for &(number, at) in &receiver.released[1_000..] {
             let sent = sent[number as usize].0;
-            assert!(at <= sent + 25 * MS + MARGIN + MS, "{number}: {}", at - sent);
+            assert!(
+                at <= sent + 25 * MS + MARGIN + MS,
+                "{number}: {}",
+                at - sent
+            );
         }
         let tail = Receiver {
             released: receiver.released[1_000..].to_vec(),
@@ -666,10 +668,14 @@ mod tests {
         });
         let receiver = receive(&came);
         let held = |&&(number, at): &&(u64, u64)| at > sent[number as usize].0 + 5 * MS;
-        let last = receiver.released.iter().filter(held).map(|&(number, _)| number);
+        let last = receiver
+            .released
+            .iter()
+            .filter(held)
+            .map(|&(number, _)| number);
         let last = last.max().unwrap();
         assert!(last < died + IN_USE / MS + 40, "{last}");
-        assert!(receiver.lane.counts.late <= 10, "more than of the start");
+        assert!(receiver.strand.counts.late <= 10, "more than of the start");
     }
 
     #[test]
@@ -681,7 +687,7 @@ mod tests {
             assert_eq!(receiver.arrive(1, number, now + MS / 2), Arrival::Copy);
         }
         assert_eq!(receiver.arrive(1, 3, 1_200 * MS), Arrival::Copy);
-        assert_eq!(receiver.lane.counts.copies, 101);
+        assert_eq!(receiver.strand.counts.copies, 101);
         assert_eq!(receiver.out_of_order(), 0);
     }
 
@@ -694,8 +700,8 @@ mod tests {
                 now += MS;
                 assert_eq!(receiver.arrive(0, number, now), Arrival::Release(now));
             }
-            assert_eq!(receiver.lane.counts.begun, 1);
-            assert!(receiver.lane.counts.late < u64::from(STRAYS));
+            assert_eq!(receiver.strand.counts.begun, 1);
+            assert!(receiver.strand.counts.late < u64::from(STRAYS));
         }
     }
 
@@ -714,7 +720,7 @@ mod tests {
                 number += 7;
                 receiver.arrive(path, number - back, now);
             }
-            let late = receiver.lane.counts.late as usize;
+            let late = receiver.strand.counts.late as usize;
             prop_assert!(receiver.out_of_order() <= late, "{} {}", receiver.out_of_order(), late);
         }
     }
