@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod ecn;
 pub mod fate;
+pub mod flow;
 pub mod frame;
 pub mod gre;
 pub mod inner;
