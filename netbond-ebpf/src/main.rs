@@ -8,6 +8,7 @@
 
 mod egress;
 mod end;
+mod features;
 mod ingress;
 mod maps;
 mod packet;
@@ -16,13 +17,24 @@ mod probe;
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use network_types::eth::EthHdr;
 
-use crate::packet::Packet;
+use crate::{
+    features::{Modes, Plain},
+    packet::Packet,
+};
 
 /// Egress of a bond device: a packet enters the bond.
 #[classifier]
 fn netbond_egress(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    egress::send(&packet).unwrap_or_else(|end| end.settle(&packet))
+    egress::send::<Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// The same for bonds that do not all do with a wheel. A program of its own: the other one is none the
+/// slower.
+#[classifier]
+fn netbond_modes(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    egress::send::<Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Ingress of a path's device whose frames start with IP: a packet may leave the bond.

@@ -94,6 +94,12 @@ impl Packet {
         (self.skb().protocol as u16).to_ne_bytes()
     }
 
+    /// skb->mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.skb().mark
+    }
+
     /// Whether a VLAN tag travels beside the frame.
     #[inline(always)]
     pub(crate) fn has_vlan(&self) -> bool {
