@@ -441,10 +441,13 @@ pub struct PathInfo {
     /// Its length, of 32 or 128.
     pub route_length: u32,
     /// The weight on the wheel, in quarters of the unit of `weight`: less than four times that where
-    /// a policy reduces it.
+    /// a policy reduces it, and of the inverse of OSPF's cost where that counts.
     pub quarters: u32,
+    /// Among the paths in order of preference, the lowest first.
+    pub priority: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<PathInfo>() == 160);
+const _: () = assert!(size_of::<PathInfo>() == 168);
 
 /// The value of `ADMIN_DOWN`, by path id, that takes a path out; 0 leaves it in. Written by the CLI.
 pub const ADMIN_DOWN: u32 = 1;
