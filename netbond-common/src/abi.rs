@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::fate::Fate;
+use crate::{class::Rule, fate::Fate};
 
 /// The version of every layout in this module; [`Meta`] carries it.
 pub const ABI_VERSION: u32 = 5;
@@ -18,6 +18,14 @@ pub const MAX_BONDS: u32 = 1024;
 pub const MAX_BOND_PATHS: u32 = 16;
 /// How many paths the maps hold: bond `b` owns the path ids from `b * MAX_BOND_PATHS`.
 pub const MAX_PATHS: u32 = MAX_BONDS * MAX_BOND_PATHS;
+/// How many classes of traffic a bond has at the most.
+pub const MAX_BOND_CLASSES: u32 = 16;
+/// How many classes the maps hold: bond `b` owns those from `b * MAX_BOND_CLASSES`.
+pub const MAX_CLASSES: u32 = MAX_BONDS * MAX_BOND_CLASSES;
+/// How many lanes the maps hold: one for each bond, by its id, then one for each class.
+pub const MAX_LANES: u32 = MAX_BONDS + MAX_CLASSES;
+/// In how many buckets the flows of a bond fall: bond `b` owns those from `b * FLOW_BUCKETS`.
+pub const FLOW_BUCKETS: u32 = 256;
 /// The index in `BOND_STATS` for packets whose bond is not known.
 pub const NO_BOND: u32 = MAX_BONDS;
 /// Slots of a wheel.
@@ -61,10 +69,55 @@ pub struct Bond {
     pub release_ifindex: u32,
     /// For how long a packet is held at the most, ns.
     pub longest_hold_ns: u32,
+    /// Classes in use: they have the ids `id * MAX_BOND_CLASSES ..+ classes`.
+    pub classes: u32,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Bond>() == 284);
+const _: () = assert!(size_of::<Bond>() == 288);
+
+/// How packets are spread over a bond's paths: an entry of `LANES`. A bond has a lane of its own (by
+/// bond id), and one for each of its classes (`MAX_BONDS` + class id). Written by the controller.
+///
+/// The program for bonds in round robin alone reads [`Bond`] instead.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Lane {
+    /// [`crate::names::Mode`].
+    pub mode: u32,
+    /// As in [`Bond::wheel_len`].
+    pub wheel_len: u32,
+    /// The paths in order of preference, see [`crate::order`].
+    pub order: u64,
+    /// As in [`Bond::wheel`].
+    pub wheel: [u8; WHEEL_SLOTS],
+}
+const _: () = assert!(size_of::<Lane>() == 272);
+
+/// Which packets are of a class: an entry of `CLASSES`, by class id. Written by the controller.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Class {
+    pub rule: Rule,
+    /// Where its packets are counted: the index in `CLASS_STATS` and `CLASS_INFO`. It is the class's as
+    /// long as that keeps its name, whatever its place among the others.
+    pub counter: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Class>() == 112);
+
+/// Where the flows of a bucket went last: an entry of `FLOWLETS`, by bond and bucket. Only programs
+/// write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Flowlet {
+    /// When the last packet came, CLOCK_MONOTONIC, ns.
+    pub at_ns: u64,
+    /// The path that it took, counted from 0 within the bond.
+    pub path: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Flowlet>() == 16);
 
 /// The path may be chosen for any packet.
 pub const PATH_USABLE: u32 = 1 << 0;
@@ -294,6 +347,16 @@ pub struct BondStats {
 }
 const _: () = assert!(size_of::<BondStats>() == 8 * Fate::COUNT);
 
+/// What one CPU sent of a class: an entry of `CLASS_STATS`, by [`Class::counter`]. Counted as in
+/// [`PathStats`], and once more there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct ClassStats {
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+}
+const _: () = assert!(size_of::<ClassStats>() == 16);
+
 /// Bytes of a name in [`BondInfo`] and [`PathInfo`], filled up with zeros.
 pub const NAME_LEN: usize = 32;
 
@@ -325,8 +388,31 @@ pub struct BondInfo {
     pub encap: u32,
     /// For how long a packet is held at the most to be put in order, ns; 0: the bond keeps no order.
     pub longest_hold_ns: u32,
+    /// [`crate::names::Mode`].
+    pub mode: u32,
+    /// Where the paths' weights come from: [`crate::names::Weights`].
+    pub weights: u32,
 }
-const _: () = assert!(size_of::<BondInfo>() == 88);
+const _: () = assert!(size_of::<BondInfo>() == 96);
+
+/// Bytes of the text of a [`ClassInfo`].
+pub const CLASS_TEXT_LEN: usize = 216;
+
+/// What the controller knows of a class, for people: an entry of `CLASS_INFO`, by [`Class::counter`].
+/// The data plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ClassInfo {
+    /// Name of the class; empty: no such class.
+    pub name: [u8; NAME_LEN],
+    /// [`crate::names::Mode`].
+    pub mode: u32,
+    /// Its place among the bond's classes, counted from 0.
+    pub place: u32,
+    /// Which packets it takes, as people write it.
+    pub text: [u8; CLASS_TEXT_LEN],
+}
+const _: () = assert!(size_of::<ClassInfo>() == 256);
 
 /// What the controller knows of a path, for people: an entry of `PATH_INFO`, by path id. The data
 /// plane never reads it.
@@ -363,10 +449,13 @@ pub struct PathInfo {
     /// Its length, of 32 or 128.
     pub route_length: u32,
     /// The weight on the wheel, in quarters of the unit of `weight`: less than four times that where
-    /// a policy reduces it.
+    /// a policy reduces it, and of the inverse of OSPF's cost where that counts.
     pub quarters: u32,
+    /// Among the paths in order of preference, the lowest first.
+    pub priority: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<PathInfo>() == 160);
+const _: () = assert!(size_of::<PathInfo>() == 168);
 
 /// The value of `ADMIN_DOWN`, by path id, that takes a path out; 0 leaves it in. Written by the CLI.
 pub const ADMIN_DOWN: u32 = 1;

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod class;
 pub mod ecn;
 pub mod fate;
 pub mod flow;
@@ -14,6 +15,7 @@ pub mod gre;
 pub mod inner;
 pub mod ipv4;
 pub mod names;
+pub mod order;
 pub mod probe;
 pub mod select;
 pub mod sequence;

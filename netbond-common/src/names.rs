@@ -13,6 +13,11 @@ pub mod map {
     pub const BONDS: &str = "BONDS";
     pub const PATHS: &str = "PATHS";
     pub const TUNNELS: &str = "TUNNELS";
+    pub const LANES: &str = "LANES";
+    pub const CLASSES: &str = "CLASSES";
+    pub const FLOW_TABLE: &str = "FLOW_TABLE";
+    pub const FLOWLETS: &str = "FLOWLETS";
+    pub const GAPS: &str = "GAPS";
     pub const ADMIN: &str = "ADMIN";
     pub const LIMITS: &str = "LIMITS";
     pub const LIVE: &str = "LIVE";
@@ -21,7 +26,9 @@ pub mod map {
     pub const TICKETS: &str = "TICKETS";
     pub const PATH_STATS: &str = "PATH_STATS";
     pub const BOND_STATS: &str = "BOND_STATS";
+    pub const CLASS_STATS: &str = "CLASS_STATS";
     pub const BOND_INFO: &str = "BOND_INFO";
+    pub const CLASS_INFO: &str = "CLASS_INFO";
     pub const PATH_INFO: &str = "PATH_INFO";
     pub const PROBE_INFO: &str = "PROBE_INFO";
     pub const EVENTS: &str = "EVENTS";
@@ -32,12 +39,17 @@ pub mod map {
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
 pub mod program {
-    /// Egress of a bond device.
+    /// Egress of a bond device, where all bonds do with a wheel.
     pub const EGRESS: &str = "netbond_egress";
+    /// The same with all other modes and classes, as far as [`super::feature`] bits ask for them.
+    pub const EGRESS_MODES: &str = "netbond_modes";
     /// Ingress of a path's device whose frames start with IP, such as WireGuard.
     pub const INGRESS_L3: &str = "netbond_in_l3";
     /// Ingress of a path's device whose frames start with Ethernet.
     pub const INGRESS_L2: &str = "netbond_in_l2";
+    /// The same two where some bond keeps its packets in order.
+    pub const INGRESS_L3_ORDER: &str = "netbond_ord_l3";
+    pub const INGRESS_L2_ORDER: &str = "netbond_ord_l2";
     /// Egress of the other end of a bond device's veth pair.
     pub const RELEASE: &str = "netbond_release";
 }
@@ -85,6 +97,62 @@ impl Encap {
         match self {
             Self::Gre => 0,
             Self::Gretap => frame::HEADER_LEN as u32,
+        }
+    }
+}
+
+named! {
+    /// How the path of a packet is chosen.
+    Mode {
+        /// One packet after the other, the same number on each path.
+        RoundRobin = 0, "round-robin";
+        /// One packet after the other, each path by its weight.
+        Weighted = 1, "weighted";
+        /// All packets of a flow on one path, which it leaves only where that is lost.
+        Flow = 2, "flow";
+        /// Likewise, but after a pause a flow may go on by another path.
+        Flowlet = 3, "flowlet";
+        /// All packets on the best path.
+        ActiveBackup = 4, "active-backup";
+    }
+}
+
+named! {
+    /// Where the weights of a bond's paths come from.
+    Weights {
+        /// The configuration.
+        Static = 0, "static";
+        /// The OSPF cost of each path's device: the inverse of it.
+        Ospf = 1, "ospf";
+    }
+}
+
+/// What a configuration asks of the programs beyond the wheel: the bits of the constant `FEATURES` in
+/// the object, set when it is loaded. The kernel removes what none asks for.
+pub mod feature {
+    use super::Mode;
+
+    /// Some bond has classes.
+    pub const CLASSES: u32 = 1 << 0;
+    /// Some bond or class keeps flows on their paths.
+    pub const FLOW: u32 = 1 << 1;
+    /// Some bond or class lets flows move after a pause.
+    pub const FLOWLET: u32 = 1 << 2;
+    /// Some bond or class prefers paths to others.
+    pub const ACTIVE_BACKUP: u32 = 1 << 3;
+    /// Some bond keeps its packets in order.
+    pub const IN_ORDER: u32 = 1 << 4;
+    /// All of them.
+    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | IN_ORDER;
+
+    /// What a mode needs.
+    #[must_use]
+    pub const fn of(mode: Mode) -> u32 {
+        match mode {
+            Mode::RoundRobin | Mode::Weighted => 0,
+            Mode::Flow => FLOW,
+            Mode::Flowlet => FLOWLET,
+            Mode::ActiveBackup => ACTIVE_BACKUP,
         }
     }
 }

@@ -1,15 +1,19 @@
 //! Which path a packet takes.
 
-use crate::abi::{
-    Bond, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket, WHEEL_SLOTS,
+use crate::{
+    abi::{
+        Bond, Flowlet, Lane, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket,
+        WHEEL_SLOTS,
+    },
+    order,
 };
 
 /// How a path came to be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The wheel's own.
+    /// The mode's own: the wheel's, or the first in the order of preference.
     Wheel,
-    /// Another one, as the wheel's was not usable.
+    /// Another one, as that was not usable.
     StandIn,
     /// One that is not usable but has a route, as none was usable; with a fresh proof of life, where
     /// one has.
@@ -73,9 +77,87 @@ pub fn select(
     Some((path, Choice::LastResort))
 }
 
+/// Chooses a path in any mode: the first of `preferred` that can take the packet, or without such an
+/// order by turning the lane's wheel, as [`select`] does. `flags` as there.
+///
+/// With an order as without, a path that is not usable is passed over here, by no one's leave: no
+/// controller needs to live.
+#[inline(always)]
+pub fn choose(
+    lane: &Lane,
+    ticket: &mut Ticket,
+    preferred: Option<u64>,
+    mut flags: impl FnMut(u32) -> u32,
+) -> Option<(u32, Choice)> {
+    if preferred.is_none() && lane.wheel_len != 0 {
+        let slot = if ticket.slot < lane.wheel_len {
+            ticket.slot
+        } else {
+            0
+        };
+        ticket.slot = slot + 1;
+        let path = u32::from(lane.wheel[slot as usize & (WHEEL_SLOTS - 1)]);
+        if path < MAX_BOND_PATHS && flags(path) & PATH_USABLE != 0 {
+            return Some((path, Choice::Wheel));
+        }
+    }
+    let mut rest = match preferred {
+        Some(order) => order,
+        None => order::from(ticket.stand_in),
+    };
+    // No `Option`, as in `select`.
+    let (mut last_resort, mut stale) = ((false, 0), (false, 0));
+    for place in 0..MAX_BOND_PATHS {
+        let path = order::first(rest);
+        rest = order::rest(rest);
+        let found = flags(path);
+        if found & PATH_USABLE != 0 {
+            let choice = if preferred.is_some() && place == 0 {
+                Choice::Wheel
+            } else {
+                Choice::StandIn
+            };
+            ticket.stand_in = path + 1;
+            return Some((path, choice));
+        }
+        if found & PATH_LAST_RESORT != 0 {
+            let candidate = if found & PATH_STALE == 0 {
+                &mut last_resort
+            } else {
+                &mut stale
+            };
+            if !candidate.0 {
+                *candidate = (true, path);
+            }
+        }
+    }
+    let (found, path) = if last_resort.0 { last_resort } else { stale };
+    if !found {
+        return None;
+    }
+    ticket.stand_in = path + 1;
+    Some((path, Choice::LastResort))
+}
+
+impl Flowlet {
+    /// The path on which flows of this bucket must stay at `now`: their last packet is not `gap` old,
+    /// all ns.
+    #[inline(always)]
+    #[must_use]
+    pub const fn held(&self, now: u64, gap: u64) -> Option<u32> {
+        // Another CPU's packet may be of a moment later.
+        if now.saturating_sub(self.at_ns) < gap {
+            Some(self.path & (MAX_BOND_PATHS - 1))
+        } else {
+            None
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::wheel;
@@ -177,5 +259,99 @@ mod tests {
             run(&bond(&[0, 0]), &mut ticket, &[0, USABLE], 1),
             [Some((1, Choice::StandIn))]
         );
+    }
+
+    fn lane(bond: &Bond) -> Lane {
+        Lane {
+            wheel_len: bond.wheel_len,
+            wheel: bond.wheel,
+            ..Lane::zeroed()
+        }
+    }
+
+    fn flags() -> impl Strategy<Value = u32> {
+        proptest::sample::select(
+            &[
+                0,
+                USABLE,
+                PATH_LAST_RESORT,
+                PATH_LAST_RESORT | PATH_STALE,
+                PATH_STALE,
+            ][..],
+        )
+    }
+
+    /// Flags of all sixteen paths; those that a bond does not have have none.
+    fn flags_of(paths: usize) -> impl Strategy<Value = [u32; 16]> {
+        proptest::collection::vec(flags(), paths).prop_map(|some| {
+            let mut all = [0; 16];
+            all[..some.len()].copy_from_slice(&some);
+            all
+        })
+    }
+
+    proptest! {
+        /// The program with all modes turns the wheel as the one without does.
+        #[test]
+        fn without_an_order_it_is_round_robin(
+            (weights, rounds) in (1..=16_usize).prop_flat_map(|paths| (
+                proptest::collection::vec(0..5_u32, paths),
+                proptest::collection::vec(flags_of(paths), 1..20),
+            )),
+        ) {
+            let bond = bond(&weights);
+            let lane = lane(&bond);
+            let (mut one, mut other) = (Ticket::default(), Ticket::default());
+            for flags in rounds {
+                let flags = |path: u32| flags[path as usize];
+                let want = select(&bond, &mut one, flags);
+                prop_assert_eq!(choose(&lane, &mut other, None, flags), want);
+            }
+        }
+
+        /// By an order, the best path is the first of the best kind.
+        #[test]
+        fn by_an_order_the_first_of_the_best_kind(
+            order in Just((0..16).collect::<Vec<u32>>()).prop_shuffle(),
+            flags in flags_of(16),
+        ) {
+            let kind = |path: u32| match flags[path as usize] {
+                f if f & PATH_USABLE != 0 => 0,
+                f if f & PATH_LAST_RESORT == 0 => 3,
+                f if f & PATH_STALE == 0 => 1,
+                _ => 2,
+            };
+            let want = order.iter().copied().min_by_key(|&path| kind(path));
+            let want = want.filter(|&path| kind(path) != 3).map(|path| {
+                let choice = match kind(path) {
+                    0 if path == order[0] => Choice::Wheel,
+                    0 => Choice::StandIn,
+                    _ => Choice::LastResort,
+                };
+                (path, choice)
+            });
+            let packed = order::pack(order.iter().copied());
+            let by_order = choose(
+                &lane(&bond(&[1; 16])),
+                &mut Ticket::default(),
+                Some(packed),
+                |path| flags[path as usize],
+            );
+            prop_assert_eq!(by_order, want);
+        }
+    }
+
+    #[test]
+    fn a_flow_is_held_until_the_gap() {
+        let flowlet = Flowlet {
+            at_ns: 1_000,
+            path: 3,
+            reserved: 0,
+        };
+        assert_eq!(flowlet.held(1_000, 50), Some(3));
+        assert_eq!(flowlet.held(1_049, 50), Some(3));
+        assert_eq!(flowlet.held(1_050, 50), None);
+        assert_eq!(flowlet.held(990, 50), Some(3), "another CPU was ahead");
+        assert_eq!(Flowlet::default().held(1 << 40, 50), None);
     }
 }

@@ -1,13 +1,18 @@
 //! A packet enters the bond: choose a path, encapsulate, send.
 
 use netbond_common::{
-    abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, PATH_KEY, PATH_NEIGHBOUR, Path, PathStats},
+    abi::{
+        BOND_ETHERNET, BOND_IN_ORDER, Bond, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE, Path, PathStats,
+    },
+    class::{Subject, classify},
     fate::Fate,
+    flow::Flow,
     frame::{self, Header},
     gre::{self, Layout},
     inner::Inner,
     ipv4::Outward,
-    select::{Choice, select},
+    names::{Mode, feature},
+    select::{self, Choice, select},
     sequence::Stamp,
 };
 use network_types::{
@@ -17,26 +22,27 @@ use network_types::{
 
 use crate::{
     end::End,
+    features::Features,
     maps,
-    packet::{Packet, Tags, random, redirect, redirect_to_neighbour},
+    packet::{Packet, Tags, monotonic, random, redirect, redirect_to_neighbour},
     probe,
 };
 
 /// Sends a packet down a path of the bond; returns the kernel's action.
 #[inline(always)]
-pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
+pub(crate) fn send<F: Features>(packet: &Packet) -> Result<i32, End> {
     let id = maps::bond_id(packet.ifindex()).ok_or(End::outside(Fate::TxNoBond))?;
     let bond = maps::bond(id).ok_or(End::new(id, Fate::TxNoBond))?;
     if bond.flags & BOND_ETHERNET == 0 {
-        send_packet(packet, id, bond)
+        send_packet::<F>(packet, id, bond)
     } else {
-        send_frame(packet, id, bond)
+        send_frame::<F>(packet, id, bond)
     }
 }
 
 /// Sends the IP packet in a frame.
 #[inline(always)]
-fn send_packet(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
+fn send_packet<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     if packet.has_vlan() || !matches!(packet.protocol(), gre::IPV4 | gre::IPV6) {
         return Err(end(Fate::TxNotIp));
@@ -46,9 +52,9 @@ fn send_packet(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
         let path = probe::asked(packet, id).ok_or(end(Fate::TxMalformed))?;
         return probe::ask(packet, path, 0);
     };
-    let way = choose(id, bond)?;
+    let way = choose::<F>(packet, id, bond)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
-    let (stamped, stamp) = stamp(packet, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(packet, id, bond, packets);
     let identification = if stamped {
         stamp.identification()
     } else if inner.dont_fragment {
@@ -65,14 +71,14 @@ fn send_packet(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
 
 /// Sends a whole frame, whatever is in it.
 #[inline(always)]
-fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
+fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     if let Some(path) = probe::asked(packet, id) {
         // A frame may be longer than the kernel lets the controller send.
         return probe::ask(packet, path, frame::HEADER_LEN as u32);
     }
     // First of all: the verifier walks through this once for each way that leads here.
-    let way = choose(id, bond)?;
+    let way = choose::<F>(packet, id, bond)?;
     let tags = packet.take_tags().map_err(|_| end(Fate::TxTags))?;
     let header: Header = packet.read(0).ok_or(end(Fate::TxMalformed))?;
     let inner = match inner(packet) {
@@ -81,7 +87,7 @@ fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
     };
     let len = packet.len() + (tags.count() * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
-    let (stamped, stamp) = stamp(packet, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(packet, id, bond, packets);
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
@@ -101,11 +107,11 @@ fn send_frame(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
 /// The place in its flow's strand of a packet that stands for so many; false where the bond keeps no
 /// order.
 #[inline(always)]
-fn stamp(packet: &Packet, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
-    if bond.flags & BOND_IN_ORDER == 0 {
+fn stamp<F: Features>(packet: &Packet, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
+    if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
         return (false, Stamp::NONE);
     }
-    match maps::stamp(id, packet.flow().hash(), packets) {
+    match maps::stamp(id, subject(packet).flow.hash(), packets) {
         Some(stamp) => (true, stamp),
         None => (false, Stamp::NONE),
     }
@@ -156,21 +162,107 @@ struct Way {
     path: &'static Path,
     stats: &'static mut PathStats,
     choice: Choice,
+    /// Where packets of its class are counted, if it is of any.
+    class: Option<u32>,
 }
 
 /// Chooses the path of the next packet.
 #[inline(always)]
-fn choose(id: u32, bond: &Bond) -> Result<Way, End> {
+fn choose<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<Way, End> {
     let end = |fate| End::new(id, fate);
-    let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
-    let flags = |path| maps::path_flags(maps::path_of(id, path));
-    let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
+    let (slot, choice, class) = if F::has(feature::ALL) {
+        by_mode::<F>(packet, id, bond)?
+    } else {
+        let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
+        let flags = |path| maps::path_flags(maps::path_of(id, path));
+        let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
+        (slot, choice, None)
+    };
     let path_id = maps::path_of(id, slot);
     Ok(Way {
         path: maps::path(path_id).ok_or(end(Fate::TxNoPath))?,
         stats: maps::path_stats(path_id).ok_or(end(Fate::TxNoPath))?,
         choice,
+        class,
     })
+}
+
+/// Chooses it as the packet's class says, or the bond; returns the class's counter too.
+#[inline(always)]
+fn by_mode<F: Features>(
+    packet: &Packet,
+    id: u32,
+    bond: &Bond,
+) -> Result<(u32, Choice, Option<u32>), End> {
+    let end = |fate| End::new(id, fate);
+    let subject = if F::has(feature::CLASSES | feature::FLOW | feature::FLOWLET) {
+        subject(packet)
+    } else {
+        Subject::new(Flow::NONE, 0, 0)
+    };
+    let (mut lane_id, mut counter) = (id, None);
+    if F::has(feature::CLASSES) {
+        let rule = |class| Some(&maps::class(id, class)?.rule);
+        if let Some(place) = classify(&subject, bond.classes, rule) {
+            lane_id = maps::lane_of(id, place);
+            counter = maps::class(id, place).map(|class| class.counter);
+        }
+    }
+    let lane = maps::lane(lane_id).ok_or(end(Fate::TxNoBond))?;
+    let ticket = maps::ticket(lane_id).ok_or(end(Fate::TxNoBond))?;
+    let flags = |path| maps::path_flags(maps::path_of(id, path));
+    let mut preferred = None;
+    let mut flowlet = None;
+    if F::has(feature::FLOWLET) && lane.mode == Mode::Flowlet as u32 {
+        let last = maps::flowlet(id, subject.flow.hash()).ok_or(end(Fate::TxNoBond))?;
+        let now = monotonic();
+        if let Some(path) = last.held(now, maps::gap(id))
+            && flags(path) & PATH_USABLE != 0
+        {
+            last.at_ns = now;
+            return Ok((path, Choice::Wheel, counter));
+        }
+        flowlet = Some((last, now));
+    } else if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
+        preferred = maps::flow_order(id, subject.flow.hash());
+    } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
+        preferred = Some(lane.order);
+    }
+    let (path, choice) =
+        select::choose(lane, ticket, preferred, flags).ok_or(end(Fate::TxNoPath))?;
+    if let Some((last, now)) = flowlet {
+        (last.at_ns, last.path) = (now, path);
+    }
+    Ok((path, choice, counter))
+}
+
+/// What rules and flows are made of: the IP packet in the frame, behind tags where there are any.
+#[inline(always)]
+fn subject(packet: &Packet) -> Subject {
+    let (mut start, mut protocol) = (EthHdr::LEN, packet.protocol());
+    // Those that are not beside the frame: at most two are sent on.
+    for _ in 0..2 {
+        if frame::is_tag(protocol) {
+            protocol = packet.read(start + 2).unwrap_or_default();
+            start += frame::TAG_LEN;
+        }
+    }
+    let read = |at| packet.read(start + at);
+    let (flow, tos) = match protocol {
+        gre::IPV4 => match packet.read::<Ipv4Hdr>(start) {
+            Some(header) => (Flow::from_ipv4(&header, read), header.tos),
+            None => (Flow::NONE, 0),
+        },
+        gre::IPV6 => match packet.read::<[u8; Ipv6Hdr::LEN]>(start) {
+            Some(header) => (
+                Flow::from_ipv6(&header, read),
+                header[0] << 4 | header[1] >> 4,
+            ),
+            None => (Flow::NONE, 0),
+        },
+        _ => (Flow::NONE, 0),
+    };
+    Subject::new(flow, tos, packet.mark())
 }
 
 impl Way {
@@ -187,6 +279,9 @@ impl Way {
             Choice::Wheel => {}
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
+        }
+        if let Some(counter) = self.class {
+            maps::count_class(counter, packets, u64::from(len));
         }
         Ok(leave(packet, self.path))
     }

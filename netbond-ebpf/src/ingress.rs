@@ -8,6 +8,7 @@ use netbond_common::{
     frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
+    names::feature,
     probe,
     sequence::{Arrival, Stamp},
 };
@@ -18,6 +19,7 @@ use network_types::{
 
 use crate::{
     end::End,
+    features::Features,
     maps,
     packet::{Packet, Refused, monotonic, redirect, redirect_inward},
 };
@@ -28,7 +30,7 @@ const FROM: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
 
 /// Receives a packet whose IP header starts at `L3` bytes; returns the kernel's action.
 #[inline(always)]
-pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
+pub(crate) fn receive<const L3: usize, F: Features>(packet: &Packet) -> Result<i32, End> {
     let outer = outer::<L3>(packet).map_err(End::outside)?;
     let path_id = maps::path_id(&outer.key).ok_or(End::outside(Fate::RxForeign))?;
     if outer.protocol == probe::PROTOCOL {
@@ -39,10 +41,10 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
     let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
     if bond.flags & BOND_ETHERNET != 0 {
-        return receive_frame::<L3>(packet, path_id, &outer, bond, stats).map_err(end);
+        return receive_frame::<L3, F>(packet, path_id, &outer, bond, stats).map_err(end);
     }
     let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
-    let leave = order(path_id, &outer, bond).map_err(end)?;
+    let leave = order::<F>(path_id, &outer, bond).map_err(end)?;
 
     let packets = packet.wire_packets();
     packet
@@ -66,7 +68,7 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
 
 /// Receives a whole frame. Where it goes is up to its own addresses.
 #[inline(always)]
-fn receive_frame<const L3: usize>(
+fn receive_frame<const L3: usize, F: Features>(
     packet: &Packet,
     path_id: u32,
     outer: &Outer,
@@ -85,7 +87,7 @@ fn receive_frame<const L3: usize>(
         // No IP packet, or not a well-formed one: as a bridge would carry it.
         Err(_) => Mark::None,
     };
-    let leave = order(path_id, outer, bond)?;
+    let leave = order::<F>(path_id, outer, bond)?;
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
     // The kernel takes nothing away that leaves less than an IPv4 header.
@@ -129,8 +131,8 @@ impl Leave {
 
 /// Finds a packet's place in the order, where the bond keeps one and the packet has a number.
 #[inline(always)]
-fn order(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
-    if bond.flags & BOND_IN_ORDER == 0 {
+fn order<F: Features>(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
+    if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
         return Ok(Leave::AtOnce);
     }
     if !outer.stamped {

@@ -14,6 +14,7 @@
 mod atomic;
 mod egress;
 mod end;
+mod features;
 mod ingress;
 mod maps;
 mod packet;
@@ -22,27 +23,52 @@ mod probe;
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 use network_types::eth::EthHdr;
 
-use crate::packet::Packet;
+use crate::{
+    features::{Modes, Plain},
+    packet::Packet,
+};
 
 /// Egress of a bond device: a packet enters the bond.
 #[classifier]
 fn netbond_egress(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    egress::send(&packet).unwrap_or_else(|end| end.settle(&packet))
+    egress::send::<Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// The same for bonds that do not all do with a wheel. A program of its own: the other one is none the
+/// slower.
+#[classifier]
+fn netbond_modes(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    egress::send::<Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Ingress of a path's device whose frames start with IP: a packet may leave the bond.
 #[classifier]
 fn netbond_in_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive::<0, Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Ingress of a path's device whose frames start with Ethernet: a packet may leave the bond.
 #[classifier]
 fn netbond_in_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive::<{ EthHdr::LEN }, Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// As `netbond_in_l3`, for bonds that keep their packets in order.
+#[classifier]
+fn netbond_ord_l3(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    ingress::receive::<0, Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// As `netbond_in_l2`, for bonds that keep their packets in order.
+#[classifier]
+fn netbond_ord_l2(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx);
+    ingress::receive::<{ EthHdr::LEN }, Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Egress of the other end of a bond device's veth pair: a received packet waits for its turn in the

@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, Bond, BondInfo, BondStats, EVENTS_KEPT, EventRecord, Live, MAX_BOND_PATHS,
-        MAX_BONDS, MAX_PATHS, Meta, NO_BOND, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats,
-        ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
+        ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT,
+        EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS,
+        MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, Meta, NO_BOND, PATH_STALE, PATH_USABLE, Path,
+        PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
     },
     fate::Fate,
     sequence::{STRANDS as BOND_STRANDS, Skew, Stamp, Strand},
@@ -32,6 +33,16 @@ static BONDS: Array<Bond> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
 static PATHS: Array<Path> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
+static LANES: Array<Lane> = Array::with_max_entries(MAX_LANES, 0);
+#[map]
+static CLASSES: Array<Class> = Array::with_max_entries(MAX_CLASSES, 0);
+#[map]
+static FLOW_TABLE: Array<u64> = Array::with_max_entries(MAX_BONDS * FLOW_BUCKETS, 0);
+#[map]
+static FLOWLETS: Array<Flowlet> = Array::with_max_entries(MAX_BONDS * FLOW_BUCKETS, 0);
+#[map]
+static GAPS: Array<u64> = Array::with_max_entries(MAX_BONDS, 0);
+#[map]
 static ADMIN: Array<u32> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
 static LIMITS: Array<u64> = Array::with_max_entries(MAX_PATHS, 0);
@@ -42,7 +53,7 @@ static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_LEN, 0);
 #[map]
 static SECRET: Array<Key> = Array::with_max_entries(1, 0);
 #[map]
-static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
+static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_LANES, 0);
 #[map]
 static SEQUENCES: Array<u64> = Array::with_max_entries(MAX_BONDS * BOND_STRANDS, 0);
 // One is large: there are those only of bonds that need them.
@@ -55,12 +66,16 @@ static SKEWS: Array<Skew> = Array::with_max_entries(MAX_BONDS, 0);
 static PATH_STATS: PerCpuArray<PathStats> = PerCpuArray::with_max_entries(MAX_PATHS, 0);
 #[map]
 static BOND_STATS: PerCpuArray<BondStats> = PerCpuArray::with_max_entries(NO_BOND + 1, 0);
+#[map]
+static CLASS_STATS: PerCpuArray<ClassStats> = PerCpuArray::with_max_entries(MAX_CLASSES, 0);
 
 // Of the controller and the CLI alone; defined here so that the object holds the whole layout.
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 #[map]
 static BOND_INFO: Array<BondInfo> = Array::with_max_entries(MAX_BONDS, 0);
+#[map]
+static CLASS_INFO: Array<ClassInfo> = Array::with_max_entries(MAX_CLASSES, 0);
 #[map]
 static PATH_INFO: Array<PathInfo> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
@@ -152,10 +167,54 @@ pub(crate) fn report(sample: Sample) {
     let _ = SAMPLES.output::<Sample>(sample, u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// This CPU's place on a bond's wheel.
+/// The id of the lane of a class, by its place in its bond.
 #[inline(always)]
-pub(crate) fn ticket(bond: u32) -> Option<&'static mut Ticket> {
-    let ticket = TICKETS.get_ptr_mut(bond)?;
+pub(crate) const fn lane_of(bond: u32, class: u32) -> u32 {
+    MAX_BONDS + bond * MAX_BOND_CLASSES + class
+}
+
+/// A lane by id.
+#[inline(always)]
+pub(crate) fn lane(id: u32) -> Option<&'static Lane> {
+    LANES.get(id)
+}
+
+/// A class by its place in its bond.
+#[inline(always)]
+pub(crate) fn class(bond: u32, class: u32) -> Option<&'static Class> {
+    CLASSES.get(bond * MAX_BOND_CLASSES + class)
+}
+
+/// The order in which a flow of this hash prefers the paths of a bond.
+#[inline(always)]
+pub(crate) fn flow_order(bond: u32, hash: u32) -> Option<u64> {
+    FLOW_TABLE.get(bucket(bond, hash)).copied()
+}
+
+/// Where flows of this hash went last. Two packets on two CPUs at once may mix up their notes: the
+/// worst is that one flow moves without a pause.
+#[inline(always)]
+pub(crate) fn flowlet(bond: u32, hash: u32) -> Option<&'static mut Flowlet> {
+    let flowlet = FLOWLETS.get_ptr_mut(bucket(bond, hash))?;
+    // SAFETY: plain integers, which any mix of writes leaves valid.
+    Some(unsafe { &mut *flowlet })
+}
+
+#[inline(always)]
+const fn bucket(bond: u32, hash: u32) -> u32 {
+    bond * FLOW_BUCKETS + hash % FLOW_BUCKETS
+}
+
+/// The pause after which a flow of a bond may move, ns.
+#[inline(always)]
+pub(crate) fn gap(bond: u32) -> u64 {
+    GAPS.get(bond).copied().unwrap_or_default()
+}
+
+/// This CPU's place on a lane's wheel.
+#[inline(always)]
+pub(crate) fn ticket(lane: u32) -> Option<&'static mut Ticket> {
+    let ticket = TICKETS.get_ptr_mut(lane)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *ticket })
 }
@@ -211,6 +270,17 @@ pub(crate) fn path_stats(path: u32) -> Option<&'static mut PathStats> {
     let stats = PATH_STATS.get_ptr_mut(path)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *stats })
+}
+
+/// Counts packets of a class that took a path, in all of the inner packets `bytes` long.
+#[inline(always)]
+pub(crate) fn count_class(counter: u32, packets: u64, bytes: u64) {
+    if let Some(stats) = CLASS_STATS.get_ptr_mut(counter) {
+        // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+        let stats = unsafe { &mut *stats };
+        stats.tx_packets += packets;
+        stats.tx_bytes += bytes;
+    }
 }
 
 /// Counts packets that took no path.

@@ -16,15 +16,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netbond_common::{
-    flow::Flow,
     frame::{self, Tag},
     gre, inner,
     ipv4::{self, Outward},
 };
-use network_types::{
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::eth::EthHdr;
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
@@ -118,6 +114,12 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn protocol(&self) -> [u8; 2] {
         (self.skb().protocol as u16).to_ne_bytes()
+    }
+
+    /// skb->mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.skb().mark
     }
 
     /// Whether a VLAN tag travels beside the frame.
@@ -256,21 +258,6 @@ impl Packet {
         self.ctx
             .store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
             .map_err(|_| Refused)
-    }
-
-    /// The flow of the IP packet in the frame; [`Flow::NONE`] where there is none.
-    #[inline(always)]
-    pub(crate) fn flow(&self) -> Flow {
-        let read = |at: usize| self.read(EthHdr::LEN + at);
-        match self.protocol() {
-            gre::IPV4 => self
-                .read::<Ipv4Hdr>(EthHdr::LEN)
-                .map_or(Flow::NONE, |header| Flow::from_ipv4(&header, read)),
-            gre::IPV6 => self
-                .read::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN)
-                .map_or(Flow::NONE, |header| Flow::from_ipv6(&header, read)),
-            _ => Flow::NONE,
-        }
     }
 
     /// Makes room for outer headers behind the Ethernet header, and writes them; and for `more` bytes

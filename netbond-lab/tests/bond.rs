@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use common::{A, B, SOON, counters, events, path, ping, status, wait_state};
+use common::{A, B, SOON, counters, events, path, ping, reconfigure, status, wait_state};
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -640,20 +640,6 @@ fn cut(lab: &Lab, one: &str, other: &str) {
 fn mend(lab: &Lab, one: &str, other: &str) {
     lab.heal(one, other).unwrap();
     lab.heal(other, one).unwrap();
-}
-
-/// Writes a configuration and waits until it is taken over.
-fn reconfigure(router: &Router, config: &str) {
-    let reloads = || router.netbond_log().matches("INFO reloaded").count();
-    let before = reloads();
-    router.write_config(config).unwrap();
-    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
-    wait_for(
-        "the reload",
-        SOON,
-        || Ok((reloads() > before).then_some(())),
-    )
-    .unwrap();
 }
 
 /// A reload that changes the key, or the name of the bond, carries on as soon as both ends have it.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
+use netbond_common::names::feature;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -13,7 +13,7 @@ use nix::{
 
 use crate::{
     config::{Config, Problem},
-    loader::{OBJECT, load_programs},
+    loader::{OBJECT, load_programs, loader},
     pins::Pins,
 };
 
@@ -155,9 +155,13 @@ fn bpffs(pins: &Pins) -> Result<String, String> {
     }
 }
 
-/// Loads the programs, attaches none, and lets them go again.
+/// Loads the programs, those of every mode, attaches none, and lets them go again.
 fn programs() -> Result<String, String> {
-    let mut ebpf = Ebpf::load(OBJECT).map_err(|error| format!("maps refused: {error}"))?;
-    load_programs(&mut ebpf).map_err(|error| format!("{error:#}"))?;
+    for features in [0, feature::ALL] {
+        let mut ebpf = loader(&features)
+            .load(OBJECT)
+            .map_err(|error| format!("maps refused: {error}"))?;
+        load_programs(&mut ebpf, features).map_err(|error| format!("{error:#}"))?;
+    }
     Ok("accepted by the kernel's verifier".to_owned())
 }

@@ -17,7 +17,7 @@ use aya::{
     sys::SyscallError,
     util::KernelVersion,
 };
-use netbond_common::names::{map, program};
+use netbond_common::names::{feature, map, program};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::{pins::Pins, tables::check_abi};
@@ -27,12 +27,17 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 27] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
     map::PATHS,
     map::TUNNELS,
+    map::LANES,
+    map::CLASSES,
+    map::FLOW_TABLE,
+    map::FLOWLETS,
+    map::GAPS,
     map::ADMIN,
     map::LIMITS,
     map::LIVE,
@@ -41,7 +46,9 @@ pub const MAPS: [&str; 20] = [
     map::TICKETS,
     map::PATH_STATS,
     map::BOND_STATS,
+    map::CLASS_STATS,
     map::BOND_INFO,
+    map::CLASS_INFO,
     map::PATH_INFO,
     map::PROBE_INFO,
     map::EVENTS,
@@ -51,12 +58,18 @@ pub const MAPS: [&str; 20] = [
 ];
 
 /// Every program of the object.
-pub const PROGRAMS: [&str; 4] = [
+pub const PROGRAMS: [&str; 7] = [
     program::EGRESS,
+    program::EGRESS_MODES,
     program::INGRESS_L3,
     program::INGRESS_L2,
+    program::INGRESS_L3_ORDER,
+    program::INGRESS_L2_ORDER,
     program::RELEASE,
 ];
+
+/// The constant of the object that says what the configuration asks for.
+const FEATURES: &str = "FEATURES";
 
 /// Where on a device a program goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,15 +82,36 @@ pub enum Hook {
     Path { ethernet: bool },
 }
 
+/// The program at a bond's egress for these `feature` bits.
+#[must_use]
+pub const fn egress_program(features: u32) -> &'static str {
+    if features == 0 {
+        program::EGRESS
+    } else {
+        program::EGRESS_MODES
+    }
+}
+
+/// The program at the ingress of a path's device for these `feature` bits.
+#[must_use]
+pub const fn ingress_program(features: u32, ethernet: bool) -> &'static str {
+    match (features & feature::IN_ORDER != 0, ethernet) {
+        (false, false) => program::INGRESS_L3,
+        (false, true) => program::INGRESS_L2,
+        (true, false) => program::INGRESS_L3_ORDER,
+        (true, true) => program::INGRESS_L2_ORDER,
+    }
+}
+
 const INGRESS: &str = "ingress";
 
 impl Hook {
-    const fn program(self) -> &'static str {
+    /// The program for a configuration that asks for these `feature` bits.
+    const fn program(self, features: u32) -> &'static str {
         match self {
-            Self::Bond => program::EGRESS,
+            Self::Bond => egress_program(features),
             Self::Release => program::RELEASE,
-            Self::Path { ethernet: false } => program::INGRESS_L3,
-            Self::Path { ethernet: true } => program::INGRESS_L2,
+            Self::Path { ethernet } => ingress_program(features, ethernet),
         }
     }
 
@@ -103,19 +137,25 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The loaded programs.
 pub struct Programs {
-    ebpf: Ebpf,
+    loaded: Loaded,
     pins: Pins,
     tcx: bool,
 }
 
+/// The object in the kernel, with what a configuration asks for.
+pub struct Loaded {
+    ebpf: Ebpf,
+    features: u32,
+}
+
 impl Programs {
     /// Loads the object on the maps pinned below `pins`, creating and pinning those that are not
-    /// there.
+    /// there; with what `features` (`feature` bits) ask for.
     ///
     /// # Errors
     ///
     /// Where bpffs is not there, the pinned maps are of another ABI, or the kernel refuses.
-    pub fn load(pins: &Pins) -> Result<Self> {
+    pub fn load(pins: &Pins, features: u32) -> Result<Self> {
         let maps = pins.map("");
         for directory in [&maps, &pins.links()] {
             fs::create_dir_all(directory).with_context(|| {
@@ -128,19 +168,30 @@ impl Programs {
         if pins.exist() {
             check_abi(pins)?;
         }
-        let mut loader = EbpfLoader::new();
-        for name in MAPS {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        let mut ebpf = loader
-            .load(OBJECT)
-            .context("loading netbond's maps into the kernel")?;
-        load_programs(&mut ebpf)?;
         Ok(Self {
-            ebpf,
+            loaded: Loaded::new(pins, features)?,
             pins: pins.clone(),
             tcx: has_tcx(),
         })
+    }
+
+    /// Loads the object anew where other `feature` bits are asked for; returns what was loaded before.
+    /// What is on devices stays there: attaching swaps the new programs in.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses: nothing has changed.
+    pub fn switch(&mut self, features: u32) -> Result<Option<Loaded>> {
+        if self.loaded.features == features {
+            return Ok(None);
+        }
+        let loaded = Loaded::new(&self.pins, features)?;
+        Ok(Some(std::mem::replace(&mut self.loaded, loaded)))
+    }
+
+    /// Takes back what [`Self::switch`] did.
+    pub fn restore(&mut self, loaded: Loaded) {
+        self.loaded = loaded;
     }
 
     /// Devices of paths on which an earlier controller left a link, with the hook it left unknown to
@@ -203,7 +254,7 @@ impl Programs {
 
     fn attach_tcx(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
         let pin = link_pin(&self.pins, ifindex, hook);
-        let program = classifier(&mut self.ebpf, hook.program())?;
+        let program = self.loaded.program(hook)?;
         if let Ok(pinned) = PinnedLink::from_pin(&pin) {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
             match program.attach_to_link(link) {
@@ -230,7 +281,7 @@ impl Programs {
     fn attach_clsact(&mut self, device: &str, hook: Hook) -> Result<()> {
         // Fails where it is there already; where it fails otherwise, so does what follows.
         let _ = qdisc_add_clsact(device);
-        let program = classifier(&mut self.ebpf, hook.program())?;
+        let program = self.loaded.program(hook)?;
         let options = NlOptions {
             priority: PRIORITY,
             handle: HANDLE,
@@ -248,6 +299,32 @@ impl Programs {
         std::mem::forget(program.take_link(id)?);
         Ok(())
     }
+}
+
+impl Loaded {
+    fn new(pins: &Pins, features: u32) -> Result<Self> {
+        let mut loader = loader(&features);
+        for name in MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .context("loading netbond's maps into the kernel")?;
+        load_programs(&mut ebpf, features)?;
+        Ok(Self { ebpf, features })
+    }
+
+    fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.ebpf, hook.program(self.features))
+    }
+}
+
+/// Loads the object with these `feature` bits.
+#[must_use]
+pub fn loader(features: &u32) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global(FEATURES, features, true);
+    loader
 }
 
 /// Takes netbond's program off a device's hook without loading anything; fine where the device or the
@@ -289,13 +366,19 @@ fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
     pins.links().join(format!("{ifindex}-{}", hook.label()))
 }
 
-/// Loads every program of an object whose maps are loaded.
+/// Loads the programs that these `feature` bits need, of an object whose maps are loaded.
 ///
 /// # Errors
 ///
 /// With the verifier's own words where it refuses.
-pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    for name in PROGRAMS {
+pub fn load_programs(ebpf: &mut Ebpf, features: u32) -> Result<()> {
+    let needed = [
+        egress_program(features),
+        ingress_program(features, false),
+        ingress_program(features, true),
+        program::RELEASE,
+    ];
+    for name in needed {
         classifier(ebpf, name)?
             .load()
             .with_context(|| format!("the kernel refused the program {name}"))?;

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use netbond_common::{
-    abi::{ADMIN_DOWN, BondStats, NO_BOND, PATH_USABLE, PathInfo, PathStats, ProbeInfo},
+    abi::{
+        ADMIN_DOWN, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, PATH_USABLE, PathInfo,
+        PathStats, ProbeInfo,
+    },
     fate::Fate,
-    names::{Encap, FullSize, PathState, StateReason, Watch},
+    names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
+    order,
 };
 use nix::net::if_::if_indextoname;
 use nix::time::{ClockId, clock_gettime};
@@ -48,11 +52,19 @@ pub struct Bond {
     pub mtu: u32,
     /// `gre` or `gretap`.
     pub encap: &'static str,
+    /// How the path of a packet is chosen that is of no class.
+    pub mode: &'static str,
+    /// Where the paths' weights come from: `static` or `ospf`.
+    pub weights: &'static str,
+    /// After what pause a flow may move in mode flowlet, ms; `null` where none does.
+    pub flowlet_gap_ms: Option<f64>,
     pub key: Option<u32>,
     pub peer: Option<Peer>,
     /// `null` where the bond keeps no order.
     pub in_order: Option<Order>,
     pub paths: Vec<Path>,
+    /// In the order in which they are asked.
+    pub classes: Vec<Class>,
     /// Packets of the bond that took no path, by fate.
     pub fates: BTreeMap<&'static str, u64>,
 }
@@ -73,6 +85,18 @@ pub struct Order {
     pub begun: u64,
 }
 
+/// A class of traffic.
+#[derive(Serialize)]
+pub struct Class {
+    pub name: String,
+    pub mode: &'static str,
+    /// Which packets it takes.
+    pub rule: String,
+    /// Packets that a path carried, counted there too.
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+}
+
 /// The peer's own prefix.
 #[derive(Serialize)]
 pub struct Peer {
@@ -88,12 +112,17 @@ pub struct Path {
     pub reason: &'static str,
     /// Whether packets are sent on it now.
     pub in_use: bool,
+    /// Whether it only waits for a better path to fail.
+    pub standby: bool,
     pub device: String,
     pub local: IpAddr,
     pub remote: IpAddr,
     pub weight: u32,
-    /// What a policy leaves of `weight`.
+    /// What counts in modes that go by weight: `weight`, or the inverse of the OSPF cost in a unit that
+    /// all paths of the bond share; less where a policy reduces it.
     pub effective_weight: f64,
+    /// In mode active-backup: the path with the lowest is the best.
+    pub priority: u32,
     /// Of the bond's packets, 0 to 1; `null` where there are none.
     pub tx_share: Option<f64>,
     pub rx_share: Option<f64>,
@@ -197,22 +226,43 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
         let total = stats.iter().fold((0, 0), |sum, stats| {
             (sum.0 + stats.tx_packets, sum.1 + stats.rx_packets)
         });
+        let mut paths: Vec<Path> = ids
+            .iter()
+            .zip(&stats)
+            .filter_map(|(&id, stats)| path(tables, id, stats, total))
+            .collect();
+        let classes = tables.class_infos(id);
+        let modes: Vec<Option<Mode>> = std::iter::once(info.mode)
+            .chain(classes.iter().map(|(_, class)| class.mode))
+            .map(Mode::from_number)
+            .collect();
+        if modes.iter().all(|mode| *mode == Some(Mode::ActiveBackup)) {
+            let best = value(&tables.lanes, id).map_or(0, |lane| lane.order);
+            stand_by(&ids, &mut paths, best);
+        }
         bonds.push(Bond {
             name: text(&info.name),
             ifindex: info.ifindex,
             mtu: info.mtu,
             encap: Encap::from_number(info.encap).map_or("unknown", Encap::label),
+            mode: label(info.mode),
+            weights: Weights::from_number(info.weights).map_or("unknown", Weights::label),
+            flowlet_gap_ms: modes
+                .contains(&Some(Mode::Flowlet))
+                .then(|| tables.gaps.get(&id, 0).ok())
+                .flatten()
+                .map(ms),
             key: (info.has_key != 0).then_some(info.key),
             peer: (info.has_peer != 0).then(|| Peer {
                 prefix: format!("{}/{}", address(info.peer), info.peer_length),
                 reachable: info.peer_reachable != 0,
             }),
             in_order: order(tables, id, info.longest_hold_ns),
-            paths: ids
+            paths,
+            classes: classes
                 .iter()
-                .zip(&stats)
-                .filter_map(|(&id, stats)| path(tables, id, stats, total))
-                .collect(),
+                .map(|(counter, info)| class(tables, *counter, info))
+                .collect::<Result<_>>()?,
             fates: fates(&tables.bond_stats(id)?),
         });
     }
@@ -241,6 +291,35 @@ fn order(tables: &Tables, bond: u32, longest_hold_ns: u32) -> Option<Order> {
     })
 }
 
+fn label(mode: u32) -> &'static str {
+    Mode::from_number(mode).map_or("unknown", Mode::label)
+}
+
+fn class(tables: &Tables, counter: u32, info: &ClassInfo) -> Result<Class> {
+    let stats = tables.class_stats(counter)?;
+    Ok(Class {
+        name: text(&info.name),
+        mode: label(info.mode),
+        rule: text(&info.text),
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+    })
+}
+
+/// Of a bond whose packets all take the best path: leaves that one in use. `ids` are those of `paths`.
+fn stand_by(ids: &[u32], paths: &mut [Path], order: u64) {
+    let at = |slot| ids.iter().position(|id| id % MAX_BOND_PATHS == slot);
+    let ordered = (0..MAX_BOND_PATHS).map(|place| order::first(order >> (4 * place)));
+    let mut usable = ordered.filter_map(at);
+    let Some(best) = usable.find(|&at| paths.get(at).is_some_and(|path| path.in_use)) else {
+        return;
+    };
+    for (at, path) in paths.iter_mut().enumerate() {
+        path.standby = path.in_use && at != best;
+        path.in_use &= at == best;
+    }
+}
+
 fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Option<Path> {
     let info = tables.path_info(id)?;
     let record = value(&tables.paths, id)?;
@@ -267,11 +346,13 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         in_use: !admin_down
             && record.flags & PATH_USABLE != 0
             && proof.as_ref().is_none_or(|proof| proof.fresh),
+        standby: false,
         device: text(&info.device),
         local: address(record.local),
         remote: address(record.remote),
         weight: info.weight,
         effective_weight: f64::from(info.quarters) / 4.0,
+        priority: info.priority,
         tx_share: share(stats.tx_packets, total.0),
         rx_share: share(stats.rx_packets, total.1),
         tx_packets: stats.tx_packets,

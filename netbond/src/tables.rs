@@ -9,8 +9,9 @@ use aya::{
 };
 use netbond_common::{
     abi::{
-        ABI_VERSION, Bond, BondInfo, BondStats, EventRecord, Live, MAX_BOND_PATHS, MAX_BONDS, Meta,
-        Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
+        ABI_VERSION, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EventRecord, Flowlet,
+        Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, Path, PathInfo, PathStats,
+        ProbeInfo, Ticket, TunnelKey,
     },
     names::map,
     sequence::{Counts, STRANDS, Skew, Strand},
@@ -39,6 +40,11 @@ pub struct Tables {
     pub bonds: Values<Bond>,
     pub paths: Values<Path>,
     pub tunnels: HashMap<MapData, Raw<TunnelKey>, u32>,
+    pub lanes: Values<Lane>,
+    pub classes: Values<Class>,
+    pub flow_table: Array<MapData, u64>,
+    pub flowlets: Values<Flowlet>,
+    pub gaps: Array<MapData, u64>,
     pub admin: Array<MapData, u32>,
     pub limits: Array<MapData, u64>,
     pub live: Values<Live>,
@@ -47,7 +53,9 @@ pub struct Tables {
     pub tickets: CpuValues<Ticket>,
     pub path_stats: CpuValues<PathStats>,
     pub bond_stats: CpuValues<BondStats>,
+    pub class_stats: CpuValues<ClassStats>,
     pub bond_info: Values<BondInfo>,
+    pub class_info: Values<ClassInfo>,
     pub path_info: Values<PathInfo>,
     pub probe_info: Values<ProbeInfo>,
     pub events: Values<EventRecord>,
@@ -69,6 +77,11 @@ impl Tables {
             bonds: typed(map::BONDS, &mut take)?,
             paths: typed(map::PATHS, &mut take)?,
             tunnels: typed(map::TUNNELS, &mut take)?,
+            lanes: typed(map::LANES, &mut take)?,
+            classes: typed(map::CLASSES, &mut take)?,
+            flow_table: typed(map::FLOW_TABLE, &mut take)?,
+            flowlets: typed(map::FLOWLETS, &mut take)?,
+            gaps: typed(map::GAPS, &mut take)?,
             admin: typed(map::ADMIN, &mut take)?,
             limits: typed(map::LIMITS, &mut take)?,
             live: typed(map::LIVE, &mut take)?,
@@ -77,7 +90,9 @@ impl Tables {
             tickets: typed(map::TICKETS, &mut take)?,
             path_stats: typed(map::PATH_STATS, &mut take)?,
             bond_stats: typed(map::BOND_STATS, &mut take)?,
+            class_stats: typed(map::CLASS_STATS, &mut take)?,
             bond_info: typed(map::BOND_INFO, &mut take)?,
+            class_info: typed(map::CLASS_INFO, &mut take)?,
             path_info: typed(map::PATH_INFO, &mut take)?,
             probe_info: typed(map::PROBE_INFO, &mut take)?,
             events: typed(map::EVENTS, &mut take)?,
@@ -145,6 +160,34 @@ impl Tables {
                 tx_stand_in: sum.tx_stand_in + one.tx_stand_in,
                 tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
             }))
+    }
+
+    /// What is told of a bond's classes, in their order, each with its counter.
+    #[must_use]
+    pub fn class_infos(&self, bond: u32) -> Vec<(u32, ClassInfo)> {
+        let mut classes: Vec<(u32, ClassInfo)> = (bond * MAX_BOND_CLASSES..)
+            .take(MAX_BOND_CLASSES as usize)
+            .filter_map(|counter| Some((counter, value(&self.class_info, counter)?)))
+            .filter(|(_, info)| info.name[0] != 0)
+            .collect();
+        classes.sort_by_key(|(_, info)| info.place);
+        classes
+    }
+
+    /// The counters of a class, summed over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn class_stats(&self, counter: u32) -> Result<ClassStats> {
+        let values = self.class_stats.get(&counter, 0);
+        let values = values.context("reading CLASS_STATS")?;
+        let mut sum = ClassStats::default();
+        for Raw(one) in values.iter() {
+            sum.tx_packets += one.tx_packets;
+            sum.tx_bytes += one.tx_bytes;
+        }
+        Ok(sum)
     }
 
     /// The counters of packets that took no path, summed over the CPUs; `id` is a bond's or

@@ -12,7 +12,7 @@ use netbond::{
     control::{
         event::{Event, Link, NextHop, OspfInterface, OspfNeighbour, Route},
         liveness::Verdict,
-        plan::{BondPlan, Standing},
+        plan::{BondPlan, Standing, Weighing},
         quality::Shortcoming,
         state::{Controller, Ids, Note, Transition},
     },
@@ -781,4 +781,80 @@ fn invariants_hold_after_any_events() {
             );
         }
     });
+}
+
+/// What OSPF says of the costs of both devices.
+fn costs(costs: [Option<u32>; 2]) -> Event {
+    let interface = |(device, cost): (&str, Option<u32>)| OspfInterface {
+        device: device.to_owned(),
+        cost,
+        neighbours: Vec::new(),
+    };
+    let devices = ["wg-a-m1", "wg-a-m2"];
+    Event::Ospf(devices.into_iter().zip(costs).map(interface).collect())
+}
+
+/// Weights, in quarters, and where they come from.
+fn weighed(bench: &Bench) -> (Vec<u32>, Weighing) {
+    let plan = bench.plan.as_ref().unwrap();
+    let quarters = plan.paths.iter().map(|path| path.quarters).collect();
+    (quarters, plan.weighing.clone())
+}
+
+#[test]
+fn weights_follow_ospf_costs() {
+    let config = CONFIG
+        .replace(
+            "[[bond]]",
+            "[bird]\n[[bond]]\nmode = \"weighted\"\nweights = \"ospf\"",
+        )
+        .replace("device = \"wg-a-m2\"", "device = \"wg-a-m2\"\nweight = 5");
+    let mut bench = Bench::with(&config);
+    let unknown = |path: &str| Weighing::NoCost(path.to_owned());
+    assert_eq!(weighed(&bench), (vec![4, 20], unknown("via-m1")));
+    bench.feed(costs([Some(10), None]));
+    assert_eq!(weighed(&bench), (vec![4, 20], unknown("via-m2")));
+    bench.feed(costs([Some(10), Some(30)]));
+    assert_eq!(weighed(&bench), (vec![12, 4], Weighing::Ospf));
+    bench.feed(costs([Some(20), Some(30)]));
+    assert_eq!(weighed(&bench), (vec![12, 8], Weighing::Ospf));
+    bench.feed(costs([Some(65_521), Some(65_519)]));
+    let (quarters, weighing) = weighed(&bench);
+    assert_eq!(weighing, Weighing::Ospf);
+    assert!(
+        quarters[0].abs_diff(quarters[1]) < quarters[0] / 1000,
+        "{quarters:?}"
+    );
+    // A path that takes no packets need not have a cost.
+    bench.feed(link(M2, false));
+    bench.feed(costs([Some(10), None]));
+    assert_eq!(weighed(&bench).1, Weighing::Ospf);
+    bench.feed(costs([None, None]));
+    assert_eq!(weighed(&bench).1, unknown("via-m1"));
+}
+
+#[test]
+fn without_weights_all_paths_have_the_same() {
+    let mut bench = Bench::new();
+    bench.feed(costs([Some(10), Some(30)]));
+    assert_eq!(weighed(&bench), (vec![4, 4], Weighing::Static));
+}
+
+proptest! {
+    /// Whatever the costs, each path has a weight, and a cheaper one no less than a dearer.
+    #[test]
+    fn any_costs_give_weights(a in 1..=65_535_u32, b in 1..=65_535_u32) {
+        let config = CONFIG.replace(
+            "[[bond]]",
+            "[bird]\n[[bond]]\nmode = \"weighted\"\nweights = \"ospf\"",
+        );
+        let mut bench = Bench::with(&config);
+        bench.feed(costs([Some(a), Some(b)]));
+        let (quarters, _) = weighed(&bench);
+        prop_assert!(quarters.iter().all(|&quarters| quarters > 0));
+        prop_assert_eq!(a.cmp(&b), quarters[1].cmp(&quarters[0]));
+        let ratio = f64::from(quarters[0]) / f64::from(quarters[1]);
+        let due = f64::from(b) / f64::from(a);
+        prop_assert!((ratio / due - 1.0).abs() < 0.01, "{} for {}", ratio, due);
+    }
 }

@@ -12,7 +12,8 @@ use aya_obj::{EbpfSectionKind, Object};
 use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, EVENTS_KEPT, EventRecord, Live, MAX_BONDS, MAX_PATHS, Meta,
+        Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT, EventRecord,
+        FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, Meta,
         Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
     },
     names::map,
@@ -55,12 +56,22 @@ fn maps_have_the_layouts_of_this_build() {
         (map::BONDS, (4, size_of::<Bond>(), MAX_BONDS)),
         (map::PATHS, (4, size_of::<Path>(), MAX_PATHS)),
         (map::TUNNELS, (size_of::<TunnelKey>(), 4, MAX_PATHS)),
+        (map::LANES, (4, size_of::<Lane>(), MAX_LANES)),
+        (map::CLASSES, (4, size_of::<Class>(), MAX_CLASSES)),
+        (map::FLOW_TABLE, (4, 8, MAX_BONDS * FLOW_BUCKETS)),
+        (
+            map::FLOWLETS,
+            (4, size_of::<Flowlet>(), MAX_BONDS * FLOW_BUCKETS),
+        ),
+        (map::GAPS, (4, 8, MAX_BONDS)),
+        (map::CLASS_STATS, (4, size_of::<ClassStats>(), MAX_CLASSES)),
+        (map::CLASS_INFO, (4, size_of::<ClassInfo>(), MAX_CLASSES)),
         (map::ADMIN, (4, 4, MAX_PATHS)),
         (map::LIMITS, (4, 8, MAX_PATHS)),
         (map::LIVE, (4, size_of::<Live>(), MAX_PATHS)),
         (map::SAMPLES, (0, 0, SAMPLES_LEN)),
         (map::SECRET, (4, size_of::<Key>(), 1)),
-        (map::TICKETS, (4, size_of::<Ticket>(), MAX_BONDS)),
+        (map::TICKETS, (4, size_of::<Ticket>(), MAX_LANES)),
         (map::PATH_STATS, (4, size_of::<PathStats>(), MAX_PATHS)),
         (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),
         (map::BOND_INFO, (4, size_of::<BondInfo>(), MAX_BONDS)),

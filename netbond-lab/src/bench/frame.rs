@@ -13,6 +13,8 @@ const IPV4: u32 = 20;
 const UDP: u32 = 8;
 const WIREGUARD: u32 = 32;
 const GRE: u32 = 4;
+/// GRE's sequence number.
+const SEQUENCE: u32 = 4;
 
 /// TCP's header with the timestamps that every segment of Linux carries.
 const TCP: u32 = 20 + 12;
@@ -31,6 +33,8 @@ pub(super) enum Encap {
     None,
     /// In GRE: outer IPv4, GRE.
     Gre,
+    /// In GRE with a sequence number.
+    GreInOrder,
     /// With its Ethernet header in GRE.
     Gretap,
 }
@@ -40,7 +44,7 @@ impl Encap {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::None => "none",
-            Self::Gre => "gre",
+            Self::Gre | Self::GreInOrder => "gre",
             Self::Gretap => "gretap",
         }
     }
@@ -50,6 +54,7 @@ impl Encap {
         match self {
             Self::None => 0,
             Self::Gre => IPV4 + GRE,
+            Self::GreInOrder => IPV4 + GRE + SEQUENCE,
             Self::Gretap => IPV4 + GRE + ETHERNET,
         }
     }
@@ -99,6 +104,7 @@ mod tests {
     fn encapsulations_leave_what_is_known_of_them() {
         assert_eq!(Encap::None.mtu(), 1440);
         assert_eq!(Encap::Gre.mtu(), 1416);
+        assert_eq!(Encap::GreInOrder.mtu(), 1412);
         assert_eq!(Encap::Gretap.mtu(), 1402);
         assert_eq!(SEGMENT, 1350);
     }

@@ -179,7 +179,11 @@ impl Scenario {
     /// Whether a system belongs to the scenario where the user names none.
     pub(super) fn concerns(self, system: System) -> bool {
         match system {
-            System::Path | System::BalanceRr | System::Netbond | System::Mptcp => true,
+            System::Path
+            | System::BalanceRr
+            | System::Netbond
+            | System::NetbondOrder
+            | System::Mptcp => true,
             // It differs from netbond in what is around each packet.
             System::NetbondGretap => {
                 matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)

@@ -47,6 +47,8 @@ pub enum System {
     Mptcp,
     /// netbond as it comes: gre, round-robin
     Netbond,
+    /// ... with in_order: received packets are put in order
+    NetbondOrder,
     /// ... with encap gretap: whole Ethernet frames
     NetbondGretap,
 }
@@ -80,6 +82,7 @@ impl System {
             Self::Ecmp => "ecmp",
             Self::Mptcp => "mptcp",
             Self::Netbond => "netbond",
+            Self::NetbondOrder => "netbond-order",
             Self::NetbondGretap => "netbond-gretap",
         }
     }
@@ -99,6 +102,10 @@ impl System {
             Self::Mptcp => Kind::Mptcp,
             Self::Netbond => Kind::Netbond(Settings {
                 encap: Encap::Gre,
+                mode: "round-robin",
+            }),
+            Self::NetbondOrder => Kind::Netbond(Settings {
+                encap: Encap::GreInOrder,
                 mode: "round-robin",
             }),
             Self::NetbondGretap => Kind::Netbond(Settings {
@@ -266,8 +273,13 @@ impl Running<'_> {
                 }
                 Kind::Netbond(Settings { encap, mode }) => {
                     let config = router.default_config().context("no bond")?;
+                    let in_order = match encap {
+                        Encap::GreInOrder => "in_order = true\n",
+                        Encap::None | Encap::Gre | Encap::Gretap => "",
+                    };
+                    let encap = format!("{in_order}encap = {:?}", encap.name());
                     let config = config
-                        .replace("encap = \"gre\"", &format!("encap = {:?}", encap.name()))
+                        .replace("encap = \"gre\"", &encap)
                         .replace("mode = \"round-robin\"", &format!("mode = {mode:?}"));
                     router.write_config(&config)?;
                     router.start_netbond()?;

@@ -9,7 +9,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netbond_lab::daemon::Event;
-use netbond_lab::{Router, traffic, wait_for};
+use netbond_lab::{Router, Signal, traffic, wait_for};
 use serde_json::Value;
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
@@ -61,6 +61,20 @@ pub(crate) fn events(router: &Router, path: &str) -> Vec<Event> {
 /// When a path's state last changed.
 pub(crate) fn changed(path: &Value) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs_f64(path["changed"].as_f64().unwrap())
+}
+
+/// Writes a configuration and waits until it is taken over.
+pub(crate) fn reconfigure(router: &Router, config: &str) {
+    let reloads = || router.netbond_log().matches("INFO reloaded").count();
+    let before = reloads();
+    router.write_config(config).unwrap();
+    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
+    wait_for(
+        "the reload",
+        SOON,
+        || Ok((reloads() > before).then_some(())),
+    )
+    .unwrap();
 }
 
 /// Waits for a path to come into a state.

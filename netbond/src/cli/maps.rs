@@ -6,11 +6,12 @@ use std::net::Ipv6Addr;
 use anyhow::{Result, bail};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, EventRecord, Live, NO_BOND, Path, PathInfo, PathStats,
-        ProbeInfo, Ticket, TunnelKey,
+        Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EventRecord, FLOW_BUCKETS, Lane,
+        Live, MAX_BONDS, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
     },
     fate::Fate,
     names::map,
+    order,
 };
 use serde_json::{Value, json};
 
@@ -136,6 +137,32 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             .iter()
             .map(|entry| entry.map(|(Raw(key), path)| (tunnel(&key), json!(path))))
             .collect::<Result<_, _>>()?,
+        map::LANES => array(&tables.lanes, lane),
+        map::CLASSES => array(&tables.classes, class),
+        map::FLOW_TABLE => {
+            let set = (0..tables.flow_table.len()).filter_map(|index| {
+                let order = tables.flow_table.get(&index, 0).ok()?;
+                let key = json!({"bond": index / FLOW_BUCKETS, "bucket": index % FLOW_BUCKETS});
+                (order != 0).then(|| (key, paths_of(order)))
+            });
+            set.collect()
+        }
+        map::FLOWLETS => array(
+            &tables.flowlets,
+            |flowlet| json!({"at_ns": flowlet.at_ns, "path": flowlet.path}),
+        ),
+        map::GAPS => {
+            let set = (0..MAX_BONDS).filter_map(|id| {
+                let gap = tables.gaps.get(&id, 0).ok()?;
+                (gap != 0).then(|| (json!(id), json!({ "gap_ns": gap })))
+            });
+            set.collect()
+        }
+        map::CLASS_STATS => per_cpu(
+            &tables.class_stats,
+            |stats: &ClassStats| json!({"tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes}),
+        )?,
+        map::CLASS_INFO => array(&tables.class_info, class_info),
         map::ADMIN => {
             let set = (0..tables.admin.len()).filter_map(|id| {
                 let value = tables.admin.get(&id, 0).ok()?;
@@ -214,7 +241,37 @@ fn bond(bond: &Bond) -> Value {
     let mac: Vec<String> = bond.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
         "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac.join(":"),
-        "flags": bond.flags, "wheel": wheel,
+        "flags": bond.flags, "classes": bond.classes, "wheel": wheel,
+    })
+}
+
+fn lane(lane: &Lane) -> Value {
+    let wheel = &lane.wheel[..(lane.wheel_len as usize).min(lane.wheel.len())];
+    json!({"mode": lane.mode, "order": paths_of(lane.order), "wheel": wheel})
+}
+
+/// The paths of an order of preference.
+fn paths_of(order: u64) -> Value {
+    let paths = (0..16).map(|place| order::first(order >> (4 * place)));
+    paths.collect()
+}
+
+fn class(class: &Class) -> Value {
+    let rule = &class.rule;
+    let ip = |[high, low]: [u64; 2]| ip(bytemuck::cast([high, low]));
+    json!({
+        "source": ip(rule.source), "source_mask": ip(rule.source_mask),
+        "destination": ip(rule.destination), "destination_mask": ip(rule.destination_mask),
+        "other_dscps": rule.other_dscps, "mark": rule.mark, "mark_mask": rule.mark_mask,
+        "kind": rule.kind, "kind_mask": rule.kind_mask, "source_ports": rule.source_ports,
+        "destination_ports": rule.destination_ports, "counter": class.counter,
+    })
+}
+
+fn class_info(info: &ClassInfo) -> Value {
+    json!({
+        "name": text(&info.name), "mode": info.mode, "place": info.place,
+        "text": text(&info.text),
     })
 }
 
@@ -279,6 +336,7 @@ fn bond_info(info: &BondInfo) -> Value {
         "mtu": info.mtu, "key": (info.has_key != 0).then_some(info.key),
         "peer": (info.has_peer != 0).then(|| ip(info.peer)), "peer_length": info.peer_length,
         "peer_reachable": info.peer_reachable != 0, "encap": info.encap,
+        "mode": info.mode, "weights": info.weights,
     })
 }
 
@@ -286,7 +344,8 @@ fn path_info(info: &PathInfo) -> Value {
     json!({
         "name": text(&info.name), "device": text(&info.device), "changed_ns": info.changed_ns,
         "state": info.state, "reason": info.reason, "weight": info.weight,
-        "quarters": info.quarters, "route_protocol": info.route_protocol, "route_metric": info.route_metric,
+        "quarters": info.quarters, "priority": info.priority,
+        "route_protocol": info.route_protocol, "route_metric": info.route_metric,
         "route_ifindex": info.route_ifindex, "route_gateway": ip(info.route_gateway),
         "route_prefix": ip(info.route_prefix), "route_length": info.route_length,
         "ospf_cost": info.ospf_cost, "neighbour": std::net::Ipv4Addr::from(info.neighbour),

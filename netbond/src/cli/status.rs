@@ -6,7 +6,7 @@ use std::io::Write as _;
 use anyhow::Result;
 use netbond_common::{
     fate::Fate,
-    names::{Encap, PathState},
+    names::{Encap, Mode, PathState, Weights},
 };
 
 use super::{format::since, table::Table};
@@ -53,6 +53,15 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
         if bond.encap != Encap::Gre.label() {
             write!(out, ", {}", bond.encap)?;
         }
+        if bond.mode != Mode::RoundRobin.label() {
+            write!(out, ", {}", bond.mode)?;
+        }
+        if bond.weights == Weights::Ospf.label() {
+            write!(out, ", weights by OSPF cost")?;
+        }
+        if let Some(gap) = bond.flowlet_gap_ms {
+            write!(out, ", flowlet gap {gap:.1} ms")?;
+        }
         if let Some(key) = bond.key {
             write!(out, ", key {key}")?;
         }
@@ -72,6 +81,9 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
                 "  in order: packets held {:.1} ms (at most {:.0}); {} held so far, {} late, {} lost",
                 order.hold_ms, order.longest_hold_ms, order.held, order.late, order.lost
             )?;
+        }
+        if !bond.classes.is_empty() {
+            write!(out, "\n{}", classes(bond))?;
         }
         for path in bond.paths.iter().filter(|path| path.tx_last_resort != 0) {
             writeln!(
@@ -124,7 +136,7 @@ fn paths(bond: &Bond) -> Table {
         };
         table.row([
             path.name.clone(),
-            path.state.to_owned(),
+            if path.standby { "standby" } else { path.state }.to_owned(),
             reason(path),
             since(path.changed),
             device.to_owned(),
@@ -148,9 +160,10 @@ fn reason(path: &Path) -> String {
 
 /// What each path carried, and what probes measured of it.
 fn traffic(bond: &Bond) -> Table {
+    let by_priority = bond.mode == Mode::ActiveBackup.label();
     let mut table = Table::new(&[
         "PATH",
-        "WEIGHT",
+        if by_priority { "PRIORITY" } else { "WEIGHT" },
         "RTT ms",
         "JITTER",
         "LOST %",
@@ -170,7 +183,11 @@ fn traffic(bond: &Bond) -> Table {
         let probe = path.probe.as_ref();
         table.row([
             path.name.clone(),
-            path.effective_weight.to_string(),
+            if by_priority {
+                path.priority.to_string()
+            } else {
+                path.effective_weight.to_string()
+            },
             number(probe.map(|probe| probe.rtt_ms), 2),
             number(probe.map(|probe| probe.jitter_ms), 2),
             percent(probe.map(|probe| probe.loss_there)),
@@ -181,6 +198,21 @@ fn traffic(bond: &Bond) -> Table {
             path.rx_packets.to_string(),
             path.rx_bytes.to_string(),
             percent(path.rx_share),
+        ]);
+    }
+    table
+}
+
+/// What each class carried.
+fn classes(bond: &Bond) -> Table {
+    let mut table = Table::new(&["CLASS", "MODE", "TX PACKETS", "TX BYTES", "TAKES"]);
+    for class in &bond.classes {
+        table.row([
+            class.name.clone(),
+            class.mode.to_owned(),
+            class.tx_packets.to_string(),
+            class.tx_bytes.to_string(),
+            class.rule.clone(),
         ]);
     }
     table

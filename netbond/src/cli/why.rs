@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
-use netbond_common::names::{EventKind, FullSize, PathState, StateReason, Watch};
+use netbond_common::names::{EventKind, FullSize, Mode, PathState, StateReason, Watch, Weights};
 use serde_json::json;
 
 use super::{
@@ -111,15 +111,24 @@ fn explain(bond: &Bond, path: &Path, entries: &[Entry], now: SystemTime) -> Vec<
 
 fn traffic(bond: &Bond, path: &Path) -> String {
     if path.in_use {
-        let policy = if path.effective_weight < f64::from(path.weight) {
+        if bond.mode == Mode::ActiveBackup.label() {
+            return format!(
+                "Packets are sent on it, in mode {}: it is the best, with priority {}.",
+                bond.mode, path.priority
+            );
+        }
+        let (weight, by_cost) = (path.effective_weight, bond.weights == Weights::Ospf.label());
+        let policy = if !by_cost && weight < f64::from(path.weight) {
             format!(" of {}, as the policy says", path.weight)
         } else {
             String::new()
         };
-        return format!(
-            "Packets are sent on it, by weight {}{policy}.",
-            path.effective_weight
-        );
+        let mode = if bond.mode == Mode::RoundRobin.label() {
+            String::new()
+        } else {
+            format!(", in mode {}", bond.mode)
+        };
+        return format!("Packets are sent on it{mode}, by weight {weight}{policy}.");
     }
     let others: Vec<&str> = bond
         .paths
@@ -301,11 +310,13 @@ mod tests {
             state: state.label(),
             reason: reason.label(),
             in_use: state == PathState::Up,
+            standby: false,
             device: "wg-a-m1".to_owned(),
             local: "10.65.0.2".parse().unwrap(),
             remote: "10.65.0.6".parse().unwrap(),
             weight: 1,
             effective_weight: 1.0,
+            priority: 0,
             tx_share: None,
             rx_share: None,
             tx_packets: 0,
@@ -375,9 +386,14 @@ mod tests {
             ifindex: 1,
             mtu: 1396,
             encap: "gre",
+            mode: "round-robin",
+            weights: "static",
+            flowlet_gap_ms: None,
             key: None,
+            in_order: None,
             peer: None,
             paths: vec![path, other],
+            classes: Vec::new(),
             fates: BTreeMap::new(),
         };
         let now = UNIX_EPOCH + Duration::from_secs(1012);

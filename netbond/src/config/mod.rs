@@ -4,6 +4,7 @@
 //! can tell (does the device exist, is the address on an interface) is checked later; such checks
 //! report a [`Problem`] too, at the line that each [`Bond`] and [`Path`] carries.
 
+mod class;
 mod parse;
 mod prefix;
 mod protocols;
@@ -17,7 +18,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-pub use netbond_common::names::Encap;
+use netbond_common::{class::Rule, names::feature};
+
+pub use netbond_common::names::{Encap, Mode, Weights};
 
 pub use crate::bfd::Hops;
 
@@ -61,9 +64,18 @@ pub struct Bond {
     /// Addresses of the bond device.
     pub addresses: Vec<Prefix>,
     pub encap: Encap,
+    /// How the path of a packet is chosen that is of no class.
     pub mode: Mode,
     /// How received packets are put in order; `None`: not at all.
     pub in_order: Option<InOrder>,
+    /// Where the paths' weights come from, in modes that go by weight.
+    pub weights: Weights,
+    /// After what pause a flow may move in mode flowlet, ms; `None`: as long as the measured latencies
+    /// of the paths differ.
+    pub flowlet_gap_ms: Option<u32>,
+    /// The first whose rule takes a packet counts; at most
+    /// [`netbond_common::abi::MAX_BOND_CLASSES`].
+    pub classes: Vec<Class>,
     /// GRE key (RFC 2890) of all paths; `None` sends none, which is not key 0.
     pub key: Option<u32>,
     /// Cap on the MTU of the bond device, bytes, 1280 to 65535.
@@ -92,6 +104,26 @@ impl Bond {
     pub fn peer_device(&self) -> String {
         peer_device(&self.name)
     }
+
+    /// Its own mode, and those of its classes.
+    pub fn modes(&self) -> impl Iterator<Item = Mode> + '_ {
+        let classes = self.classes.iter().map(|class| class.mode);
+        std::iter::once(self.mode).chain(classes)
+    }
+}
+
+/// A class of traffic: packets of a bond that go by a mode of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// As a path's name, unique within the bond.
+    pub name: String,
+    pub mode: Mode,
+    /// Which packets it takes.
+    pub rule: Rule,
+    /// The same as the user wrote it.
+    pub text: String,
+    /// Line of its `[[bond.class]]`, counted from 1.
+    pub line: usize,
 }
 
 fn peer_device(bond: &str) -> String {
@@ -109,17 +141,12 @@ pub struct Path {
     pub remote: IpAddr,
     /// The device that the path is to leave by, `None` to take the one that has `local`.
     pub device: Option<String>,
-    /// Share of the bond's packets, relative to the other paths: 1 to 64.
+    /// Share of the bond's packets, relative to the other paths, in modes that go by weight: 1 to 64.
     pub weight: u32,
+    /// In mode active-backup, the path with the lowest is the best; of several the first.
+    pub priority: u32,
     /// Line of its `[[bond.path]]`, counted from 1.
     pub line: usize,
-}
-
-/// How the path of a packet is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// One packet after the other over all usable paths, by weight.
-    RoundRobin,
 }
 
 /// How received packets are put in order: what is sent carries sequence numbers, too.
@@ -294,6 +321,23 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
+    /// What it asks of the programs: `feature` bits.
+    #[must_use]
+    pub fn features(&self) -> u32 {
+        let modes = self.bonds.iter().flat_map(Bond::modes);
+        let features = modes.fold(0, |features, mode| features | feature::of(mode));
+        let any = |of: fn(&Bond) -> bool, feature| {
+            if self.bonds.iter().any(of) {
+                feature
+            } else {
+                0
+            }
+        };
+        features
+            | any(|bond| !bond.classes.is_empty(), feature::CLASSES)
+            | any(|bond| bond.in_order.is_some(), feature::IN_ORDER)
+    }
+
     /// Reads a configuration file.
     ///
     /// # Errors

@@ -11,9 +11,9 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bfd, Bird, Bond, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy, Mode,
+    Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy, Mode,
     ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS, Remedy, Slow, Ttl,
-    peer_device, protocols,
+    Weights, class, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -28,6 +28,7 @@ const MAX_PATH_NAME: usize = NAME_LEN - 1;
 const MAX_WEIGHT: u32 = 64;
 /// ms.
 const MAX_HOLD: u32 = (netbond_common::sequence::LONGEST_HOLD / 1_000_000) as u32;
+const MAX_PRIORITY: u32 = 255;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65535;
@@ -100,7 +101,11 @@ struct Seen {
 }
 
 /// Enters `key`; where it is there already, returns the line of its first use.
-fn first_use<K: Eq + Hash>(seen: &mut HashMap<K, usize>, key: K, line: usize) -> Option<usize> {
+pub(super) fn first_use<K: Eq + Hash>(
+    seen: &mut HashMap<K, usize>,
+    key: K,
+    line: usize,
+) -> Option<usize> {
     match seen.entry(key) {
         Entry::Occupied(first) => Some(*first.get()),
         Entry::Vacant(vacant) => {
@@ -114,9 +119,10 @@ fn root_table(mut root: Section<'_>) -> Config {
     let route_protocols = route_protocols(&mut root);
     let bird = optional_table(&mut root, "bird", "a [bird] table");
     let frr = optional_table(&mut root, "frr", "a [frr] table");
+    let asks_ospf = bird.is_some() || frr.is_some();
     let bird = bird.and_then(|table| bird_table(table).ok());
     let frr = frr.map(frr_table);
-    let bonds = bonds(&mut root);
+    let bonds = bonds(&mut root, asks_ospf);
     root.finish();
     Config {
         route_protocols,
@@ -210,7 +216,8 @@ fn frr_table(mut frr: Section<'_>) -> Frr {
     Frr { vtysh }
 }
 
-fn bonds(root: &mut Section<'_>) -> Vec<Bond> {
+/// `asks_ospf`: whether the costs of OSPF will be known.
+fn bonds(root: &mut Section<'_>, asks_ospf: bool) -> Vec<Bond> {
     let tables: Vec<(usize, &DeTable<'_>)> = root
         .list("bond", "[[bond]] before the keys of each bond", Ok)
         .unwrap_or_default();
@@ -222,11 +229,17 @@ fn bonds(root: &mut Section<'_>) -> Vec<Bond> {
         );
     }
     let mut seen = Seen::default();
-    let read = |(line, table)| bond_table(root.inner("bond", line, table), &mut seen).ok();
-    tables.into_iter().filter_map(read).collect()
+    let mut read = |line, table| {
+        let bond = root.inner("bond", line, table);
+        bond_table(bond, asks_ospf, &mut seen).ok()
+    };
+    let tables = tables.into_iter();
+    tables
+        .filter_map(|(line, table)| read(line, table))
+        .collect()
 }
 
-fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> {
+fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result<Bond, Reported> {
     let line = bond.line();
     let expected = format!("a device name of at most {MAX_BOND_NAME} bytes such as \"nb0\"");
     let name = bond.required("name", &expected, |name| device_name(name, MAX_BOND_NAME));
@@ -244,11 +257,9 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         let known = Encap::ALL.iter().find(|known| known.label() == encap);
         known.copied().ok_or_else(|| Wrong::new("does not exist"))
     });
-    let mode = bond.optional("mode", "\"round-robin\"", |mode| match mode {
-        "round-robin" => Ok(Mode::RoundRobin),
-        _ => Err(Wrong::new("does not exist")),
-    });
     let in_order = in_order(&mut bond);
+    let mode = bond.optional("mode", &class::modes(), class::mode);
+    let classes = class::classes(&mut bond);
     let expected = format!("an integer from 0 to {}", u32::MAX);
     let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
     let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");
@@ -268,7 +279,10 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         "a prefix of the peer such as \"10.65.2.1/32\"",
         peer,
     );
-    let paths = paths(&mut bond, key, seen);
+    let in_use = InUse::new(&bond, mode, &classes);
+    let weights = weights(&mut bond, asks_ospf, &in_use);
+    let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
+    let paths = paths(&mut bond, key, &in_use, seen);
     if matches!(bfd, Ok(Some(_))) {
         unique_sessions(&bond, &paths, seen);
     }
@@ -280,6 +294,9 @@ fn bond_table(mut bond: Section<'_>, seen: &mut Seen) -> Result<Bond, Reported> 
         encap: encap?.unwrap_or(Encap::Gre),
         mode: mode?.unwrap_or(Mode::RoundRobin),
         in_order: in_order?,
+        weights: weights?,
+        flowlet_gap_ms: flowlet_gap_ms?,
+        classes,
         key: key?,
         mtu: mtu?,
         ttl: ttl?.unwrap_or(Ttl::Inherit),
@@ -321,6 +338,81 @@ fn in_order(bond: &mut Section<'_>) -> Result<Option<InOrder>, Reported> {
         longest_hold_ms: longest?.unwrap_or(default.longest_hold_ms),
     };
     Ok(on?.unwrap_or(false).then_some(in_order))
+}
+
+/// Which settings mean something in the modes of a bond and its classes.
+struct InUse {
+    weights: bool,
+    priorities: bool,
+    flowlets: bool,
+}
+
+impl InUse {
+    /// All of them where not all modes are known: what is wrong with those is said already.
+    fn new(bond: &Section<'_>, mode: Result<Option<Mode>, Reported>, classes: &[Class]) -> Self {
+        let unknown = mode.is_err() || bond.tables("class") != classes.len();
+        let own = mode.ok().flatten().unwrap_or(Mode::RoundRobin);
+        let any =
+            |of: fn(Mode) -> bool| unknown || of(own) || classes.iter().any(|class| of(class.mode));
+        Self {
+            weights: any(|mode| match mode {
+                Mode::Weighted | Mode::Flow | Mode::Flowlet => true,
+                Mode::RoundRobin | Mode::ActiveBackup => false,
+            }),
+            priorities: any(|mode| mode == Mode::ActiveBackup),
+            flowlets: any(|mode| mode == Mode::Flowlet),
+        }
+    }
+}
+
+/// Reports a key that no mode of the bond goes by.
+fn of_no_use(section: &Section<'_>, key: &str, mode: Mode) {
+    section.report(
+        section.line_of(key),
+        format_args!(
+            "{key} is of no use: no mode of the bond goes by it. Write mode = \"{}\" in its [[bond]] \
+             (the default is \"{}\"), or remove it",
+            mode.label(),
+            Mode::RoundRobin.label()
+        ),
+    );
+}
+
+/// Where the paths' weights come from.
+fn weights(bond: &mut Section<'_>, asks_ospf: bool, in_use: &InUse) -> Result<Weights, Reported> {
+    let weights = bond.optional("weights", "\"static\" or \"ospf\"", |weights: &str| {
+        let known = Weights::ALL.iter().find(|known| known.label() == weights);
+        known.copied().ok_or_else(|| Wrong::new("does not exist"))
+    })?;
+    if weights.is_some() && !in_use.weights {
+        of_no_use(bond, "weights", Mode::Weighted);
+    } else if weights == Some(Weights::Ospf) && !asks_ospf {
+        bond.report(
+            bond.line_of("weights"),
+            "weights \"ospf\" needs a daemon to ask for costs: add a [bird] or [frr] table, or write \
+             weights = \"static\"",
+        );
+    }
+    Ok(weights.unwrap_or(Weights::Static))
+}
+
+/// After what pause flows may move.
+fn flowlet_gap(
+    bond: &mut Section<'_>,
+    probing: Result<Option<Probing>, Reported>,
+    in_use: &InUse,
+) -> Result<Option<u32>, Reported> {
+    let gap = number(bond, "flowlet_gap", "ms", 1, 10_000)?;
+    if gap.is_some() && !in_use.flowlets {
+        of_no_use(bond, "flowlet_gap", Mode::Flowlet);
+    } else if gap.is_none() && in_use.flowlets && matches!(probing, Ok(None)) {
+        bond.report(
+            bond.line_of("probe_interval"),
+            "without probes nothing tells how the paths' latencies differ, which mode \"flowlet\" goes \
+             by: write flowlet_gap (ms) too, or give probe_interval another value than 0",
+        );
+    }
+    Ok(gap)
 }
 
 /// How the paths are probed; an interval of 0 turns it off.
@@ -532,7 +624,12 @@ fn unique_address(bond: &Section<'_>, line: usize, prefix: &Prefix, seen: &mut S
 }
 
 /// The paths of a bond whose key is `key`.
-fn paths(bond: &mut Section<'_>, key: Result<Option<u32>, Reported>, seen: &mut Seen) -> Vec<Path> {
+fn paths(
+    bond: &mut Section<'_>,
+    key: Result<Option<u32>, Reported>,
+    in_use: &InUse,
+    seen: &mut Seen,
+) -> Vec<Path> {
     let expected = "[[bond.path]] before the keys of each path";
     let tables: Vec<(usize, &DeTable<'_>)> =
         bond.required_list("path", expected, Ok).unwrap_or_default();
@@ -543,20 +640,22 @@ fn paths(bond: &mut Section<'_>, key: Result<Option<u32>, Reported>, seen: &mut 
             format_args!("there are {count} paths: keep at most {MAX_BOND_PATHS}"),
         );
     }
-    let read = |(line, table)| path_table(bond.inner("path", line, table), key, seen).ok();
-    tables.into_iter().filter_map(read).collect()
+    let mut read =
+        |line, table| path_table(bond.inner("path", line, table), key, in_use, seen).ok();
+    let tables = tables.into_iter();
+    tables
+        .filter_map(|(line, table)| read(line, table))
+        .collect()
 }
 
 fn path_table(
     mut path: Section<'_>,
     key: Result<Option<u32>, Reported>,
+    in_use: &InUse,
     seen: &mut Seen,
 ) -> Result<Path, Reported> {
     let line = path.line();
-    let expected = format!(
-        "a name of at most {MAX_PATH_NAME} letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\""
-    );
-    let name = path.required("name", &expected, path_name);
+    let name = short_name(&mut path, "via-m1");
     let expected = "an IPv4 address such as \"10.65.0.2\"";
     let local = path.required("local", expected, outer_address);
     let expected = "an IPv4 address such as \"10.65.0.6\"";
@@ -567,6 +666,16 @@ fn path_table(
     });
     let expected = format!("an integer from 1 to {MAX_WEIGHT}");
     let weight = path.optional("weight", &expected, |weight| integer(weight, 1, MAX_WEIGHT));
+    let expected = format!("an integer from 0 to {MAX_PRIORITY}, the best path's the lowest");
+    let priority = path.optional("priority", &expected, |priority| {
+        integer(priority, 0, MAX_PRIORITY)
+    });
+    if matches!(weight, Ok(Some(_))) && !in_use.weights {
+        of_no_use(&path, "weight", Mode::Weighted);
+    }
+    if matches!(priority, Ok(Some(_))) && !in_use.priorities {
+        of_no_use(&path, "priority", Mode::ActiveBackup);
+    }
 
     if let Ok(name) = &name {
         let line = path.line_of("name");
@@ -605,11 +714,20 @@ fn path_table(
         remote: remote?,
         device: device?,
         weight: weight?.unwrap_or(1),
+        priority: priority?.unwrap_or(0),
         line,
     })
 }
 
-fn integer(value: i64, min: u32, max: u32) -> Result<u32, Wrong> {
+/// The name of a path or a class.
+pub(super) fn short_name(section: &mut Section<'_>, example: &str) -> Result<String, Reported> {
+    let expected = format!(
+        "a name of at most {MAX_PATH_NAME} letters, digits, \"_\", \".\" or \"-\", such as \"{example}\""
+    );
+    section.required("name", &expected, path_name)
+}
+
+pub(super) fn integer(value: i64, min: u32, max: u32) -> Result<u32, Wrong> {
     let value = u32::try_from(value).ok();
     value
         .filter(|value| (min..=max).contains(value))
@@ -694,12 +812,18 @@ fn address(text: &str) -> Result<Prefix, Wrong> {
 }
 
 fn peer(text: &str) -> Result<Prefix, Wrong> {
+    let prefix = network(text)?;
+    unicast(prefix.address)?;
+    Ok(prefix)
+}
+
+/// A prefix without host bits.
+pub(super) fn network(text: &str) -> Result<Prefix, Wrong> {
     let prefix = prefix(text)?;
     let network = prefix.network();
     if prefix != network {
         return Err(Wrong::new("has host bits set").write(format!("\"{network}\"")));
     }
-    unicast(prefix.address)?;
     Ok(prefix)
 }
 

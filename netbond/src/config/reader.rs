@@ -242,6 +242,15 @@ impl<'v> Section<'v> {
             .transpose()
     }
 
+    /// How many elements the array at a key has.
+    pub(super) fn tables(&self, key: &str) -> usize {
+        let array = self
+            .table
+            .get(key)
+            .and_then(|value| value.get_ref().as_array());
+        array.map_or(0, |array| array.len())
+    }
+
     /// Takes a key that must not be absent.
     pub(super) fn required<V: FromValue<'v>, T>(
         &mut self,
@@ -291,6 +300,25 @@ impl<'v> Section<'v> {
             self.wrong(key, value, Wrong::new("is empty"), expected);
         }
         self.list(key, expected, check)
+    }
+
+    /// Takes a key whose value may be one thing or an array of such.
+    pub(super) fn one_or_list<V: FromValue<'v>, T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        check: impl Fn(V) -> Result<T, Wrong>,
+    ) -> Result<Option<Vec<T>>, Reported> {
+        let array =
+            |value: &Spanned<DeValue<'_>>| value.get_ref().as_array().map(|array| array.len());
+        let Some(len) = self.table.get(key).and_then(array) else {
+            return Ok(self.optional(key, expected, check)?.map(|one| vec![one]));
+        };
+        let all = self.filled_list(key, expected, check).unwrap_or_default();
+        if len == 0 || all.len() < len {
+            return Err(Reported);
+        }
+        Ok(Some(all.into_iter().map(|(_, one)| one).collect()))
     }
 
     /// [`Section::filled_list`] of a key that must not be absent.

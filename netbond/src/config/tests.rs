@@ -2,7 +2,11 @@
 
 use std::collections::HashSet;
 
-use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS};
+use netbond_common::{
+    abi::{MAX_BOND_PATHS, MAX_BONDS},
+    flow::words,
+    ipv4,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -60,6 +64,7 @@ fn path(name: &str, local: &str, remote: &str, line: usize) -> Path {
         remote: remote.parse().unwrap(),
         device: None,
         weight: 1,
+        priority: 0,
         line,
     }
 }
@@ -91,7 +96,11 @@ fn minimal() {
         name: "nb0".to_owned(),
         addresses: Vec::new(),
         encap: Encap::Gre,
+        in_order: None,
         mode: Mode::RoundRobin,
+        weights: Weights::Static,
+        flowlet_gap_ms: None,
+        classes: Vec::new(),
         key: None,
         mtu: None,
         ttl: Ttl::Inherit,
@@ -133,7 +142,7 @@ fn full() {
             "fe80::1/64",
         ]
         encap = "gre"
-        mode = "round-robin"
+        mode = "weighted"
         key = 4_294_967_295
         mtu = 1280
         ttl = 255
@@ -174,7 +183,11 @@ fn full() {
             prefix("fe80::1/64"),
         ],
         encap: Encap::Gre,
-        mode: Mode::RoundRobin,
+        in_order: None,
+        mode: Mode::Weighted,
+        weights: Weights::Static,
+        flowlet_gap_ms: None,
+        classes: Vec::new(),
         key: Some(u32::MAX),
         mtu: Some(1280),
         ttl: Ttl::Fixed(255),
@@ -203,7 +216,11 @@ fn full() {
         name: "nb1".to_owned(),
         addresses: vec![prefix("10.67.1.1/32"), prefix("fe80::1/64")],
         encap: Encap::Gre,
+        in_order: None,
         mode: Mode::RoundRobin,
+        weights: Weights::Static,
+        flowlet_gap_ms: None,
+        classes: Vec::new(),
         key: Some(0),
         mtu: None,
         ttl: Ttl::Fixed(1),
@@ -220,6 +237,7 @@ fn full() {
         name: "nb2".to_owned(),
         addresses: Vec::new(),
         encap: Encap::Gretap,
+        in_order: None,
         key: None,
         ttl: Ttl::Inherit,
         paths: vec![path("d", "10.65.0.2", "10.65.0.6", 44)],
@@ -252,7 +270,11 @@ fn example() {
         name: "nb0".to_owned(),
         addresses: vec![prefix("10.67.0.1/24"), prefix("fd67::1/64")],
         encap: Encap::Gre,
+        in_order: None,
         mode: Mode::RoundRobin,
+        weights: Weights::Static,
+        flowlet_gap_ms: None,
+        classes: Vec::new(),
         key: Some(7),
         mtu: Some(1380),
         ttl: Ttl::Inherit,
@@ -296,7 +318,19 @@ fn example() {
         .replace("# # The command", "# The command")
         .replace("# vtysh =", "vtysh =")
         .replace("probe_interval = 30", "probe_interval = 0")
-        .replace("# bfd", "bfd");
+        .replace("# bfd", "bfd")
+        .replace("mode = \"round-robin\"", "mode = \"flowlet\"")
+        .replace("# weights =", "weights =")
+        .replace("# flowlet_gap =", "flowlet_gap =")
+        .replace("# weight =", "weight =")
+        .replace("# priority =", "priority =")
+        .lines()
+        .scan(false, |in_class, line| {
+            *in_class |= line == "# [[bond.class]]";
+            let uncommented = line.strip_prefix("# ").filter(|_| *in_class);
+            Some(format!("{}\n", uncommented.unwrap_or(line)))
+        })
+        .collect::<String>();
     let frr = Frr {
         vtysh: vec!["vtysh".to_owned()],
     };
@@ -310,7 +344,237 @@ fn example() {
         interval_ms: 50,
         misses: 3,
     });
-    assert_eq!(parse(&uncommented), Ok(config));
+    config.bonds[0].mode = Mode::Flowlet;
+    config.bonds[0].weights = Weights::Ospf;
+    config.bonds[0].flowlet_gap_ms = Some(20);
+    config.bonds[0].paths[0].weight = 2;
+    config.bonds[0].paths[0].priority = 1;
+    let found = parse(&uncommented).unwrap();
+    // What a rule is made of, other tests look at.
+    config.bonds[0].classes = vec![Class {
+        name: "voice".to_owned(),
+        mode: Mode::ActiveBackup,
+        rule: found.bonds[0].classes[0].rule,
+        text:
+            "dscp ef/va, mark 0x10/0xf0, udp, from 10.1.0.0/16, to 10.2.0.0/16, source port 5060, \
+               destination port 5000-5999"
+                .to_owned(),
+        line: line("# [[bond.class]]", 0),
+    }];
+    assert_eq!(found, config);
+}
+
+/// [`GOOD`] with a class that has these keys.
+fn with_class(keys: &str) -> String {
+    format!("{GOOD}[[bond.class]]\nname = \"c\"\nmode = \"flow\"\n{keys}\n")
+}
+
+#[test]
+fn rules() {
+    let rule = |keys: &str| {
+        let config = parse(&with_class(keys)).unwrap();
+        let class = config.bonds[0].classes[0].clone();
+        (class.rule, class.text)
+    };
+    let v4 = |address: [u8; 4]| words(ipv4::mapped(address));
+    let all_ones = u64::MAX;
+    let low_mask = |mask: [u8; 4]| {
+        let mut bytes = [0xff; 8];
+        bytes[4..].copy_from_slice(&mask);
+        u64::from_ne_bytes(bytes)
+    };
+    for (keys, rule_wanted, text) in [
+        (
+            "dscp = 46",
+            Rule {
+                other_dscps: !(1 << 46),
+                ..Rule::ANY
+            },
+            "dscp ef",
+        ),
+        (
+            "dscp = [\"cs0\", 63]",
+            Rule {
+                other_dscps: !(1 << 63 | 1),
+                ..Rule::ANY
+            },
+            "dscp cs0/63",
+        ),
+        (
+            "mark = 0x10",
+            Rule {
+                mark: 16,
+                mark_mask: u32::MAX,
+                ..Rule::ANY
+            },
+            "mark 0x10",
+        ),
+        (
+            "mark = \"0x10/0xf0\"",
+            Rule {
+                mark: 16,
+                mark_mask: 0xf0,
+                ..Rule::ANY
+            },
+            "mark 0x10/0xf0",
+        ),
+        (
+            "protocol = \"tcp\"\ndestination_port = \"80-443\"",
+            Rule {
+                kind: 6,
+                kind_mask: 0xff,
+                destination_ports: [80, 443],
+                ..Rule::ANY
+            },
+            "tcp, destination port 80-443",
+        ),
+        (
+            "protocol = 200",
+            Rule {
+                kind: 200,
+                kind_mask: 0xff,
+                ..Rule::ANY
+            },
+            "protocol 200",
+        ),
+        (
+            "source = \"10.1.0.0/16\"\nsource_port = 53",
+            Rule {
+                source: v4([10, 1, 0, 0]),
+                source_mask: [all_ones, low_mask([255, 255, 0, 0])],
+                kind: 4 << 8,
+                kind_mask: 0xff00,
+                source_ports: [53, 53],
+                ..Rule::ANY
+            },
+            "from 10.1.0.0/16, source port 53",
+        ),
+        (
+            "destination = \"::/0\"",
+            Rule {
+                kind: 6 << 8,
+                kind_mask: 0xff00,
+                ..Rule::ANY
+            },
+            "to ::/0",
+        ),
+        (
+            "destination = \"0.0.0.0/0\"",
+            Rule {
+                destination: v4([0; 4]),
+                destination_mask: [all_ones, low_mask([0; 4])],
+                kind: 4 << 8,
+                kind_mask: 0xff00,
+                ..Rule::ANY
+            },
+            "to 0.0.0.0/0",
+        ),
+    ] {
+        assert_eq!(rule(keys), (rule_wanted, text.to_owned()), "{keys}");
+    }
+}
+
+#[test]
+fn bad_classes() {
+    for (keys, problem) in [
+        (
+            "",
+            "13: class \"c\": a class says which packets it takes: add dscp, mark, protocol, source, \
+             destination, source_port or destination_port",
+        ),
+        (
+            "dscp = \"fe\"",
+            "16: class \"c\": dscp \"fe\" is no known DSCP: write \"le\", if that is meant, or a number",
+        ),
+        (
+            "dscp = [46, 64]",
+            "16: class \"c\": dscp 64 is out of range: write a number from 0 to 63 or a name such as \
+             \"ef\", or a list of them",
+        ),
+        (
+            "dscp = []",
+            "16: class \"c\": dscp [] is empty: write a number from 0 to 63 or a name such as \"ef\", or \
+             a list of them",
+        ),
+        (
+            "mark = \"0x11/0xf0\"",
+            "16: class \"c\": mark \"0x11/0xf0\" has bits outside of its mask: write \"0x10/0xf0\"",
+        ),
+        (
+            "mark = \"all\"",
+            "16: class \"c\": mark \"all\" is no mark of 32 bits: write a number, or \"VALUE/MASK\" such as \
+             \"0x10/0xff\"",
+        ),
+        (
+            "protocol = \"tpc\"",
+            "16: class \"c\": protocol \"tpc\" is no known protocol: write \"tcp\", \"udp\", another name, \
+             or a number from 1 to 255",
+        ),
+        (
+            "source = \"10.1.2.3/16\"",
+            "16: class \"c\": source \"10.1.2.3/16\" has host bits set: write \"10.1.0.0/16\"",
+        ),
+        (
+            "source = \"10.1.0.0/16\"\ndestination = \"fd00::/8\"",
+            "17: class \"c\": source 10.1.0.0/16 and destination fd00::/8 are of different families: no \
+             packet has both, so write two of one family",
+        ),
+        (
+            "source_port = \"90-80\"",
+            "16: class \"c\": source_port \"90-80\" is the wrong way round: write \"80-90\"",
+        ),
+        (
+            "destination_port = 65536",
+            "16: class \"c\": destination_port 65536 is out of range: write a number from 0 to 65535, or \
+             \"FIRST-LAST\" such as \"5000-5999\"",
+        ),
+        (
+            "protocol = \"icmp\"\nsource_port = 1",
+            "17: class \"c\": source_port: icmp has no ports: remove it, or write protocol = \"tcp\" or \
+             \"udp\"",
+        ),
+        (
+            "port = 1",
+            "13: class \"c\": a class says which packets it takes: add dscp, mark, protocol, source, \
+             destination, source_port or destination_port",
+        ),
+    ] {
+        let found = problems(&with_class(keys));
+        assert_eq!(found.first().map(String::as_str), Some(problem), "{keys}");
+    }
+    let twice = with_class("dscp = 46\n[[bond.class]]\nname = \"c\"\nmode = \"rr\"\ndscp = \"ef\"");
+    assert_problems(
+        &twice,
+        &[
+            "17: class \"c\": class \"c\" on line 13 takes the same packets, before this one does: remove \
+             one",
+            "18: class \"c\": name \"c\" is used on line 14 already: choose another",
+            "19: class \"c\": mode \"rr\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \
+             \"flowlet\" or \"active-backup\"",
+        ],
+    );
+    let mut many = GOOD.to_owned();
+    for n in 0..18 {
+        many += &format!("[[bond.class]]\nname = \"c{n}\"\nmode = \"flow\"\ndscp = {n}\n");
+    }
+    assert_problems(
+        &many,
+        &["77: bond \"nb0\": there are 18 classes: keep at most 16"],
+    );
+}
+
+/// Weights and priorities are of use as soon as one mode goes by them.
+#[test]
+fn a_class_may_go_by_weight() {
+    let text = with_class("dscp = 46").replace(
+        "remote = \"10.65.0.6\"",
+        "remote = \"10.65.0.6\"\nweight = 3",
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.bonds[0].mode, Mode::RoundRobin);
+    assert_eq!(config.bonds[0].paths[0].weight, 3);
+    assert_eq!(config.features(), feature::CLASSES | feature::FLOW);
+    assert_eq!(parse(GOOD).unwrap().features(), 0);
 }
 
 #[test]
@@ -458,7 +722,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: adress = []
     3: bond "nb0": unknown key "adress": did you mean "address"?
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -484,9 +748,23 @@ const ONE_WRONG_LINE: &str = r#"
 3: encap = 6558
     3: bond "nb0": encap 6558 is an integer: write "gre" or "gretap"
 3: mode = "balance-rr"
-    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin"
+    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin", "weighted", "flow", "flowlet" or "active-backup"
 3: mode = []
-    3: bond "nb0": mode [] is an array: write "round-robin"
+    3: bond "nb0": mode [] is an array: write "round-robin", "weighted", "flow", "flowlet" or "active-backup"
+3: weights = "ospf"
+    3: bond "nb0": weights is of no use: no mode of the bond goes by it. Write mode = "weighted" in its [[bond]] (the default is "round-robin"), or remove it
+3: mode = "flow"¶weights = "ospf"
+    4: bond "nb0": weights "ospf" needs a daemon to ask for costs: add a [bird] or [frr] table, or write weights = "static"
+3: mode = "weighted"¶weights = "cost"
+    4: bond "nb0": weights "cost" does not exist: write "static" or "ospf"
+3: mode = "flow"¶flowlet_gap = 20
+    4: bond "nb0": flowlet_gap is of no use: no mode of the bond goes by it. Write mode = "flowlet" in its [[bond]] (the default is "round-robin"), or remove it
+3: mode = "flowlet"¶flowlet_gap = 0
+    4: bond "nb0": flowlet_gap 0 is out of range: write an integer from 1 to 10000, ms
+3: mode = "flowlet"¶probe_interval = 0
+    4: bond "nb0": without probes nothing tells how the paths' latencies differ, which mode "flowlet" goes by: write flowlet_gap (ms) too, or give probe_interval another value than 0
+3: class = 1
+    3: bond "nb0": class 1 is an integer: write [[bond.class]] before the keys of each class
 4: key = -1
     4: bond "nb0": key -1 is out of range: write an integer from 0 to 4294967295
 4: key = 0x1_0000_0000
@@ -588,6 +866,12 @@ const ONE_WRONG_LINE: &str = r#"
     8: path "via-m1": remote "10.65.0.2" is local too: write the far router's address
 8: remote = "10.65.0.6"¶device = "sixteen-bytes-xy"
     9: path "via-m1": device "sixteen-bytes-xy" has 16 bytes: write a device name of at most 15 bytes such as "wg-a-m1"
+8: remote = "10.65.0.6"¶weight = 1
+    9: path "via-m1": weight is of no use: no mode of the bond goes by it. Write mode = "weighted" in its [[bond]] (the default is "round-robin"), or remove it
+8: remote = "10.65.0.6"¶priority = 1
+    9: path "via-m1": priority is of no use: no mode of the bond goes by it. Write mode = "active-backup" in its [[bond]] (the default is "round-robin"), or remove it
+8: remote = "10.65.0.6"¶priority = 256
+    9: path "via-m1": priority 256 is out of range: write an integer from 0 to 255, the best path's the lowest
 8: remote = "10.65.0.6"¶weight = 0
     9: path "via-m1": weight 0 is out of range: write an integer from 1 to 64
 8: remote = "10.65.0.6"¶weight = 65
@@ -806,13 +1090,13 @@ weight = 1.5
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.0/24\" is the address of the network, not of a host in it: write addresses with their prefix lengths such as [\"10.67.0.1/24\"]",
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.1/24\" is used on line 8 already: remove one, or choose another",
             "9: bond \"a-name-that-is-too-long\": encap \"GRETAP\" does not exist: write \"gre\" or \"gretap\"",
-            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\"",
+            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \"flowlet\" or \"active-backup\"",
             "11: bond \"a-name-that-is-too-long\": key -1 is out of range: write an integer from 0 to 4294967295",
             "12: bond \"a-name-that-is-too-long\": mtu 68 is out of range: write an integer from 1280 to 65535, bytes",
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",

@@ -8,17 +8,19 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats,
-        MAX_BOND_PATHS, MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE,
-        Path, PathInfo, PathStats, Ticket, TunnelKey,
+        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats, Class,
+        ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
+        Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
+        Ticket, TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
-    names::StateReason,
+    names::{Mode, StateReason},
+    order,
     sequence::Strand,
     wheel,
 };
 
-use super::plan::{BondPlan, PathPlan, Standing, overhead};
+use super::plan::{BondPlan, PathPlan, Standing, Weighing, overhead};
 use super::state::{Ids, Outcome};
 use crate::{
     config::{self, Config, Encap, Ttl},
@@ -39,8 +41,12 @@ struct Live {
     config: config::Bond,
     device: BondDevice,
     mtu: u32,
+    /// Where each of its classes is counted.
+    counters: Vec<u32>,
     /// The last plan, to be written again when the device is made anew.
     plan: Option<BondPlan>,
+    /// What `FLOW_TABLE` says of it; empty where that is not known.
+    flow_table: Vec<u64>,
 }
 
 /// Writes what was decided.
@@ -60,13 +66,13 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Loads the programs and opens the maps; takes over what is pinned.
+    /// Loads the programs that a configuration asks for and opens the maps; takes over what is pinned.
     ///
     /// # Errors
     ///
     /// Where the kernel or the pins refuse.
-    pub fn start(pins: &Pins) -> Result<Self> {
-        let programs = Programs::load(pins)?;
+    pub fn start(pins: &Pins, config: &Config) -> Result<Self> {
+        let programs = Programs::load(pins, config.features())?;
         let mut tables = Tables::open(pins)?;
         let mut meta = Meta {
             abi: ABI_VERSION,
@@ -103,7 +109,7 @@ impl Applier {
         &mut self.journal
     }
 
-    /// Makes the bonds of a configuration: devices, addresses, programs. Bonds and paths keep the ids
+    /// Makes the bonds of a configuration: programs, devices, addresses. Bonds and paths keep the ids
     /// that their names have in the maps. Those that are not in it are taken away, last.
     ///
     /// # Errors
@@ -111,6 +117,46 @@ impl Applier {
     /// Where the kernel refuses a device, a program or an address: then all is as it was. Where a map
     /// cannot be written, which is not to be expected, some bonds may be the new ones already.
     pub async fn configure(&mut self, config: &Config) -> Result<Vec<Ids>> {
+        // Preparing a bond swaps the new program in, before the maps ask more of it.
+        let before = self.programs.switch(config.features())?;
+        let switched = before.is_some();
+        let done = self.make_bonds(config).await;
+        match (&done, before) {
+            (Err(_), Some(before)) => {
+                self.programs.restore(before);
+                self.swap_programs();
+            }
+            (Ok(_), _) if switched => {
+                self.swap_programs();
+                let text = "programs swapped for those that the modes need";
+                self.journal.did(About::ALL, text);
+            }
+            (Ok(_) | Err(_), _) => {}
+        }
+        done
+    }
+
+    /// Swaps the loaded programs in wherever one is.
+    fn swap_programs(&mut self) {
+        let bonds = self.live.values();
+        let mut all: Vec<(u32, String, Hook)> = bonds
+            .map(|live| (live.device.ifindex, live.config.name.clone(), Hook::Bond))
+            .collect();
+        all.extend(
+            self.ingress
+                .iter()
+                // An earlier controller's, not looked at yet.
+                .filter(|(_, (name, _))| !name.is_empty())
+                .map(|(&ifindex, (name, hook))| (ifindex, name.clone(), *hook)),
+        );
+        for (ifindex, name, hook) in all {
+            if let Err(error) = self.programs.attach(&name, ifindex, hook) {
+                self.journal.failed(About::ALL, &format!("{error:#}"));
+            }
+        }
+    }
+
+    async fn make_bonds(&mut self, config: &Config) -> Result<Vec<Ids>> {
         let ids = self.allocate(config)?;
         let mut prepared: Vec<(&config::Bond, u32, BondDevice)> = Vec::new();
         for (bond, ids) in config.bonds.iter().zip(&ids) {
@@ -317,6 +363,7 @@ impl Applier {
                     .context("writing SEQUENCES")?;
             }
         }
+        let counters = self.enter_classes(bond, ids.bond)?;
         let mtu = self.mtu(bond, ids.bond);
         self.retire_paths(ids)?;
         let slots = ids.paths.iter().map(|path| path % MAX_BOND_PATHS + 1);
@@ -355,14 +402,18 @@ impl Applier {
         }
 
         let earlier = self.live.remove(&ids.bond);
-        let (before, plan) = earlier.map_or((Vec::new(), None), |earlier| {
-            (addresses(&earlier.config), earlier.plan)
-        });
+        let (before, plan, flow_table) =
+            earlier.map_or((Vec::new(), None, Vec::new()), |earlier| {
+                let before = addresses(&earlier.config);
+                (before, earlier.plan, earlier.flow_table)
+            });
         let live = Live {
             config: bond.clone(),
             device,
             mtu,
+            counters,
             plan,
+            flow_table,
         };
         self.live.insert(ids.bond, live);
         if let Err(error) = self
@@ -378,6 +429,48 @@ impl Applier {
             self.journal.did(About::bond(&bond.name), &text);
         }
         Ok(())
+    }
+
+    /// Tells of a bond's classes, and returns where each is counted: where it was, as long as it keeps
+    /// its name.
+    fn enter_classes(&mut self, bond: &config::Bond, id: u32) -> Result<Vec<u32>> {
+        let mut free: BTreeSet<u32> = (id * MAX_BOND_CLASSES..)
+            .take(MAX_BOND_CLASSES as usize)
+            .collect();
+        let mut known = BTreeMap::new();
+        for (counter, info) in self.tables.class_infos(id) {
+            let name = text(&info.name);
+            if bond.classes.iter().any(|class| class.name == name) {
+                free.remove(&counter);
+                known.insert(name, counter);
+            } else {
+                self.tables
+                    .class_info
+                    .set(counter, Raw(ClassInfo::zeroed()), 0)
+                    .context("writing CLASS_INFO")?;
+            }
+        }
+        let mut counters = Vec::new();
+        for (place, class) in (0..).zip(&bond.classes) {
+            let counter = match known.get(&class.name) {
+                Some(&counter) => counter,
+                None => {
+                    let counter = free.pop_first();
+                    let counter = counter.context("there are too many classes")?;
+                    set_all(&mut self.tables.class_stats, counter, ClassStats::default())?;
+                    counter
+                }
+            };
+            let info = ClassInfo {
+                name: field(&class.name),
+                mode: class.mode as u32,
+                place,
+                text: field(&class.text),
+            };
+            set_if_new(&mut self.tables.class_info, counter, info).context("writing CLASS_INFO")?;
+            counters.push(counter);
+        }
+        Ok(counters)
     }
 
     /// Clears the paths of a bond that are not among `ids`.
@@ -424,6 +517,12 @@ impl Applier {
             bond: id,
             paths: Vec::new(),
         })?;
+        for (counter, _) in self.tables.class_infos(id) {
+            self.tables
+                .class_info
+                .set(counter, Raw(ClassInfo::zeroed()), 0)
+                .context("writing CLASS_INFO")?;
+        }
         let _ = self.tables.bond_by_ifindex.remove(&info.ifindex);
         self.tables
             .bonds
@@ -459,6 +558,7 @@ impl Applier {
                 name: field(&path.name),
                 weight: path.weight,
                 quarters: 4 * path.weight,
+                priority: path.priority,
                 changed_ns: now_ns(),
                 ..PathInfo::zeroed()
             };
@@ -500,11 +600,15 @@ impl Applier {
             return Ok(());
         };
         let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
+        let weighing = live.plan.as_ref().map(|plan| plan.weighing.clone());
         // What packets see goes first.
         for path in &plan.paths {
             self.write_path(&bond, path)?;
         }
-        self.write_wheel(&plan)?;
+        self.write_lanes(&bond, &plan)?;
+        if weighing.unwrap_or(Weighing::Static) != plan.weighing {
+            self.tell_weighing(&plan);
+        }
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
             // Taken over from an earlier controller as it was: no news.
@@ -746,20 +850,109 @@ impl Applier {
         set_if_new(&mut self.tables.paths, path.id, record).context("writing PATHS")
     }
 
-    fn write_wheel(&mut self, plan: &BondPlan) -> Result<()> {
+    /// Writes how packets are spread. What a mode goes by is written before the mode.
+    fn write_lanes(&mut self, bond: &config::Bond, plan: &BondPlan) -> Result<()> {
+        let slot = |path: &PathPlan| path.id % MAX_BOND_PATHS;
+        let mut ranks = [u8::MAX; MAX_BOND_PATHS as usize];
         let mut weights = [0; MAX_BOND_PATHS as usize];
         for path in &plan.paths {
-            if path.standing == Standing::Usable {
-                weights[(path.id % MAX_BOND_PATHS) as usize] = path.quarters;
-            }
+            let slot = slot(path) as usize;
+            weights[slot] = path.quarters;
+            // Those that are not to be used come after those that are, so that what the data plane
+            // passes over is what it finds by itself.
+            ranks[slot] = match path.standing {
+                Standing::Usable => 0,
+                Standing::LastResort => 1,
+                Standing::Out => 2,
+            };
         }
-        let Raw(mut record) = self
+        if bond.modes().any(|mode| mode == Mode::Flow) {
+            self.write_flow_table(plan.id, &weights, &ranks)?;
+        }
+        let mut preferred: Vec<&PathPlan> = plan.paths.iter().collect();
+        preferred.sort_by_key(|path| (ranks[slot(path) as usize], path.priority));
+        let order = order::pack(preferred.into_iter().map(slot));
+        let lane = |mode: Mode| {
+            let mut shares = [0; MAX_BOND_PATHS as usize];
+            let usable = |path: &&PathPlan| path.standing == Standing::Usable;
+            for path in plan.paths.iter().filter(usable) {
+                shares[slot(path) as usize] = match mode {
+                    Mode::RoundRobin | Mode::ActiveBackup => path.equal_quarters(),
+                    Mode::Weighted | Mode::Flow | Mode::Flowlet => path.quarters,
+                };
+            }
+            let mut wheel = [0; WHEEL_SLOTS];
+            Lane {
+                mode: mode as u32,
+                wheel_len: wheel::build(&shares, &mut wheel) as u32,
+                order,
+                wheel,
+            }
+        };
+        let counters = self.live.get(&plan.id).map(|live| live.counters.clone());
+        let counters = counters.unwrap_or_default();
+        for (place, (class, counter)) in (0..).zip(bond.classes.iter().zip(counters)) {
+            let id = plan.id * MAX_BOND_CLASSES + place;
+            set_if_new(&mut self.tables.lanes, MAX_BONDS + id, lane(class.mode))
+                .context("writing LANES")?;
+            let record = Class {
+                rule: class.rule,
+                counter,
+                reserved: 0,
+            };
+            set_if_new(&mut self.tables.classes, id, record).context("writing CLASSES")?;
+        }
+        let own = lane(bond.mode);
+        set_if_new(&mut self.tables.lanes, plan.id, own).context("writing LANES")?;
+        let Raw(record) = self
             .tables
             .bonds
             .get(&plan.id, 0)
             .context("reading BONDS")?;
-        record.wheel_len = wheel::build(&weights, &mut record.wheel) as u32;
+        let record = Bond {
+            classes: bond.classes.len() as u32,
+            wheel_len: own.wheel_len,
+            wheel: own.wheel,
+            ..record
+        };
         set_if_new(&mut self.tables.bonds, plan.id, record).context("writing BONDS")
+    }
+
+    /// Writes the orders in which the flows of a bond prefer its paths, those that changed.
+    fn write_flow_table(
+        &mut self,
+        id: u32,
+        weights: &[u32; MAX_BOND_PATHS as usize],
+        ranks: &[u8; MAX_BOND_PATHS as usize],
+    ) -> Result<()> {
+        let Some(live) = self.live.get_mut(&id) else {
+            return Ok(());
+        };
+        let rank = |path: u32| ranks[path as usize];
+        let orders: Vec<u64> = (0..FLOW_BUCKETS)
+            .map(|bucket| order::of_bucket(bucket, weights, rank))
+            .collect();
+        for (bucket, order) in (0..).zip(&orders) {
+            if live.flow_table.get(bucket as usize) != Some(order) {
+                let index = id * FLOW_BUCKETS + bucket;
+                let written = self.tables.flow_table.set(index, order, 0);
+                written.context("writing FLOW_TABLE")?;
+            }
+        }
+        live.flow_table = orders;
+        Ok(())
+    }
+
+    /// Says by what the paths are weighed from now on.
+    fn tell_weighing(&mut self, plan: &BondPlan) {
+        let text = match &plan.weighing {
+            Weighing::Static => "weights: those configured".to_owned(),
+            Weighing::Ospf => "weights: the inverse of the OSPF costs".to_owned(),
+            Weighing::NoCost(path) => {
+                format!("weights: those configured, as the OSPF cost of {path} is not known")
+            }
+        };
+        self.journal.did(About::bond(&plan.name), &text);
     }
 
     fn write_bond_info(
@@ -783,6 +976,8 @@ impl Applier {
             peer_reachable: u32::from(peer_reachable.unwrap_or(false)),
             encap: bond.encap as u32,
             longest_hold_ns: longest_hold_ns(bond),
+            mode: bond.mode as u32,
+            weights: bond.weights as u32,
         };
         set_if_new(&mut self.tables.bond_info, id, info).context("writing BOND_INFO")
     }
@@ -803,6 +998,7 @@ impl Applier {
             reason,
             weight: path.weight,
             quarters: path.quarters,
+            priority: path.priority,
             ..PathInfo::zeroed()
         };
         if let Some(route) = &path.route {

@@ -114,7 +114,7 @@ impl Daemon {
                 Some(File::create(path).with_context(|| format!("creating {}", path.display()))?)
             }
         };
-        let mut applier = Applier::start(&options.pins)?;
+        let mut applier = Applier::start(&options.pins, &config)?;
         let mut controller = Controller::default();
         let ids = applier.configure(&config).await?;
         controller.configure(&config, &ids);
@@ -126,7 +126,7 @@ impl Daemon {
             sender.clone(),
         )?;
         let prober = Prober::spawn(&options.pins, sender.clone())?;
-        prober.watch(controller.watched(), failed);
+        prober.watch(controller.watched(), failed, controller.gaps());
         let mut daemon = Self {
             options,
             controller,
@@ -265,8 +265,11 @@ impl Daemon {
             self.applier.apply(outcome).await?;
         }
         self.monitor.set_targets(self.controller.targets());
-        self.prober
-            .watch(self.controller.watched(), BTreeSet::new());
+        self.prober.watch(
+            self.controller.watched(),
+            BTreeSet::new(),
+            self.controller.gaps(),
+        );
         for path in self.bfd.speak(self.controller.bfd_sessions())? {
             // Until it is up again nothing is known.
             self.prober.bfd(path, liveness::Bfd::Ended);

@@ -183,6 +183,12 @@ impl Liveness {
         (!self.silent && self.ever_answered).then_some(self.measure.rtt)
     }
 
+    /// The same with its mean deviation.
+    #[must_use]
+    pub fn rtt_and_deviation(&self) -> Option<(u64, u64)> {
+        Some((self.rtt()?, self.measure.deviation))
+    }
+
     /// Sets how long a packet of the bond may be, bytes.
     pub fn set_full_size(&mut self, bytes: u32) {
         self.full_size.set_bytes(bytes);

@@ -2,13 +2,15 @@
 //!
 //! [`event`] is what happens, [`state`] decides (no clock, no I/O), [`apply`] writes what was decided,
 //! [`daemon`] runs them. [`prober`] asks the paths whether they live; [`liveness`] concludes, from
-//! what [`measure`], [`full_size`] and [`quality`] find, with [`damper`] keeping it calm.
+//! what [`measure`], [`full_size`] and [`quality`] find, with [`damper`] keeping it calm; from the same
+//! comes the [`gap`] of flowlets.
 
 pub mod apply;
 pub mod daemon;
 pub mod damper;
 pub mod event;
 pub mod full_size;
+pub mod gap;
 pub mod liveness;
 pub mod measure;
 pub mod plan;

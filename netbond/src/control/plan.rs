@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::event::{Link, OspfInterface, Route};
 use super::liveness::Verdict;
 use super::quality::Shortcoming;
-use crate::config::{self, Encap, Remedy};
+use crate::config::{self, Encap, Remedy, Weights};
 
 /// Bytes that a bond takes from a path device's MTU: IPv4, GRE with its key and sequence number, and
 /// the frame's header.
@@ -77,7 +77,20 @@ pub struct BondPlan {
     pub mtu: Option<u32>,
     /// Whether a route leads to the peer's own prefix; `None` where none is named.
     pub peer_reachable: Option<bool>,
+    pub weighing: Weighing,
     pub paths: Vec<PathPlan>,
+}
+
+/// Where the weights of a bond's paths come from at present.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weighing {
+    /// The configuration.
+    Static,
+    /// OSPF costs.
+    Ospf,
+    /// The configuration, though OSPF costs are wanted: that of this path is not known.
+    NoCost(String),
 }
 
 /// What the maps shall say of a path.
@@ -87,9 +100,14 @@ pub struct PathPlan {
     pub name: String,
     pub local: IpAddr,
     pub remote: IpAddr,
+    /// As configured.
     pub weight: u32,
-    /// Its weight on the wheel, in quarters of the unit of `weight`.
+    /// Its weight in modes that go by weight, in quarters of the unit of `weight`, or of one that all
+    /// paths of the bond share where OSPF costs count.
     pub quarters: u32,
+    /// Whether a policy leaves it a quarter of what it would have.
+    pub reduced: bool,
+    pub priority: u32,
     /// The device that packets leave by.
     pub device: Option<Device>,
     #[serde(serialize_with = "label_of_state")]
@@ -109,6 +127,11 @@ impl PathPlan {
             PathState::Detour | PathState::Suspect | PathState::Dead | PathState::Degraded => true,
             PathState::Up => false,
         }
+    }
+
+    /// Its weight in modes that give all paths the same, in quarters.
+    pub(super) const fn equal_quarters(&self) -> u32 {
+        if self.reduced { 1 } else { 4 }
     }
 
     /// Whether the route to its remote address leads over its own device.
@@ -214,6 +237,7 @@ impl Member {
             paths.push(plan_path(world, route_protocols, path, id, peer));
         }
         settle_standings(&mut paths, &self.config);
+        let weighing = weigh(&mut paths, self.config.weights);
         let mtu = paths
             .iter()
             .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
@@ -233,6 +257,7 @@ impl Member {
             // A configured MTU alone is a cap, not yet a measure.
             mtu: mtu.filter(|_| paths.iter().any(|path| path.device.is_some())),
             peer_reachable: peer.map(|route| route.is_some()),
+            weighing,
             paths,
         })
     }
@@ -341,6 +366,8 @@ fn plan_path(
         remote: path.remote,
         weight: path.weight,
         quarters: 4 * path.weight,
+        reduced: false,
+        priority: path.priority,
         device: link.map(|link| Device {
             ifindex: link.ifindex,
             name: link.name.clone(),
@@ -380,10 +407,50 @@ fn settle_standings(paths: &mut [PathPlan], bond: &config::Bond) {
             Some(_) if rank == best => Standing::Usable,
             Some(_) => Standing::LastResort,
         };
-        if remedy(path.reason, bond) == Some(Remedy::Less) {
-            path.quarters = path.weight;
-        }
+        path.reduced = remedy(path.reason, bond) == Some(Remedy::Less);
     }
+}
+
+/// Gives each path its weight. The inverse of OSPF's cost where that is wanted, and known of all paths
+/// that take part: a mixture would compare what has no common measure.
+fn weigh(paths: &mut [PathPlan], weights: Weights) -> Weighing {
+    let cost = |path: &PathPlan| {
+        let cost = path.ospf.as_ref()?.cost;
+        cost.filter(|&cost| cost != 0)
+    };
+    let unknown = |path: &&PathPlan| path.standing == Standing::Usable && cost(path).is_none();
+    let weighing = match (weights, paths.iter().find(unknown)) {
+        (Weights::Static, _) => Weighing::Static,
+        (Weights::Ospf, None) => Weighing::Ospf,
+        (Weights::Ospf, Some(path)) => Weighing::NoCost(path.name.clone()),
+    };
+    let common = common_multiple(paths.iter().filter_map(cost));
+    for path in paths {
+        let weight = match (&weighing, cost(path)) {
+            (Weighing::Ospf, Some(cost)) => (common / cost).max(1),
+            // No packet is to take it at present.
+            (Weighing::Ospf, None) => 1,
+            (Weighing::Static | Weighing::NoCost(_), _) => path.weight,
+        };
+        path.quarters = if path.reduced { weight } else { 4 * weight };
+    }
+    weighing
+}
+
+/// The least number that all of these divide, so that their inverses are exact as shares of it; where
+/// that is too large, one that is large enough for shares.
+fn common_multiple(numbers: impl Iterator<Item = u32>) -> u32 {
+    const ENOUGH: u64 = 1 << 28;
+    let gcd = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let common = numbers.map(u64::from).try_fold(1, |common, number| {
+        Some(common / gcd(common, number) * number).filter(|&common| common < ENOUGH)
+    });
+    common.unwrap_or(ENOUGH) as u32
 }
 
 /// How willingly a path is used, the best first; `None`: not at all.

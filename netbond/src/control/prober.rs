@@ -32,6 +32,7 @@ use tracing::warn;
 
 use super::{
     event::Event,
+    gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
 };
 use crate::{
@@ -95,6 +96,7 @@ enum Order {
     Watch {
         paths: Vec<Watched>,
         failed: BTreeSet<u32>,
+        gaps: BTreeMap<u32, Gap>,
     },
     Bfd {
         path: u32,
@@ -130,6 +132,7 @@ impl Prober {
             bonds: HashMap::new(),
             looked: 0,
             best_rtt: HashMap::new(),
+            gaps: BTreeMap::new(),
             events,
             unsaid: VecDeque::new(),
             random: RandomState::new().build_hasher().finish() | 1,
@@ -149,9 +152,14 @@ impl Prober {
     }
 
     /// Replaces the paths that are watched; those that stay keep what is known of them. `failed` are
-    /// those whose BFD sessions an earlier controller saw fail.
-    pub fn watch(&self, paths: Vec<Watched>, failed: BTreeSet<u32>) {
-        self.order(Order::Watch { paths, failed });
+    /// those whose BFD sessions an earlier controller saw fail; `gaps` are those of the bonds, by id,
+    /// whose flows may move after a pause.
+    pub fn watch(&self, paths: Vec<Watched>, failed: BTreeSet<u32>, gaps: BTreeMap<u32, Gap>) {
+        self.order(Order::Watch {
+            paths,
+            failed,
+            gaps,
+        });
     }
 
     /// A path's BFD session came up, or went down.
@@ -263,6 +271,8 @@ struct Worker {
     looked: u64,
     /// The shortest round trip among the paths of a bond, ns, by bond id.
     best_rtt: HashMap<u32, u64>,
+    /// What the bonds ask for whose flows may move after a pause, by id.
+    gaps: BTreeMap<u32, Gap>,
     events: tokio::sync::mpsc::Sender<Event>,
     /// Verdicts that the controller had no room for yet.
     unsaid: VecDeque<(u32, Verdict)>,
@@ -278,7 +288,14 @@ impl Worker {
         loop {
             loop {
                 match orders.try_recv() {
-                    Ok(Order::Watch { paths, failed }) => self.take_over(paths, &failed),
+                    Ok(Order::Watch {
+                        paths,
+                        failed,
+                        gaps,
+                    }) => {
+                        self.take_over(paths, &failed);
+                        self.gaps = gaps;
+                    }
                     Ok(Order::Bfd { path, session }) => self.hear_bfd(path, session),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
@@ -459,6 +476,30 @@ impl Worker {
                 }
             }
             let _ = self.tables.probe_info.set(path, Raw(target.info(now)), 0);
+        }
+        self.set_gaps();
+    }
+
+    /// Tells the programs after what pause flows may move.
+    fn set_gaps(&mut self) {
+        for (&bond, gap) in &self.gaps {
+            let first = bond * MAX_BOND_PATHS;
+            let paths = self.paths.range_mut(first..first + MAX_BOND_PATHS);
+            let gap = match gap {
+                Gap::Fixed(gap) => gap.as_nanos() as u64,
+                Gap::Measured => {
+                    let measures = paths.filter_map(|(_, target)| target.probed());
+                    let measures: Vec<_> = measures
+                        .filter_map(|liveness| liveness.rtt_and_deviation())
+                        .collect();
+                    gap::measured(&measures)
+                }
+            };
+            // As with limits: not for every little change.
+            let known = self.tables.gaps.get(&bond, 0).unwrap_or_default();
+            if gap.abs_diff(known) > gap / 16 {
+                let _ = self.tables.gaps.set(bond, gap, 0);
+            }
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netbond_common::names::{PathState, StateReason};
+use netbond_common::names::{Mode, PathState, StateReason};
 
 use super::event::{Event, OspfInterface, OspfNeighbour, Route};
+use super::gap::Gap;
 use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, PathPlan, World};
 use super::prober::{How, Identity, Watched};
@@ -185,6 +186,18 @@ impl Controller {
         watched
     }
 
+    /// After what pause the flows of each bond may move, by bond id; of those where any may.
+    #[must_use]
+    pub fn gaps(&self) -> BTreeMap<u32, Gap> {
+        let moving = |member: &&Member| member.config.modes().any(|mode| mode == Mode::Flowlet);
+        let gap = |member: &Member| match member.config.flowlet_gap_ms {
+            Some(ms) => Gap::Fixed(Duration::from_millis(ms.into())),
+            None => Gap::Measured,
+        };
+        let members = self.members.iter().filter(moving);
+        members.map(|member| (member.id, gap(member))).collect()
+    }
+
     /// The BFD sessions to keep, by path id.
     #[must_use]
     pub fn bfd_sessions(&self) -> Vec<SessionConfig> {
@@ -220,7 +233,8 @@ impl Controller {
     /// Takes in an event; returns what it changed, and what it tells beyond that.
     pub fn handle(&mut self, event: Event) -> Handled {
         let news = self.absorb(&event);
-        if news.is_empty() {
+        // A cost that is known for the first time is no news, but may be a weight.
+        if news.is_empty() && !matches!(event, Event::Ospf(_)) {
             return Handled::default();
         }
         let texts: Vec<&str> = news.iter().map(|news| news.text.as_str()).collect();

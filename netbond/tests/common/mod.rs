@@ -16,7 +16,7 @@ use aya::{
 use bytemuck::Zeroable as _;
 use etherparse::PacketBuilder;
 use netbond::{
-    loader::{OBJECT, classifier, load_programs},
+    loader::{OBJECT, classifier, egress_program, load_programs, loader},
     tables::{Raw, Tables},
 };
 use netbond_common::{
@@ -58,6 +58,9 @@ pub(crate) struct Ran {
 /// The loaded programs and their maps, with one bond.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
+    features: u32,
+    /// skb->mark of the packets that are run.
+    pub(crate) mark: u32,
     pub(crate) tables: Tables,
 }
 
@@ -65,18 +68,31 @@ impl Kernel {
     /// Loads the object and sets up a bond with as many paths as there are weights.
     #[must_use]
     pub(crate) fn with_bond(weights: &[u32], key: Option<u32>) -> Self {
+        Self::with_features(weights, key, 0)
+    }
+
+    /// The same with the programs that some `feature` bits ask for.
+    #[must_use]
+    pub(crate) fn with_features(weights: &[u32], key: Option<u32>, features: u32) -> Self {
         // Tickets are per CPU: a test that moved would see two wheels.
         let mut cpu = nix::sched::CpuSet::new();
         cpu.set(0).unwrap();
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpu).unwrap();
-        let mut ebpf = Ebpf::load(OBJECT).expect("loading the object (root or CAP_BPF needed)");
-        load_programs(&mut ebpf).unwrap();
+        let mut ebpf = loader(&features)
+            .load(OBJECT)
+            .expect("loading the object (root or CAP_BPF needed)");
+        load_programs(&mut ebpf, features).unwrap();
         let tables = Tables::new(|name| {
             ebpf.take_map(name)
                 .ok_or_else(|| anyhow::anyhow!("no map {name}"))
         })
         .unwrap();
-        let mut kernel = Self { ebpf, tables };
+        let mut kernel = Self {
+            ebpf,
+            features,
+            mark: 0,
+            tables,
+        };
         let mut bond = Bond {
             paths: weights.len() as u32,
             ifindex: IFINDEX,
@@ -137,7 +153,7 @@ impl Kernel {
     }
 
     pub(crate) fn egress(&mut self, frame: &[u8]) -> Ran {
-        self.run(program::EGRESS, frame, None)
+        self.run(egress_program(self.features), frame, None)
     }
 
     pub(crate) fn ingress(&mut self, frame: &[u8]) -> Ran {
@@ -147,8 +163,9 @@ impl Kernel {
     /// Runs a program once; `gso` is (segments, size) of a super-packet.
     pub(crate) fn run(&mut self, name: &str, frame: &[u8], gso: Option<(u32, u32)>) -> Ran {
         let mut out = vec![0; frame.len() + 256];
-        // struct __sk_buff of linux/bpf.h: gso_segs at byte 164, gso_size at byte 176.
+        // struct __sk_buff of linux/bpf.h: mark at byte 8, gso_segs at byte 164, gso_size at byte 176.
         let mut context = [0_u8; 192];
+        context[8..12].copy_from_slice(&self.mark.to_ne_bytes());
         if let Some((segments, size)) = gso {
             context[164..168].copy_from_slice(&segments.to_ne_bytes());
             context[176..180].copy_from_slice(&size.to_ne_bytes());
@@ -158,7 +175,7 @@ impl Kernel {
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
-                ctx_in: gso.is_some().then_some(context.as_slice()),
+                ctx_in: (gso.is_some() || self.mark != 0).then_some(context.as_slice()),
                 ..TestRunOptions::default()
             })
             .expect("BPF_PROG_TEST_RUN");

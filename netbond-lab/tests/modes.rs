@@ -1,0 +1,220 @@
+//! Modes and classes, between routers: which path packets take, what becomes of them where that fails,
+//! and that changing a mode costs none.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::{A, B, SOON, counters, path, reconfigure, status, wait_proven, wait_state};
+use netbond_lab::{Lab, Router, Topology, traffic, wait_for};
+
+const PACE: Duration = Duration::from_millis(2);
+
+/// The lab with both bonds in a mode.
+fn up(name: &str, mode: &str) -> Lab {
+    let mut topology = Topology::reference();
+    for bond in &mut topology.bonds {
+        bond.mode = mode.to_owned();
+    }
+    Lab::up(name, &topology).unwrap()
+}
+
+/// A router's configuration with these keys in its bond and its two paths, and what follows them.
+fn config(router: &Router, bond: &str, paths: [&str; 2], rest: &str) -> String {
+    let text = router.default_config().unwrap();
+    let text = text.replacen("mode = \"round-robin\"\n", &format!("{bond}\n"), 1);
+    let [first, second] = paths;
+    let text = text.replacen(
+        "name = \"via-m1\"\n",
+        &format!("name = \"via-m1\"\n{first}\n"),
+        1,
+    );
+    let text = text.replacen(
+        "name = \"via-m2\"\n",
+        &format!("name = \"via-m2\"\n{second}\n"),
+        1,
+    );
+    format!("{text}{rest}")
+}
+
+/// Every mode into the next, with the programs swapped again and again: no packet of an exact stream
+/// is lost in either direction, and no path is without a verdict.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_change_of_mode_loses_no_packet() {
+    let lab = up("mode-change", "round-robin");
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    wait_proven(a);
+    let streams = [
+        traffic::Numbered::start(a, b, B, PACE).unwrap(),
+        traffic::Numbered::start(b, a, A, PACE).unwrap(),
+    ];
+    let voice = "[[bond.class]]\nname = \"voice\"\nmode = \"active-backup\"\nprotocol = \"udp\"\n";
+    let none = ["", ""];
+    let steps = [
+        ("mode = \"weighted\"", ["weight = 3", "weight = 1"], ""),
+        ("mode = \"weighted\"", ["weight = 1", "weight = 5"], ""),
+        ("mode = \"flow\"", none, ""),
+        ("mode = \"flow\"", ["weight = 9", ""], ""),
+        ("mode = \"flowlet\"", none, ""),
+        ("mode = \"active-backup\"", ["priority = 1", ""], ""),
+        ("mode = \"active-backup\"", ["", "priority = 1"], ""),
+        ("mode = \"weighted\"\nweights = \"ospf\"", none, ""),
+        ("mode = \"round-robin\"", ["priority = 1", ""], voice),
+        ("mode = \"flow\"", ["priority = 1", ""], voice),
+        ("mode = \"round-robin\"", none, ""),
+    ];
+    for (bond, paths, rest) in steps {
+        for router in [a, b] {
+            reconfigure(router, &config(router, bond, paths, rest));
+            let mode = bond.split('"').nth(1).unwrap();
+            assert_eq!(status(router)["bonds"][0]["mode"], mode);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let end = SystemTime::now();
+    for stream in streams {
+        let counts = stream.stop_after(end).unwrap().counts();
+        assert!(counts.sent > 1000, "{counts:?}");
+        assert_eq!(counts.lost, 0, "of {}", counts.sent);
+    }
+}
+
+/// What both paths carried while something went on.
+fn carried(router: &Router, counter: &str, during: impl FnOnce()) -> [u64; 2] {
+    let before = counters(router, counter);
+    during();
+    let after = counters(router, counter);
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_flow_keeps_its_path_while_that_lives() {
+    let mut topology = Topology::reference().with_bond_line("hold_down = 0");
+    for bond in &mut topology.bonds {
+        bond.mode = "flow".to_owned();
+    }
+    let lab = Lab::up("flow", &topology).unwrap();
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    wait_proven(a);
+    // One stream has nearly all of the bytes; the test's own connection has the rest.
+    let bytes = carried(a, "tx_bytes", || {
+        traffic::tcp(a, b, B, Duration::from_secs(2)).unwrap();
+    });
+    let (most, all) = (bytes.into_iter().max().unwrap(), bytes.iter().sum::<u64>());
+    assert!(most as f64 > 0.99 * all as f64, "{bytes:?}");
+
+    let stream = traffic::Numbered::start(a, b, B, PACE).unwrap();
+    let second = || std::thread::sleep(Duration::from_secs(1));
+    let home = |packets: [u64; 2]| usize::from(packets[1] > packets[0]);
+    let before = carried(a, "tx_packets", second);
+    let (path, router) = [("via-m1", "M1"), ("via-m2", "M2")][home(before)];
+    assert!(before[1 - home(before)] < 20, "{before:?}");
+    let failed = SystemTime::now();
+    lab.fail_router(router).unwrap();
+    wait_state(a, path, "dead");
+    let during = carried(a, "tx_packets", second);
+    assert_ne!(home(during), home(before), "{during:?}");
+    lab.restore_router(router).unwrap();
+    wait_state(a, path, "up");
+    wait_state(b, path, "up");
+    let after = carried(a, "tx_packets", second);
+    assert_eq!(home(after), home(before), "it comes back: {after:?}");
+    let log = stream.stop_after(SystemTime::now()).unwrap();
+    let lost = log.counts_since(failed).lost;
+    assert!(lost < 400, "{lost} lost of a stream of 500 a second");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn active_backup_fails_over_and_back() {
+    let lab = up("backup", "active-backup");
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    for router in [a, b] {
+        let text = router.default_config().unwrap();
+        let text = text.replacen(
+            "name = \"via-m1\"\n",
+            "name = \"via-m1\"\npriority = 1\n",
+            1,
+        );
+        reconfigure(router, &text);
+    }
+    wait_proven(a);
+    wait_proven(b);
+    let used = || {
+        ["via-m1", "via-m2"].map(|name| {
+            let path = path(a, name);
+            (path["in_use"] == true, path["standby"] == true)
+        })
+    };
+    assert_eq!(used(), [(false, true), (true, false)]);
+    let stream = traffic::Numbered::start(a, b, B, PACE).unwrap();
+    let second = || std::thread::sleep(Duration::from_secs(1));
+    let packets = carried(a, "tx_packets", second);
+    assert!(packets[1] > 300 && packets[0] < 20, "{packets:?}");
+    lab.fail_router("M2").unwrap();
+    let failed = SystemTime::now();
+    wait_state(a, "via-m2", "dead");
+    let packets = carried(a, "tx_packets", second);
+    assert!(packets[0] > 300 && packets[1] == 0, "{packets:?}");
+    assert_eq!(used(), [(true, false), (false, false)]);
+    lab.restore_router("M2").unwrap();
+    wait_state(a, "via-m2", "up");
+    wait_state(b, "via-m2", "up");
+    let packets = carried(a, "tx_packets", second);
+    assert!(packets[1] > 300 && packets[0] < 20, "{packets:?}");
+    let log = stream.stop_after(SystemTime::now()).unwrap();
+    let lost = log.counts_since(failed).lost;
+    assert!(lost < 400, "{lost} lost of a stream of 500 a second");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_class_by_dscp_takes_another_mode() {
+    let lab = up("class", "round-robin");
+    let a = lab.router("A");
+    let voice = "[[bond.class]]\nname = \"voice\"\nmode = \"active-backup\"\ndscp = \"ef\"\n";
+    reconfigure(
+        a,
+        &config(a, "mode = \"round-robin\"", ["priority = 1", ""], voice),
+    );
+    wait_proven(a);
+    let ping = |tos: &str| {
+        a.run(&["ping", "-n", "-q", "-c", "40", "-i", "0.01", "-Q", tos, B])
+            .unwrap();
+    };
+    let class = || status(a)["bonds"][0]["classes"][0].clone();
+    let before = class()["tx_packets"].as_u64().unwrap();
+    // 0xb8 is the DSCP 46 in the place of the TOS byte.
+    let packets = carried(a, "tx_packets", || ping("0xb8"));
+    assert!(
+        packets[1] >= 40 && packets[0] <= packets[1] - 40,
+        "{packets:?}"
+    );
+    let class = class();
+    assert_eq!(
+        class["tx_packets"].as_u64().unwrap() - before,
+        40,
+        "{class}"
+    );
+    assert_eq!(
+        (&class["name"], &class["mode"]),
+        (&"voice".into(), &"active-backup".into())
+    );
+    let packets = carried(a, "tx_packets", || ping("0"));
+    assert!(packets[0] >= 15 && packets[1] >= 15, "{packets:?}");
+    let table = a.run(&["netbond", "status"]).unwrap();
+    assert!(table.contains("voice  active-backup"), "{table}");
+    wait_for("the class gone", SOON, || {
+        reconfigure(a, &a.default_config().unwrap());
+        let classes = status(a)["bonds"][0]["classes"].as_array().unwrap().len();
+        Ok((classes == 0).then_some(()))
+    })
+    .unwrap();
+}
