@@ -54,7 +54,7 @@ fn send_packet<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32
     };
     let way = choose::<F>(packet, id, bond)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
-    let (stamped, stamp) = stamp::<F>(packet, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
     let identification = if stamped {
         stamp.identification()
     } else if inner.dont_fragment {
@@ -87,7 +87,7 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32,
     };
     let len = packet.len() + (tags.count() * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
-    let (stamped, stamp) = stamp::<F>(packet, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
@@ -107,11 +107,11 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32,
 /// The place in its flow's strand of a packet that stands for so many; false where the bond keeps no
 /// order.
 #[inline(always)]
-fn stamp<F: Features>(packet: &Packet, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
+fn stamp<F: Features>(flow: u32, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
     if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
         return (false, Stamp::NONE);
     }
-    match maps::stamp(id, subject(packet).flow.hash(), packets) {
+    match maps::stamp(id, flow, packets) {
         Some(stamp) => (true, stamp),
         None => (false, Stamp::NONE),
     }
@@ -164,14 +164,23 @@ struct Way {
     choice: Choice,
     /// Where packets of its class are counted, if it is of any.
     class: Option<u32>,
+    /// Hash of its flow, where some feature needs one.
+    flow: u32,
 }
 
 /// Chooses the path of the next packet.
 #[inline(always)]
 fn choose<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<Way, End> {
     let end = |fate| End::new(id, fate);
+    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::IN_ORDER;
+    let subject = if F::has(FLOWS) {
+        subject(packet)
+    } else {
+        Subject::new(Flow::NONE, 0, 0)
+    };
+    let flow = subject.flow.hash();
     let (slot, choice, class) = if F::has(feature::ALL) {
-        by_mode::<F>(packet, id, bond)?
+        by_mode::<F>(&subject, flow, id, bond)?
     } else {
         let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
@@ -184,26 +193,23 @@ fn choose<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<Way, End
         stats: maps::path_stats(path_id).ok_or(end(Fate::TxNoPath))?,
         choice,
         class,
+        flow,
     })
 }
 
 /// Chooses it as the packet's class says, or the bond; returns the class's counter too.
 #[inline(always)]
 fn by_mode<F: Features>(
-    packet: &Packet,
+    subject: &Subject,
+    flow: u32,
     id: u32,
     bond: &Bond,
 ) -> Result<(u32, Choice, Option<u32>), End> {
     let end = |fate| End::new(id, fate);
-    let subject = if F::has(feature::CLASSES | feature::FLOW | feature::FLOWLET) {
-        subject(packet)
-    } else {
-        Subject::new(Flow::NONE, 0, 0)
-    };
     let (mut lane_id, mut counter) = (id, None);
     if F::has(feature::CLASSES) {
         let rule = |class| Some(&maps::class(id, class)?.rule);
-        if let Some(place) = classify(&subject, bond.classes, rule) {
+        if let Some(place) = classify(subject, bond.classes, rule) {
             lane_id = maps::lane_of(id, place);
             counter = maps::class(id, place).map(|class| class.counter);
         }
@@ -214,7 +220,7 @@ fn by_mode<F: Features>(
     let mut preferred = None;
     let mut flowlet = None;
     if F::has(feature::FLOWLET) && lane.mode == Mode::Flowlet as u32 {
-        let last = maps::flowlet(id, subject.flow.hash()).ok_or(end(Fate::TxNoBond))?;
+        let last = maps::flowlet(id, flow).ok_or(end(Fate::TxNoBond))?;
         let now = monotonic();
         if let Some(path) = last.held(now, maps::gap(id))
             && flags(path) & PATH_USABLE != 0
@@ -224,7 +230,7 @@ fn by_mode<F: Features>(
         }
         flowlet = Some((last, now));
     } else if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
-        preferred = maps::flow_order(id, subject.flow.hash());
+        preferred = maps::flow_order(id, flow);
     } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
         preferred = Some(lane.order);
     }
