@@ -19,7 +19,7 @@ use netbond_common::{
     frame::{self, Tag},
     gre, inner,
 };
-use network_types::eth::EthHdr;
+use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
@@ -30,6 +30,9 @@ pub(crate) struct Refused;
 const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 /// What is added is GRE over IPv4: so super-packets stay whole down to the path's device.
 const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+
+/// Bytes of space that WireGuard wants in front of a packet (`DATA_PACKET_HEAD_ROOM`).
+const HEADROOM: i32 = 128;
 
 /// The least MTU that a bond device has, bytes.
 const LEAST_MTU: u32 = 1280;
@@ -231,6 +234,7 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn encapsulate<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
         let len = size_of::<T>() as i32 + more as i32;
+        self.make_headroom(len)?;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
             self.make_plain_room(len)?;
         }
@@ -248,10 +252,37 @@ impl Packet {
         let len = size_of::<Stacked<T, N>>() as i32;
         let flags =
             TUNNEL | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (N as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        self.make_headroom(len)?;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
             self.make_plain_room(len)?;
         }
         self.write(EthHdr::LEN, &Stacked { outer, header })
+    }
+
+    /// Sees to it that there is space in memory for `len` bytes of outer headers and for those that
+    /// WireGuard adds, by making all of that room and giving it back.
+    ///
+    /// A packet from a veth or a socket has little space in front of it: with room for the outer headers
+    /// alone the kernel would copy it here, and WireGuard once more.
+    #[inline(always)]
+    fn make_headroom(&self, len: i32) -> Result<(), Refused> {
+        // This host's TCP leaves space enough. Its packets are shared with the queue for retransmission:
+        // giving room back would copy them.
+        if self.is_ours() && self.is_tcp() {
+            return Ok(());
+        }
+        // Giving room back has to leave an IP header, as far as the kernel can tell.
+        if (self.len() as usize) < EthHdr::LEN + Ipv6Hdr::LEN {
+            return Ok(());
+        }
+        let len = len + HEADROOM;
+        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN).is_err() {
+            // No IP packet, or too long a one: it passes all the same.
+            return Ok(());
+        }
+        self.ctx
+            .adjust_room(-len, BPF_ADJ_ROOM_MAC, PLAIN)
+            .map_err(|_| Refused)
     }
 
     /// Makes room for outer headers around what is no IP packet, or inside a tunnel already, for which
