@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// Source address of the frames that a bond device receives: locally administered, so that it is
-/// nobody's.
-const FROM: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+/// nobody's. Without zeros in a row, which a program sets one by one in a loop.
+const FROM: [u8; 6] = *b"\x02bond0";
 
 /// Receives a packet whose IP header starts at `L3` bytes; returns the kernel's action.
 #[inline(always)]

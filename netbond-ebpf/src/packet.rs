@@ -6,7 +6,7 @@ use aya_ebpf::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
@@ -175,12 +175,13 @@ impl Packet {
         if self.len() <= LEAST_MTU {
             return;
         }
-        // SAFETY: plain integers, for which all zeros is a value.
-        let mut nobody: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        let (skb, len) = (self.ctx.as_ptr().cast(), size_of::<bpf_tunnel_key>());
+        // Tunnel id and remote address, the shortest key that the kernel takes: each byte of a longer one
+        // would be set to zero by itself.
+        let mut nobody = 0_u64;
+        let (skb, key) = (self.ctx.as_ptr().cast(), (&raw mut nobody).cast());
         // SAFETY: a plain helper call on this program's own context, and a key on its stack. It refuses
         // keys of other lengths and flags only.
-        let _ = unsafe { bpf_skb_set_tunnel_key(skb, &raw mut nobody, len as u32, 0) };
+        let _ = unsafe { bpf_skb_set_tunnel_key(skb, key, size_of::<u64>() as u32, 0) };
     }
 
     /// Whether the frame is for this host (PACKET_HOST) and not only overheard.
