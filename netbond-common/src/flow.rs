@@ -49,13 +49,13 @@ impl Flow {
         protocol: 0,
     };
 
-    /// The flow of an IPv4 packet; `read` gives four bytes at an offset from the start of the header,
-    /// where there are as many.
+    /// The flow of an IPv4 packet; `read` gives four bytes at an offset from the start of the header, or
+    /// false where there are not as many.
     #[inline(always)]
     #[must_use]
-    pub fn from_ipv4(header: &Ipv4Hdr, read: impl FnOnce(usize) -> Option<[u8; 4]>) -> Self {
+    pub fn from_ipv4(header: &Ipv4Hdr, read: impl FnOnce(usize) -> (bool, [u8; 4])) -> Self {
         let ports = if ipv4::is_fragment(header.frags) || !has_ports(header.proto) {
-            None
+            (false, [0; 4])
         } else {
             read(usize::from(header.ihl()))
         };
@@ -73,20 +73,18 @@ impl Flow {
     #[must_use]
     pub fn from_ipv6(
         header: &[u8; Ipv6Hdr::LEN],
-        read: impl FnOnce(usize) -> Option<[u8; 4]>,
+        read: impl FnOnce(usize) -> (bool, [u8; 4]),
     ) -> Self {
         let next = header[6];
         let ported = has_ports(next);
-        let behind = if ported || next == FRAGMENT {
+        let (there, bytes) = if ported || next == FRAGMENT {
             read(Ipv6Hdr::LEN)
         } else {
-            None
+            (false, [0; 4])
         };
-        let (protocol, ports) = match behind {
-            // The fragment header begins with the protocol of what was cut.
-            Some([protocol, ..]) if !ported => (protocol, None),
-            ports => (next, ports),
-        };
+        // The fragment header begins with the protocol of what was cut.
+        let protocol = if there && !ported { bytes[0] } else { next };
+        let ports = (there && ported, bytes);
         let address = |at: usize| {
             let mut address = [0; 16];
             address.copy_from_slice(&header[at..at + 16]);
@@ -101,14 +99,15 @@ impl Flow {
         protocol: u8,
         source: [u8; 16],
         destination: [u8; 16],
-        ports: Option<[u8; 4]>,
+        (ported, [a, b, c, d]): (bool, [u8; 4]),
     ) -> Self {
-        let (source_port, destination_port) = match ports {
-            Some([a, b, c, d]) => (
+        let (source_port, destination_port) = if ported {
+            (
                 u32::from(u16::from_be_bytes([a, b])),
                 u32::from(u16::from_be_bytes([c, d])),
-            ),
-            None => (NO_PORT, NO_PORT),
+            )
+        } else {
+            (NO_PORT, NO_PORT)
         };
         Self {
             source: words(source),
@@ -244,7 +243,10 @@ mod tests {
     }
 
     fn flow(bytes: &[u8]) -> Flow {
-        let read = |at: usize| Some(bytes.get(at..at + 4)?.try_into().unwrap());
+        let read = |at: usize| match bytes.get(at..at + 4) {
+            Some(bytes) => (true, bytes.try_into().unwrap()),
+            None => (false, [0; 4]),
+        };
         if bytes[0] >> 4 == 4 {
             let b: [u8; 20] = bytes[..20].try_into().unwrap();
             let header = Ipv4Hdr {

@@ -12,8 +12,8 @@ const FRAGMENT: u16 = 0x3fff;
 /// An IPv4 address within an IPv6 one: `::ffff:a.b.c.d`.
 #[must_use]
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    // As one number: the kernel's programs set arrays byte by byte.
+    (0xffff_0000_0000 | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 
 #[inline(always)]

@@ -305,13 +305,14 @@ impl Strand {
         if newest & PRESENT == 0 || ahead(number, newest) > 0 {
             self.newest[path] = PRESENT | number;
         }
-        if self.has(number) {
+        let newer = ahead(number, self.end) >= 0;
+        if !newer && self.has(number) {
             self.counts.copies += 1;
             return Arrival::Copy;
         }
         self.counts.came += 1;
         self.advance(skew, number, now);
-        let release = if ahead(number, self.end) >= 0 {
+        let release = if newer {
             self.release_newest(skew, number, now, longest)
         } else {
             self.release_late(skew, number, now, longest)
@@ -342,7 +343,7 @@ impl Strand {
         }
     }
 
-    /// Whether this number came; one of those that are remembered.
+    /// Whether this number came: one of those that are remembered, and less than `end`.
     #[inline(always)]
     fn has(&self, number: u32) -> bool {
         self.came[word(number)] >> (number & 63) & 1 != 0
@@ -602,6 +603,21 @@ mod tests {
         let counts = receiver.strand.counts;
         assert_eq!((counts.held, counts.late, counts.lost()), (0, 0, 0));
         assert_eq!(receiver.out_of_order(), 0);
+    }
+
+    /// A slot is used again and again: what was in it before is forgotten in time.
+    #[test]
+    fn long_sequences_have_no_copies() {
+        for (lost, slow) in [(0, 10 * MS), (7, 25 * MS), (90, 60 * MS)] {
+            let sent = in_turn(30_000, MS / 4, 2);
+            let came = carried(&sent, 77, |number, path| {
+                let gone = lost != 0 && number % 100 < lost;
+                (!gone).then_some(if path == 0 { 10 * MS } else { slow })
+            });
+            let receiver = receive(&came);
+            assert_eq!(receiver.released.len(), came.len());
+            assert_eq!(receiver.strand.counts.copies, 0);
+        }
     }
 
     /// Also over the end of the numbers, and whatever the difference.

@@ -253,18 +253,18 @@ fn subject(packet: &Packet) -> Subject {
             start += frame::TAG_LEN;
         }
     }
-    let read = |at| packet.read(start + at);
+    let read = |at| packet.try_read(start + at);
     let (flow, tos) = match protocol {
-        gre::IPV4 => match packet.read::<Ipv4Hdr>(start) {
-            Some(header) => (Flow::from_ipv4(&header, read), header.tos),
-            None => (Flow::NONE, 0),
+        gre::IPV4 => match packet.try_read::<Ipv4Hdr>(start) {
+            (true, header) => (Flow::from_ipv4(&header, read), header.tos),
+            (false, _) => (Flow::NONE, 0),
         },
-        gre::IPV6 => match packet.read::<[u8; Ipv6Hdr::LEN]>(start) {
-            Some(header) => (
+        gre::IPV6 => match packet.try_read::<[u8; Ipv6Hdr::LEN]>(start) {
+            (true, header) => (
                 Flow::from_ipv6(&header, read),
                 header[0] << 4 | header[1] >> 4,
             ),
-            None => (Flow::NONE, 0),
+            (false, _) => (Flow::NONE, 0),
         },
         _ => (Flow::NONE, 0),
     };

@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// Source address of the frames that a bond device receives: locally administered, so that it is
-/// nobody's.
-const FROM: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+/// nobody's. Without zeros in a row, which a program sets one by one in a loop.
+const FROM: [u8; 6] = *b"\x02bond0";
 
 /// Receives a packet whose IP header starts at `L3` bytes; returns the kernel's action.
 #[inline(always)]
@@ -192,7 +192,10 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     };
     let stamp = if layout.sequence {
         let at = L3 + ip_len + layout.header_len() - gre::FIELD_LEN;
-        Stamp::from_field(packet.load(at).ok_or(Fate::RxForeign)?)
+        match packet.load(at) {
+            (true, field) => Stamp::from_field(field),
+            (false, _) => return Err(Fate::RxForeign),
+        }
     } else {
         Stamp::NONE
     };

@@ -1,17 +1,20 @@
 //! The packet at hand: the only place with pointers into it and with helpers that change it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
         bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_set_tstamp, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_load_bytes, bpf_skb_set_tstamp, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop,
+        bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -20,7 +23,7 @@ use netbond_common::{
     gre, inner,
     ipv4::{self, Outward},
 };
-use network_types::eth::EthHdr;
+use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
@@ -34,6 +37,9 @@ const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP
 
 /// BPF_SKB_TSTAMP_DELIVERY_MONO of linux/bpf.h: a time stamp is one of CLOCK_MONOTONIC, of departure.
 const DELIVERY_MONO: u32 = 1;
+
+/// Bytes of space that WireGuard wants in front of a packet (`DATA_PACKET_HEAD_ROOM`).
+const HEADROOM: i32 = 128;
 
 /// The least MTU that a bond device has, bytes.
 const LEAST_MTU: u32 = 1280;
@@ -200,12 +206,13 @@ impl Packet {
         if self.len() <= LEAST_MTU {
             return;
         }
-        // SAFETY: plain integers, for which all zeros is a value.
-        let mut nobody: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        let (skb, len) = (self.ctx.as_ptr().cast(), size_of::<bpf_tunnel_key>());
+        // Tunnel id and remote address, the shortest key that the kernel takes: each byte of a longer one
+        // would be set to zero by itself.
+        let mut nobody = 0_u64;
+        let (skb, key) = (self.ctx.as_ptr().cast(), (&raw mut nobody).cast());
         // SAFETY: a plain helper call on this program's own context, and a key on its stack. It refuses
         // keys of other lengths and flags only.
-        let _ = unsafe { bpf_skb_set_tunnel_key(skb, &raw mut nobody, len as u32, 0) };
+        let _ = unsafe { bpf_skb_set_tunnel_key(skb, key, size_of::<u64>() as u32, 0) };
     }
 
     /// Whether the frame is for this host (PACKET_HOST) and not only overheard.
@@ -230,10 +237,21 @@ impl Packet {
     /// Copies a header out of the frame; `None` where the frame is too short.
     #[inline(always)]
     pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        let (there, value) = self.try_read(offset);
+        there.then_some(value)
+    }
+
+    /// The same, and false and no matter what where the frame is too short. For headers that are looked
+    /// at in several places: the compiler may do so before it knows that there is one, and the verifier
+    /// refuses what an `Option` does not hold.
+    #[inline(always)]
+    pub(crate) fn try_read<T: Copy>(&self, offset: usize) -> (bool, T) {
         let start = self.ctx.data() + offset;
         if start + size_of::<T>() <= self.ctx.data_end() {
             // SAFETY: the bytes lie within the frame, and every T read here is plain bytes.
-            return Some(unsafe { core::ptr::read_unaligned(start as *const T) });
+            return (true, unsafe {
+                core::ptr::read_unaligned(start as *const T)
+            });
         }
         // Beyond the linear part of the buffer, or of the frame.
         self.load(offset)
@@ -241,8 +259,13 @@ impl Packet {
 
     /// The same where the verifier cannot follow where the offset comes from.
     #[inline(always)]
-    pub(crate) fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        self.ctx.load(offset).ok()
+    pub(crate) fn load<T: Copy>(&self, offset: usize) -> (bool, T) {
+        let mut value = MaybeUninit::<T>::uninit();
+        let (skb, to) = (self.ctx.as_ptr().cast(), value.as_mut_ptr().cast());
+        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
+        let result = unsafe { bpf_skb_load_bytes(skb, offset as u32, to, size_of::<T>() as u32) };
+        // SAFETY: it is written in any case, with zeros where the frame is too short.
+        (result == 0, unsafe { value.assume_init() })
     }
 
     /// Overwrites bytes whose change the packet's checksum does not see: those of a header that sums
@@ -269,6 +292,7 @@ impl Packet {
         gre: gre::Header,
         more: u32,
     ) -> Result<(), Refused> {
+        self.make_headroom((ipv4::HEADER_LEN + gre.len()) as i32 + more as i32)?;
         match gre {
             gre::Header::Plain(gre) => self.put_before(&outer(outward, gre), more),
             gre::Header::One(gre) => self.put_before(&outer(outward, gre), more),
@@ -309,6 +333,7 @@ impl Packet {
         gre: gre::Header,
         header: [u8; N],
     ) -> Result<(), Refused> {
+        self.make_headroom((ipv4::HEADER_LEN + gre.len() + N) as i32)?;
         match gre {
             gre::Header::Plain(gre) => self.put_before_frame(outer(outward, gre), header),
             gre::Header::One(gre) => self.put_before_frame(outer(outward, gre), header),
@@ -329,6 +354,32 @@ impl Packet {
             self.make_plain_room(len)?;
         }
         self.write(EthHdr::LEN, &Stacked::new(outer, header))
+    }
+
+    /// Sees to it that there is space in memory for `len` bytes of outer headers and for those that
+    /// WireGuard adds, by making all of that room and giving it back.
+    ///
+    /// A packet from a veth or a socket has little space in front of it: with room for the outer headers
+    /// alone the kernel would copy it here, and WireGuard once more.
+    #[inline(always)]
+    fn make_headroom(&self, len: i32) -> Result<(), Refused> {
+        // This host's TCP leaves space enough. Its packets are shared with the queue for retransmission:
+        // giving room back would copy them.
+        if self.is_ours() && self.is_tcp() {
+            return Ok(());
+        }
+        // Giving room back has to leave an IP header, as far as the kernel can tell.
+        if (self.len() as usize) < EthHdr::LEN + Ipv6Hdr::LEN {
+            return Ok(());
+        }
+        let len = len + HEADROOM;
+        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN).is_err() {
+            // No IP packet, or too long a one: it passes all the same.
+            return Ok(());
+        }
+        self.ctx
+            .adjust_room(-len, BPF_ADJ_ROOM_MAC, PLAIN)
+            .map_err(|_| Refused)
     }
 
     /// Makes room for outer headers around what is no IP packet, or inside a tunnel already, for which

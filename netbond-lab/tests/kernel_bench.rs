@@ -68,3 +68,27 @@ fn two_paths_carry_more_than_one() {
     let page = report.html("test");
     assert!(page.contains("<svg") && page.contains("tcp-cubic-goodput"));
 }
+
+/// A full packet that is forwarded into the bond costs well below what the kernel's bond makes of it:
+/// it is copied as often, which is once. With one copy more netbond had nine tenths of the cost.
+#[test]
+#[ignore = "needs root, kernel modules and a clock that counts instructions: cargo xtask test vm"]
+fn a_forwarded_packet_is_copied_once() {
+    let options = Options {
+        name: "t-cost".to_owned(),
+        systems: vec![System::BalanceRr, System::Netbond],
+        scenarios: vec![Scenario::CpuLarge],
+        runs: 1,
+        quick: true,
+        counted: true,
+        save: None,
+    };
+    let (report, problems) = bench::run(&options, &mut |_| Ok(())).unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+    let mut rows = report.0.iter();
+    let ratio = rows
+        .find(|row| row.system == "netbond" && row.measure == "forward-ratio")
+        .unwrap()
+        .median;
+    assert!(ratio < 0.65, "of balance-rr's cost: {ratio}");
+}
