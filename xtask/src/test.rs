@@ -172,7 +172,7 @@ fn test_run() -> Result<u32> {
         );
     }
     let mut test = tests()?;
-    for name in ["test_run", "probes", "frames", "modes"] {
+    for name in ["test_run", "probes", "frames", "lanes"] {
         test.args(["--test", name]);
     }
     cargo_test(test.args(["--", "--ignored"]))
