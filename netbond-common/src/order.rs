@@ -93,7 +93,7 @@ const fn minus_log2(n: u32) -> u32 {
     let mut bit = FRACTION;
     while bit > 0 {
         bit -= 1;
-        mantissa = mantissa * mantissa >> 31;
+        mantissa = (mantissa * mantissa) >> 31;
         if mantissa >> 32 != 0 {
             mantissa >>= 1;
             log |= 1 << bit;

@@ -55,6 +55,8 @@ fn a_change_of_mode_loses_no_packet() {
         traffic::Numbered::start(b, a, A, PACE).unwrap(),
     ];
     let voice = "[[bond.class]]\nname = \"voice\"\nmode = \"active-backup\"\nprotocol = \"udp\"\n";
+    let web = "[[bond.class]]\nname = \"web\"\nmode = \"flow\"\nprotocol = \"tcp\"\n";
+    let both = format!("{voice}{web}");
     let none = ["", ""];
     let steps = [
         ("mode = \"weighted\"", ["weight = 3", "weight = 1"], ""),
@@ -67,6 +69,8 @@ fn a_change_of_mode_loses_no_packet() {
         ("mode = \"weighted\"\nweights = \"ospf\"", none, ""),
         ("mode = \"round-robin\"", ["priority = 1", ""], voice),
         ("mode = \"flow\"", ["priority = 1", ""], voice),
+        // All that there is.
+        ("mode = \"flowlet\"", ["priority = 1", ""], &both),
         ("mode = \"round-robin\"", none, ""),
     ];
     for (bond, paths, rest) in steps {

@@ -172,7 +172,11 @@ fn test_run() -> Result<u32> {
         );
     }
     let mut test = tests()?;
+<<<<<<< HEAD
     for name in ["test_run", "probes", "frames", "modes", "order"] {
+=======
+    for name in ["test_run", "probes", "frames", "lanes"] {
+>>>>>>> wt-modes
         test.args(["--test", name]);
     }
     cargo_test(test.args(["--", "--ignored"]))

@@ -129,7 +129,7 @@ fn fragments(ports: (u16, u16)) -> [Vec<u8>; 3] {
     [(0, true), (40, true), (80, false)].map(|(offset, more): (u16, bool)| {
         let mut ip = vec![0x47, 0, 0, 28 + 80];
         ip.extend([0, 7]);
-        ip.extend((offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        ip.extend(((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         ip.extend([64, 17, 0, 0]);
         ip.extend(HERE.octets());
         ip.extend(THERE.octets());
