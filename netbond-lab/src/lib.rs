@@ -38,6 +38,7 @@ mod state;
 pub mod stream;
 pub mod topology;
 pub mod traffic;
+pub mod tunnels;
 mod wait;
 mod wireguard;
 

@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
-use crate::topology::Topology;
+use crate::topology::{PathSpec, Topology};
 use crate::wireguard::WireGuard;
-use crate::{anchor, binary};
+use crate::{anchor, binary, namespace};
 
 /// A router: a network namespace and a private mount namespace, held by a process of their own.
 ///
@@ -89,6 +89,14 @@ impl Router {
         &self.topology
     }
 
+    /// The paths of its first bond.
+    pub fn paths(&self) -> Result<&[PathSpec]> {
+        let mut bonds = self.topology.bonds.iter();
+        let bond = bonds.find(|bond| bond.router == self.name);
+        let bond = bond.with_context(|| format!("router {} has no bond", self.name))?;
+        Ok(&bond.paths)
+    }
+
     /// A command that runs `program` inside the router, in the caller's working directory and with
     /// the project's programs first in its search path. Its process id is that of `program`.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
@@ -138,6 +146,11 @@ impl Router {
         Ok(text)
     }
 
+    /// Runs commands of ip(8), one a line, in the router's network namespace.
+    pub fn ip(&self, commands: &str) -> Result<()> {
+        namespace::ip_batch(&self.netns, commands)
+    }
+
     /// The path under which the host sees the router's file `path`, such as `/run/netbond/x`.
     pub fn host_path(&self, path: &str) -> PathBuf {
         Path::new("/proc")
@@ -171,7 +184,7 @@ impl Router {
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        for pid in crate::namespace::processes(&self.netns)? {
+        for pid in namespace::processes(&self.netns)? {
             // It may have ended since.
             let _ = nix::sys::signal::kill(pid, signal);
         }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{A, B, SOON, counters, path, ping, status};
+use common::{A, B, SOON, counters, path, ping, reconfigure, reload, status};
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -462,15 +462,6 @@ fn a_bond_is_a_port_of_a_bridge() {
     ping(a, "10.67.0.9");
 }
 
-/// Writes a configuration and waits for a word of the log on it.
-fn reconfigure(router: &Router, config: &str, word: &str) {
-    let said = || router.netbond_log().matches(word).count();
-    let before = said();
-    router.write_config(config).unwrap();
-    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
-    wait_for(word, SOON, || Ok((said() > before).then_some(()))).unwrap();
-}
-
 /// A bond in use becomes one of frames and back, with its device; all or nothing.
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
@@ -497,7 +488,7 @@ fn a_reload_changes_the_encap() {
     a.run(&words).unwrap();
     let second = "[[bond]]\nname = \"nb1\"\n[[bond.path]]\nname = \"p\"\nlocal = \"10.65.2.2\"\n\
                   remote = \"10.65.2.1\"\n";
-    reconfigure(a, &format!("{gretap}\n{second}"), "not reloaded");
+    reload(a, &format!("{gretap}\n{second}"), "not reloaded");
     assert_eq!(device(a), (true, false));
     assert_eq!(status(a)["bonds"][0]["encap"], "gre");
     ping(a, B);
@@ -509,7 +500,7 @@ fn a_reload_changes_the_encap() {
         for router in [a, b] {
             let config = router.default_config().unwrap();
             let config = config.replace("\"gre\"", &format!("{encap:?}"));
-            reconfigure(router, &config, "INFO reloaded");
+            reconfigure(router, &config);
         }
         for router in [a, b] {
             router.wait_netbond(SOON).unwrap();

@@ -9,7 +9,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netbond_lab::daemon::Event;
-use netbond_lab::{Router, traffic, wait_for};
+use netbond_lab::{Router, Signal, traffic, wait_for};
 use serde_json::Value;
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
@@ -49,6 +49,29 @@ pub(crate) fn ping(router: &Router, address: &str) {
         "{} -> {address}",
         router.name()
     );
+}
+
+/// The first bond's twin, nb1, with a key and addresses of its own.
+pub(crate) fn second_bond(config: &str) -> String {
+    config[config.find("[[bond]]").unwrap()..]
+        .replace("\"nb0\"", "\"nb1\"\nkey = 4294967295")
+        .replace("10.67.0.", "10.68.0.")
+        .replace("fd67::", "fd68::")
+        .replace("\"via-", "\"keyed-")
+}
+
+/// Writes a configuration and waits until it is taken over.
+pub(crate) fn reconfigure(router: &Router, config: &str) {
+    reload(router, config, "INFO reloaded");
+}
+
+/// Writes a configuration and waits for a word of the log on it.
+pub(crate) fn reload(router: &Router, config: &str, word: &str) {
+    let said = || router.netbond_log().matches(word).count();
+    let before = said();
+    router.write_config(config).unwrap();
+    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
+    wait_for(word, SOON, || Ok((said() > before).then_some(()))).unwrap();
 }
 
 /// What the journal tells of a path.
