@@ -23,7 +23,7 @@ pub mod calm;
 pub mod cost;
 pub mod daemon;
 mod embedded;
-pub mod enter;
+mod enter;
 pub mod failover;
 mod failure;
 mod goodput;

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::process::Process;
 use crate::topology::{PathSpec, Topology};
 use crate::wireguard::WireGuard;
-use crate::{anchor, binary, namespace};
+use crate::{anchor, enter, namespace};
 
 /// A router: a network namespace and a private mount namespace, held by a process of their own.
 ///
@@ -23,7 +23,6 @@ pub struct Router {
     netns: String,
     state: PathBuf,
     socket: PathBuf,
-    program: PathBuf,
     anchor: i32,
     wireguard: WireGuard,
     topology: Arc<Topology>,
@@ -54,7 +53,6 @@ impl Router {
             socket: anchor::socket_path(state, name),
             netns,
             state: state.to_owned(),
-            program: binary::lab()?,
             anchor,
             wireguard,
             topology,
@@ -100,23 +98,12 @@ impl Router {
     /// A command that runs `program` inside the router, in the caller's working directory and with
     /// the project's programs first in its search path. Its process id is that of `program`.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.enter(&[], program.as_ref())
+        enter::command(self.anchor, false, program.as_ref())
     }
 
     /// Like [`Router::command`], but in a session of its own: the terminal's signals do not reach it.
     pub(crate) fn daemon_command(&self, program: &str) -> Command {
-        self.enter(&["--session"], program.as_ref())
-    }
-
-    fn enter(&self, options: &[&str], program: &OsStr) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .arg("enter")
-            .arg(self.anchor.to_string())
-            .args(options)
-            .arg("--")
-            .arg(program);
-        command
+        enter::command(self.anchor, true, program.as_ref())
     }
 
     /// Runs a program inside the router to its end and returns its standard output. If it fails,
@@ -128,7 +115,7 @@ impl Router {
             .args(arguments)
             .stdin(Stdio::null())
             .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
+            .with_context(|| format!("cannot run {program} in router {}", self.name))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success(),
