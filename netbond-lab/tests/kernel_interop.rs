@@ -61,7 +61,7 @@ fn start_kernel(router: &Router, encap: &str, options: &str) {
         format!(
             "{}{}addr add {own}/32 dev {first}\naddr add {own6}/128 dev {first} nodad\n\
              route add {peer}/32 src {own}{}\n\
-             -6 route add {peer6}/128 dev {first}\n",
+             route add {peer6}/128 dev {first}\n",
             tunnels::tunnels(paths, encap, 1396, "ttl 64"),
             tunnels::up(paths),
             tunnels::nexthops(paths)
