@@ -158,7 +158,7 @@ fn carries_ipv4_and_ipv6_tcp_and_udp_both_ways() {
     let (a, b) = (lab.router("A"), lab.router("B"));
     for (from, to, address) in [(a, b, B), (b, a, A), (a, b, B6), (b, a, A6)] {
         ping(from, address);
-        let tcp = traffic::tcp(from, to, address, Duration::from_secs(1)).unwrap();
+        let tcp = traffic::tcp_megabyte(from, to, address, 1).unwrap();
         assert!(
             tcp.mbit_per_s > 1.0,
             "{} -> {address}: {tcp:?}",

@@ -74,8 +74,8 @@ fn a_stream_passes_two_bonds(encap: &str) {
         "iperf3",
         "-c",
         "10.70.1.2",
-        "-t",
-        "2",
+        "-n",
+        "4M",
         "--json",
     ];
     let report: Value = serde_json::from_str(&a.run(&client).unwrap()).unwrap();

@@ -109,7 +109,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
                 "ping", "-q", "-M", "do", "-c", "3", "-i", "0.1", "-s", &payload, address,
             ];
             from.run(&ping).unwrap();
-            let tcp = traffic::tcp_streams(from, to, address, 8, Duration::from_secs(1)).unwrap();
+            let tcp = traffic::tcp_megabyte(from, to, address, 8).unwrap();
             assert!(tcp.mbit_per_s > 1.0, "{what}: {tcp:?}");
         }
     }
