@@ -25,27 +25,7 @@ const BFD: &str =
 impl Router {
     /// Starts BIRD with the topology's OSPF settings and waits until it answers.
     pub fn bird_start(&self) -> Result<()> {
-        {
-            let mut processes = self.processes();
-            if processes.bird.as_mut().is_some_and(Process::is_running) {
-                bail!("BIRD runs already in router {}", self.name());
-            }
-            let config = self.state_file("bird.conf");
-            let text = config_text(self)?;
-            fs::write(&config, text)
-                .with_context(|| format!("cannot write {}", config.display()))?;
-            let mut command = self.daemon_command("bird");
-            // In the foreground: then the process started is the process to end.
-            command
-                .args(["-f", "-s", "/run/bird/bird.ctl", "-c"])
-                .arg(&config);
-            processes.bird = Some(Process::start(
-                &mut command,
-                self.netns(),
-                &self.state_file("bird.log"),
-                &self.state_file("bird.pid"),
-            )?);
-        }
+        self.bird_spawn()?;
         wait_for(
             &format!("answer from BIRD in router {}", self.name()),
             START,
@@ -61,6 +41,29 @@ impl Router {
                 self.birdc("show status").map(Some)
             },
         )?;
+        Ok(())
+    }
+
+    /// Starts BIRD; what waits for its routes need not wait for its first answer.
+    pub(crate) fn bird_spawn(&self) -> Result<()> {
+        let mut processes = self.processes();
+        if processes.bird.as_mut().is_some_and(Process::is_running) {
+            bail!("BIRD runs already in router {}", self.name());
+        }
+        let config = self.state_file("bird.conf");
+        let text = config_text(self)?;
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        let mut command = self.daemon_command("bird");
+        // In the foreground: then the process started is the process to end.
+        command
+            .args(["-f", "-s", "/run/bird/bird.ctl", "-c"])
+            .arg(&config);
+        processes.bird = Some(Process::start(
+            &mut command,
+            self.netns(),
+            &self.state_file("bird.log"),
+            &self.state_file("bird.pid"),
+        )?);
         Ok(())
     }
 

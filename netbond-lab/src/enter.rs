@@ -1,49 +1,46 @@
-//! Running a program inside a router: the hidden command `netbond-lab enter`.
+//! Running a program inside a router.
 
 use std::env;
-use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
-use nix::unistd::{Pid, setsid};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::setsid;
 
-use crate::{binary, namespace};
+use crate::binary;
 
-/// Exit code for a program that does not exist, as shells use it.
-pub const NOT_FOUND: u8 = 127;
-
-/// Becomes `command`, inside the namespaces of the anchor process `pid`.
+/// A command that runs `program` in the namespaces of the router's process `anchor`, in the caller's
+/// working directory and with the project's own programs first in its search path.
 ///
 /// With `session`, in a session of its own: signals of the caller's terminal do not reach it.
-/// Returns only if that fails, with the exit code to end with. Must be called before the process
-/// has any thread.
-pub fn exec(pid: i32, session: bool, command: &[OsString]) -> Result<u8> {
-    let (program, arguments) = command.split_first().context("no command given")?;
+pub(crate) fn command(anchor: i32, session: bool, program: &OsStr) -> Command {
+    let [net, mnt] = ["net", "mnt"].map(|kind| format!("/proc/{anchor}/ns/{kind}"));
     let directory = env::current_dir().ok();
-    let path = search_path();
-    namespace::enter_of(Pid::from_raw(pid))?;
-    // Entering a mount namespace leads to its root directory. A directory that exists only outside
-    // (below /run) cannot be kept.
-    if let Some(directory) = directory {
-        let _ = env::set_current_dir(directory);
-    }
-    if session {
-        setsid().context("cannot start a session")?;
-    }
+    let enter = move || -> io::Result<()> {
+        // Both before entering: the second path leads elsewhere once the mounts have changed.
+        let (net, mnt) = (File::open(&net)?, File::open(&mnt)?);
+        setns(net, CloneFlags::CLONE_NEWNET)?;
+        setns(mnt, CloneFlags::CLONE_NEWNS)?;
+        // Entering a mount namespace leads to its root directory. A directory that exists only
+        // outside (below /run) cannot be kept.
+        if let Some(directory) = &directory {
+            let _ = env::set_current_dir(directory);
+        }
+        if session {
+            setsid()?;
+        }
+        Ok(())
+    };
     let mut command = Command::new(program);
-    command.args(arguments);
-    if let Some(path) = path {
+    if let Some(path) = search_path() {
         command.env("PATH", path);
     }
-    let error = command.exec();
-    eprintln!("netbond-lab: cannot run {}: {error}", program.display());
-    Ok(if error.kind() == ErrorKind::NotFound {
-        NOT_FOUND
-    } else {
-        126
-    })
+    // SAFETY: between fork and exec it makes system calls alone; short paths are not allocated anew.
+    unsafe { command.pre_exec(enter) };
+    command
 }
 
 /// The search path with the project's own programs first.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -231,9 +232,8 @@ impl Lab {
         self.lay_underlay()?;
         wireguard::write_configs(&self.state, &self.topology)?;
         for router in self.routers.values() {
-            for end in self.topology.ends_of(router.name()) {
-                router.create_device(&end.device)?;
-            }
+            let ends: Vec<_> = self.topology.ends_of(router.name()).collect();
+            router.create_devices(&ends)?;
         }
         for router in self.bonded() {
             if let Some(config) = router.default_config() {
@@ -242,7 +242,7 @@ impl Lab {
         }
         if options.bird {
             for router in self.routers.values() {
-                router.bird_start()?;
+                router.bird_spawn()?;
             }
             self.wait_converged(self.convergence_time())?;
         }
@@ -466,17 +466,26 @@ impl Router {
             Some(device) => format!("route to {address} by {device} in router {}", self.name()),
             None => format!("route to {address} in router {}", self.name()),
         };
+        let remote: IpAddr = address.parse().context("no address")?;
+        let wanted = self.topology().ends_of(self.name());
+        let wanted = wanted
+            .map(|end| (end.device, IpAddr::V4(end.overlay)))
+            .find(|(name, _)| Some(name.as_str()) == device);
+        ensure!(device.is_none() || wanted.is_some(), "no such device");
         wait_for(&what, deadline, || {
-            let route = self.run(&["ip", "route", "get", address])?;
-            let words: Vec<_> = route.split_whitespace().collect();
-            let by = words
-                .iter()
-                .position(|word| *word == "dev")
-                .and_then(|i| words.get(i + 1));
-            if device.is_none() || by.copied() == device {
-                return Ok(Some(()));
+            // The kernel's own decision: each device has an address of its own. Asking it so costs
+            // nothing beside a run of `ip`, and much is waited for here.
+            let source = namespace::within(self.netns(), || {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                socket.connect((remote, 9))?;
+                Ok(socket.local_addr()?.ip())
+            })?;
+            match &wanted {
+                Some((_, own)) if source != *own => {
+                    bail!("it leaves from {source}, not from {own}")
+                }
+                Some(_) | None => Ok(Some(())),
             }
-            bail!("the kernel says: {}", route.trim())
         })
         .with_context(|| {
             let neighbours = self.birdc("show ospf neighbors");

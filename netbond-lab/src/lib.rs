@@ -23,7 +23,7 @@ pub mod calm;
 pub mod cost;
 pub mod daemon;
 mod embedded;
-pub mod enter;
+mod enter;
 pub mod failover;
 mod failure;
 mod goodput;
@@ -38,6 +38,7 @@ mod state;
 pub mod stream;
 pub mod topology;
 pub mod traffic;
+pub mod tunnels;
 mod wait;
 mod wireguard;
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -11,9 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use netbond_lab::failover::{self, Failure, System};
-use netbond_lab::{
-    Lab, Life, Options, Topology, WireGuard, bench, calm, cost, enter, machine, run,
-};
+use netbond_lab::{Lab, Life, Options, Topology, WireGuard, bench, calm, cost, machine, run};
 use serde::Serialize;
 
 /// A laboratory for netbond: the reference topology in network namespaces.
@@ -194,15 +193,6 @@ enum Command {
     /// Send them back (started by the lab itself)
     #[command(hide = true)]
     Reflect { address: IpAddr },
-    /// Enter a router (started by the lab itself)
-    #[command(hide = true)]
-    Enter {
-        pid: i32,
-        #[arg(long)]
-        session: bool,
-        #[arg(last = true, required = true)]
-        command: Vec<OsString>,
-    },
 }
 
 #[derive(clap::Args)]
@@ -307,7 +297,11 @@ fn execute(command: Command) -> Result<ExitCode> {
             };
             let mut command = router.command(program);
             // Becomes the command: its exit code and signals are the user's.
-            return Err(command.args(arguments).exec().into());
+            let error = command.args(arguments).exec();
+            eprintln!("netbond-lab: cannot run {}: {error}", program.display());
+            // As shells have it.
+            let found = error.kind() != ErrorKind::NotFound;
+            return Ok(ExitCode::from(if found { 126 } else { 127 }));
         }
         Command::List => {
             for lab in netbond_lab::list()? {
@@ -449,13 +443,6 @@ fn execute(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Reflect { address } => netbond_lab::stream::reflect(address)?,
-        Command::Enter {
-            pid,
-            session,
-            command,
-        } => {
-            return Ok(ExitCode::from(enter::exec(pid, session, &command)?));
-        }
     }
     Ok(ExitCode::SUCCESS)
 }

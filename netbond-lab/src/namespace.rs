@@ -203,24 +203,6 @@ fn mount_fresh(kind: &str, target: &str) -> Result<()> {
     .with_context(|| format!("cannot mount {kind} on {target}"))
 }
 
-/// Moves this process into the network and mount namespaces of process `anchor`.
-pub(crate) fn enter_of(anchor: Pid) -> Result<()> {
-    let open = |kind: &str| {
-        let path = PathBuf::from(format!("/proc/{anchor}/ns/{kind}"));
-        File::open(&path).with_context(|| {
-            format!(
-                "cannot open {}: the router's process is gone",
-                path.display()
-            )
-        })
-    };
-    // Both before entering: the second path leads elsewhere once the mounts have changed.
-    let (net, mnt) = (open("net")?, open("mnt")?);
-    setns(net, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
-    setns(mnt, CloneFlags::CLONE_NEWNS).context("cannot enter the mount namespace")?;
-    Ok(())
-}
-
 /// Runs `make` on a thread of its own in the named network namespace: sockets it opens belong there.
 pub(crate) fn within<T: Send>(name: &str, make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {

@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
-use crate::topology::Topology;
+use crate::topology::{PathSpec, Topology};
 use crate::wireguard::WireGuard;
-use crate::{anchor, binary};
+use crate::{anchor, enter, namespace};
 
 /// A router: a network namespace and a private mount namespace, held by a process of their own.
 ///
@@ -23,7 +23,6 @@ pub struct Router {
     netns: String,
     state: PathBuf,
     socket: PathBuf,
-    program: PathBuf,
     anchor: i32,
     wireguard: WireGuard,
     topology: Arc<Topology>,
@@ -54,7 +53,6 @@ impl Router {
             socket: anchor::socket_path(state, name),
             netns,
             state: state.to_owned(),
-            program: binary::lab()?,
             anchor,
             wireguard,
             topology,
@@ -89,26 +87,23 @@ impl Router {
         &self.topology
     }
 
+    /// The paths of its first bond.
+    pub fn paths(&self) -> Result<&[PathSpec]> {
+        let mut bonds = self.topology.bonds.iter();
+        let bond = bonds.find(|bond| bond.router == self.name);
+        let bond = bond.with_context(|| format!("router {} has no bond", self.name))?;
+        Ok(&bond.paths)
+    }
+
     /// A command that runs `program` inside the router, in the caller's working directory and with
     /// the project's programs first in its search path. Its process id is that of `program`.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.enter(&[], program.as_ref())
+        enter::command(self.anchor, false, program.as_ref())
     }
 
     /// Like [`Router::command`], but in a session of its own: the terminal's signals do not reach it.
     pub(crate) fn daemon_command(&self, program: &str) -> Command {
-        self.enter(&["--session"], program.as_ref())
-    }
-
-    fn enter(&self, options: &[&str], program: &OsStr) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .arg("enter")
-            .arg(self.anchor.to_string())
-            .args(options)
-            .arg("--")
-            .arg(program);
-        command
+        enter::command(self.anchor, true, program.as_ref())
     }
 
     /// Runs a program inside the router to its end and returns its standard output. If it fails,
@@ -120,7 +115,7 @@ impl Router {
             .args(arguments)
             .stdin(Stdio::null())
             .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
+            .with_context(|| format!("cannot run {program} in router {}", self.name))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success(),
@@ -136,6 +131,11 @@ impl Router {
             },
         );
         Ok(text)
+    }
+
+    /// Runs commands of ip(8), one a line, in the router's network namespace.
+    pub fn ip(&self, commands: &str) -> Result<()> {
+        namespace::ip_batch(&self.netns, commands)
     }
 
     /// The path under which the host sees the router's file `path`, such as `/run/netbond/x`.
@@ -171,7 +171,7 @@ impl Router {
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        for pid in crate::namespace::processes(&self.netns)? {
+        for pid in namespace::processes(&self.netns)? {
             // It may have ended since.
             let _ = nix::sys::signal::kill(pid, signal);
         }

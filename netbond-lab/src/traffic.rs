@@ -282,6 +282,25 @@ pub fn tcp_streams(
     streams: u8,
     duration: Duration,
 ) -> Result<TcpResult> {
+    let seconds = duration.as_secs().max(1).to_string();
+    iperf3(from, to, address, streams, ["--time", &seconds], duration)
+}
+
+/// Measures `streams` TCP streams that carry a megabyte together: enough to see that they pass, without
+/// saturating for a second what is slow.
+pub fn tcp_megabyte(from: &Router, to: &Router, address: &str, streams: u8) -> Result<TcpResult> {
+    let longest = Duration::from_secs(30);
+    iperf3(from, to, address, streams, ["--bytes", "1M"], longest)
+}
+
+fn iperf3(
+    from: &Router,
+    to: &Router,
+    address: &str,
+    streams: u8,
+    amount: [&str; 2],
+    deadline: Duration,
+) -> Result<TcpResult> {
     #[derive(Deserialize)]
     struct Output {
         end: End,
@@ -305,8 +324,8 @@ pub fn tcp_streams(
     let mut client = from.command("iperf3");
     client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
     client.args(["--parallel", &streams.to_string()]);
-    client.args(["--time", &duration.as_secs().max(1).to_string()]);
-    let (success, text) = Running::start(&mut client)?.finish(duration + GRACE)?;
+    client.args(amount);
+    let (success, text) = Running::start(&mut client)?.finish(deadline + GRACE)?;
     ensure!(
         success,
         "iperf3 from {} to {address} in {} failed: {}",

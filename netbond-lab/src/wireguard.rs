@@ -48,9 +48,8 @@ impl WireGuard {
     /// The kernel's WireGuard if it has one (tried in namespace `netns`), else the embedded one.
     pub(crate) fn detect(netns: &str) -> Self {
         const TRIAL: &str = "wg-trial";
-        if ip(&["-n", netns, "link", "add", TRIAL, "type", "wireguard"]).is_ok() {
-            // It goes with the namespace at the latest.
-            let _ = ip(&["-n", netns, "link", "del", TRIAL]);
+        let trial = format!("link add {TRIAL} type wireguard\nlink del {TRIAL}\n");
+        if ip_batch(netns, &trial).is_ok() {
             Self::Kernel
         } else {
             Self::Embedded
@@ -124,39 +123,38 @@ impl Router {
     /// Creates one of the router's WireGuard devices, with keys, peer, address and MTU, and sets it
     /// up: as at the start of the lab, or after [`Router::delete_device`].
     pub fn create_device(&self, device: &str) -> Result<()> {
-        let end = self.end(device)?;
-        let create = || -> Result<()> {
+        self.create_devices(&[self.end(device)?])
+    }
+
+    /// Creates several devices, as [`Router::create_device`] does.
+    pub(crate) fn create_devices(&self, ends: &[LocalEnd]) -> Result<()> {
+        let (mut add, mut up) = (String::new(), String::new());
+        for LocalEnd {
+            device,
+            mtu,
+            overlay,
+            ..
+        } in ends
+        {
             match self.wireguard() {
-                WireGuard::Kernel => {
-                    ip(&[
-                        "-n",
-                        self.netns(),
-                        "link",
-                        "add",
-                        device,
-                        "type",
-                        "wireguard",
-                    ])?;
-                }
+                WireGuard::Kernel => add += &format!("link add {device} type wireguard\n"),
                 WireGuard::Embedded => {
-                    anchor::request(self.socket(), &format!("create {device} {}", end.mtu))?;
+                    anchor::request(self.socket(), &format!("create {device} {mtu}"))?;
                 }
             }
+            add += &format!("link set {device} mtu {mtu}\naddr add {overlay}/30 dev {device}\n");
+            up += &format!("link set {device} up\n");
+        }
+        self.ip(&add)?;
+        for LocalEnd { device, .. } in ends {
             // Not `setconf`: that would also set what the file leaves out.
             let config = config_path(self.state(), device);
             let config = config
                 .to_str()
                 .context("the state directory's path is not UTF-8")?;
             self.run(&["wg", "addconf", device, config])?;
-            ip_batch(
-                self.netns(),
-                &format!(
-                    "link set {device} mtu {}\naddr add {}/30 dev {device}\nlink set {device} up\n",
-                    end.mtu, end.overlay
-                ),
-            )
-        };
-        create().with_context(|| format!("cannot create {device} in router {}", self.name()))
+        }
+        self.ip(&up)
     }
 
     /// Deletes one of the router's WireGuard devices: the interface disappears.

@@ -9,41 +9,20 @@
 
 mod common;
 
-use common::{SOON, status};
-use netbond_lab::{Lab, Router, Signal, Topology, wait_for};
+use common::{SOON, reconfigure, second_bond, status};
+use netbond_lab::{Lab, Topology, wait_for};
 use serde_json::Value;
-
-/// The first bond's twin, nb1, with a key, addresses and an encapsulation of its own.
-fn second_bond(config: &str, encap: &str) -> String {
-    config[config.find("[[bond]]").unwrap()..]
-        .replace("\"nb0\"", "\"nb1\"\nkey = 1")
-        .replace("\"gre\"", &format!("{encap:?}"))
-        .replace("10.67.0.", "10.68.0.")
-        .replace("fd67::", "fd68::")
-        .replace("\"via-", "\"keyed-")
-}
-
-/// Gives A and B a second bond between them.
-fn add_second_bond(router: &Router, encap: &str) {
-    let config = router.default_config().unwrap();
-    router
-        .write_config(&format!("{config}\n{}", second_bond(&config, encap)))
-        .unwrap();
-    let pid = router.netbond_pid().unwrap();
-    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
-    wait_for("both bonds", SOON, || {
-        Ok((status(router)["bonds"].as_array().unwrap().len() == 2).then_some(()))
-    })
-    .unwrap();
-    router.wait_netbond(SOON).unwrap();
-}
 
 /// TCP between two hosts behind A by way of B, which forwards what comes out of nb0 into nb1.
 fn a_stream_passes_two_bonds(encap: &str) {
     let lab = Lab::up(&format!("hub-{encap}"), &Topology::reference()).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
+    // A second bond between them.
     for router in [a, b] {
-        add_second_bond(router, encap);
+        let config = router.default_config().unwrap();
+        let second = second_bond(&config).replace("\"gre\"", &format!("{encap:?}"));
+        reconfigure(router, &format!("{config}\n{second}"));
+        router.wait_netbond(SOON).unwrap();
     }
     // Hosts of their own behind A, so that nothing is A's own.
     for (host, network) in [("server", 1), ("client", 2)] {
@@ -95,8 +74,8 @@ fn a_stream_passes_two_bonds(encap: &str) {
         "iperf3",
         "-c",
         "10.70.1.2",
-        "-t",
-        "2",
+        "-n",
+        "4M",
         "--json",
     ];
     let report: Value = serde_json::from_str(&a.run(&client).unwrap()).unwrap();

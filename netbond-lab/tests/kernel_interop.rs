@@ -11,6 +11,7 @@ mod common;
 use std::time::Duration;
 
 use common::{A, B, SOON, counters, status};
+use netbond_lab::tunnels::{self, BOND};
 use netbond_lab::{Lab, Options, Router, Topology, traffic, wait_for};
 
 const A6: &str = "fd67::1";
@@ -44,52 +45,29 @@ fn addresses(router: &Router) -> [&'static str; 2] {
     }
 }
 
-/// Commands of ip(8) that make a tunnel for each path, called `path1` and so on.
-fn tunnels(router: &Router, kind: &str, mtu: u32) -> String {
-    let topology = router.topology();
-    let bond = topology
-        .bonds
-        .iter()
-        .find(|bond| bond.router == router.name());
-    let mut commands = String::new();
-    for (i, path) in bond.unwrap().paths.iter().enumerate() {
-        commands += &format!(
-            "link add path{n} type {kind} local {} remote {} ttl 64\nlink set path{n} mtu {mtu}\n",
-            path.local,
-            path.remote,
-            n = i + 1
-        );
-    }
-    commands
-}
-
 /// Sets up the kernel's end.
 fn start_kernel(router: &Router, encap: &str, options: &str) {
     let [own, own6] = addresses(router);
+    let paths = router.paths().unwrap();
     let commands = if encap == "gretap" {
-        let tunnels = tunnels(router, "gretap", 1382);
         format!(
-            "{tunnels}link add bond0 type bond {options}\n\
-             link set path1 master bond0\nlink set path2 master bond0\n\
-             link set bond0 mtu 1382 up\naddr add {own}/24 dev bond0\n\
-             addr add {own6}/64 dev bond0 nodad\n"
+            "{}{}addr add {own}/24 dev {BOND}\naddr add {own6}/64 dev {BOND} nodad\n",
+            tunnels::tunnels(paths, encap, 1382, "ttl 64"),
+            tunnels::bonding(paths, 1382, options)
         )
     } else {
-        let tunnels = tunnels(router, "gre", 1396);
         let [peer, peer6] = if own == A { [B, B6] } else { [A, A6] };
+        let first = tunnels::device(1);
         format!(
-            "{tunnels}link set path1 up\nlink set path2 up\n\
-             addr add {own}/32 dev path1\naddr add {own6}/128 dev path1 nodad\n\
-             route add {peer}/32 src {own} nexthop dev path1 nexthop dev path2\n\
-             -6 route add {peer6}/128 dev path1\n"
+            "{}{}addr add {own}/32 dev {first}\naddr add {own6}/128 dev {first} nodad\n\
+             route add {peer}/32 src {own}{}\n\
+             route add {peer6}/128 dev {first}\n",
+            tunnels::tunnels(paths, encap, 1396, "ttl 64"),
+            tunnels::up(paths),
+            tunnels::nexthops(paths)
         )
     };
-    let by_ports = "net.ipv4.fib_multipath_hash_policy=1";
-    router.run(&["sysctl", "-q", "-w", by_ports]).unwrap();
-    for line in commands.lines() {
-        let words: Vec<&str> = ["ip"].into_iter().chain(line.split_whitespace()).collect();
-        router.run(&words).unwrap();
-    }
+    router.ip(&commands).unwrap();
 }
 
 fn start(router: &Router, end: End, encap: &str, options: &str) {
@@ -131,7 +109,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
                 "ping", "-q", "-M", "do", "-c", "3", "-i", "0.1", "-s", &payload, address,
             ];
             from.run(&ping).unwrap();
-            let tcp = traffic::tcp_streams(from, to, address, 8, Duration::from_secs(1)).unwrap();
+            let tcp = traffic::tcp_megabyte(from, to, address, 8).unwrap();
             assert!(tcp.mbit_per_s > 1.0, "{what}: {tcp:?}");
         }
     }

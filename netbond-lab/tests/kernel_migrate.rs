@@ -1,8 +1,7 @@
 //! From the known recipe to netbond, one end at a time: kernel `gretap` and bonding in A and B, then
 //! netbond in A alone, with the file that `netbond init` wrote.
 //!
-//! Needs a kernel with `ip_gre` and `bonding`: for `cargo xtask test vm`, which boots one. On another
-//! kernel these tests fail and say so.
+//! Needs a kernel with `ip_gre` and `bonding`: for `cargo xtask test vm`, which boots one.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,14 +14,9 @@ use std::time::Duration;
 
 use common::{A, B, SOON, status};
 use netbond_lab::daemon::CONFIG;
+use netbond_lab::tunnels::{self, BOND};
 use netbond_lab::{Lab, Options, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
-
-/// The paths' outer addresses in A.
-const PATHS: [(&str, &str, &str); 2] = [
-    ("gt1", "10.65.0.2", "10.65.0.6"),
-    ("gt2", "10.65.0.14", "10.65.0.10"),
-];
 
 /// The reference topology with OSPF and without netbond.
 fn plain(name: &str) -> Lab {
@@ -33,52 +27,15 @@ fn plain(name: &str) -> Lab {
     Lab::up_with(name, &Topology::reference(), options).unwrap()
 }
 
-/// Runs `ip` in a router. Where the kernel lacks the device's type, it says what that means.
-fn ip(router: &Router, arguments: &str) {
-    let words: Vec<&str> = ["ip"]
-        .into_iter()
-        .chain(arguments.split_whitespace())
-        .collect();
-    if let Err(error) = router.run(&words) {
-        panic!(
-            "{error:#}\nThis test needs a kernel with ip_gre and bonding (`Unknown device type`: this one \
-             has not): cargo xtask test vm"
-        );
-    }
-}
-
-/// Both tunnels of a router; `options` are further ones of each.
-fn tunnels(router: &Router, kind: &str, far: bool, options: &str) {
-    for (name, local, remote) in PATHS {
-        let (local, remote) = if far {
-            (remote, local)
-        } else {
-            (local, remote)
-        };
-        ip(
-            router,
-            &format!("link add {name} type {kind} local {local} remote {remote} {options}"),
-        );
-    }
-}
-
-/// The recipe in one router.
-fn recipe(router: &Router, far: bool, address: &str, options: &str) {
-    tunnels(router, "gretap", far, options);
-    ip(
-        router,
-        "link add bond0 type bond mode balance-rr miimon 100",
-    );
-    for (name, _, _) in PATHS {
-        ip(router, &format!("link set {name} down"));
-        ip(router, &format!("link set {name} master bond0"));
-        ip(router, &format!("link set {name} up"));
-    }
-    // The bond sets its ports' MTU, which starts at Ethernet's: what WireGuard's 1420 leaves.
+/// The recipe in one router; `options` are further ones of each tunnel.
+fn recipe(router: &Router, address: &str, options: &str) {
+    // What WireGuard's 1420 leaves.
     let mtu = 1420 - 38 - if options.contains("key") { 4 } else { 0 };
-    ip(router, &format!("link set bond0 mtu {mtu}"));
-    ip(router, &format!("address add {address}/24 dev bond0"));
-    ip(router, "link set bond0 up");
+    let paths = router.paths().unwrap();
+    let commands = tunnels::tunnels(paths, "gretap", mtu, options)
+        + &tunnels::bonding(paths, mtu, "mode balance-rr miimon 100")
+        + &format!("addr add {address}/24 dev {BOND}\n");
+    router.ip(&commands).unwrap();
 }
 
 /// What `netbond init` writes in a router, and what it says.
@@ -115,19 +72,22 @@ fn commands(file: &str, from: u32, to: u32) -> Vec<String> {
         .collect()
 }
 
+/// Runs those of the commands that are of ip(8).
+fn run_ip(router: &Router, commands: &[String]) {
+    let arguments = commands.iter().filter_map(|line| line.strip_prefix("ip "));
+    let lines: Vec<&str> = arguments.collect();
+    router.ip(&lines.join("\n")).unwrap();
+}
+
 /// Takes the bond of a router down and starts netbond there, as the file says.
 fn switch(router: &Router, file: &str) {
     router.write_config(file).unwrap();
-    for command in commands(file, 2, 3) {
-        ip(router, command.strip_prefix("ip ").unwrap());
-    }
+    let down = commands(file, 2, 3);
+    assert!(down.iter().all(|command| command.starts_with("ip ")));
+    run_ip(router, &down);
     router.start_netbond().unwrap();
     router.wait_netbond(SOON).unwrap();
-    for command in commands(file, 4, 5) {
-        if let Some(arguments) = command.strip_prefix("ip ") {
-            ip(router, arguments);
-        }
-    }
+    run_ip(router, &commands(file, 4, 5));
     // The last one tells the other end the new MAC address.
     for command in commands(file, 5, 6) {
         if command.starts_with("ping ") {
@@ -148,13 +108,11 @@ fn sent(router: &Router) -> Vec<u64> {
 fn one_end_of_the_known_recipe_is_taken_over() {
     let lab = plain("migrate");
     let (a, b) = (lab.router("A"), lab.router("B"));
-    recipe(a, false, A, "key 7");
-    recipe(b, true, B, "key 7");
-    ip(
-        a,
-        "route add 10.70.0.0/24 via 10.67.0.2 dev bond0 proto static",
-    );
-    ip(b, "address add 10.70.0.1/32 dev lo");
+    recipe(a, A, "key 7");
+    recipe(b, B, "key 7");
+    a.ip("route add 10.70.0.0/24 via 10.67.0.2 dev bond0 proto static")
+        .unwrap();
+    b.ip("address add 10.70.0.1/32 dev lo").unwrap();
     lossless(a, B);
 
     let (good, file, notes) = init(a, &["--from-bond", "bond0"]);
@@ -172,7 +130,7 @@ fn one_end_of_the_known_recipe_is_taken_over() {
     ] {
         assert!(file.contains(wanted), "{wanted} is missing:\n{file}");
     }
-    assert!(notes.contains("balance-rr over gt1 and gt2"), "{notes}");
+    assert!(notes.contains("balance-rr over path1 and path2"), "{notes}");
     assert!(notes.contains("miimon 100 ms"), "{notes}");
 
     // The other end's, as this end sees it, against what that end says itself.
@@ -219,8 +177,8 @@ fn router_mtu(router: &Router, device: &str) -> u32 {
 fn both_ends_are_taken_over_one_after_the_other() {
     let lab = plain("migrate2");
     let (a, b) = (lab.router("A"), lab.router("B"));
-    recipe(a, false, A, "");
-    recipe(b, true, B, "");
+    recipe(a, A, "");
+    recipe(b, B, "");
     lossless(a, B);
     for router in [a, b] {
         let (good, file, notes) = init(router, &["--from-bond", "bond0"]);
@@ -251,28 +209,19 @@ fn both_ends_are_taken_over_one_after_the_other() {
 fn plain_tunnels_with_routes_over_them_are_taken_over() {
     let lab = plain("migrate3");
     let (a, b) = (lab.router("A"), lab.router("B"));
-    for (router, far, host) in [(a, false, 1), (b, true, 2)] {
-        tunnels(router, "gre", far, "ttl 64");
-        for (i, (name, _, _)) in PATHS.iter().enumerate() {
-            ip(
-                router,
-                &format!("address add 10.66.{i}.{host}/30 dev {name}"),
-            );
-            ip(router, &format!("link set {name} up"));
+    for (router, host) in [(a, 1), (b, 2)] {
+        let paths = router.paths().unwrap();
+        let mut commands = tunnels::tunnels(paths, "gre", 1420 - 24, "ttl 64");
+        for (i, device) in tunnels::devices(paths).enumerate() {
+            commands += &format!("address add 10.66.{i}.{host}/30 dev {device}\n");
         }
-        // What comes in on the other tunnel is welcome.
-        for name in ["all", "gt1", "gt2"] {
-            let key = format!("net.ipv4.conf.{name}.rp_filter=0");
-            router.run(&["sysctl", "-qw", &key]).unwrap();
-        }
+        router.ip(&(commands + &tunnels::up(paths))).unwrap();
     }
-    ip(b, "address add 10.70.0.1/32 dev lo");
-    ip(
-        a,
-        "route add 10.70.0.0/24 nexthop via 10.66.0.2 dev gt1 nexthop via 10.66.1.2 dev gt2",
-    );
+    b.ip("address add 10.70.0.1/32 dev lo").unwrap();
+    a.ip("route add 10.70.0.0/24 nexthop via 10.66.0.2 dev path1 nexthop via 10.66.1.2 dev path2")
+        .unwrap();
     lossless(a, "10.70.0.1");
-    let (good, file, notes) = init(a, &["--from-bond", "gt1,gt2"]);
+    let (good, file, notes) = init(a, &["--from-bond", "path1,path2"]);
     assert!(good, "{notes}");
     for wanted in [
         "address = [\"10.66.0.1/30\", \"10.66.1.1/30\"]",
@@ -294,15 +243,15 @@ fn plain_tunnels_with_routes_over_them_are_taken_over() {
 fn what_the_other_end_would_drop_is_refused() {
     let lab = plain("migrate4");
     let a = lab.router("A");
-    recipe(a, false, A, "csum seq");
-    ip(a, "link add w0 type veth peer name w1");
-    ip(a, "link set w0 master bond0");
+    recipe(a, A, "csum seq");
+    a.ip("link add w0 type veth peer name w1\nlink set w0 master bond0")
+        .unwrap();
     let (good, file, problems) = init(a, &["--from-bond", "bond0", "-o", "/run/netbond/new"]);
     assert!(!good && file.is_empty());
     for wanted in [
-        "gt1 has GRE checksums",
-        "gt2 has GRE checksums",
-        "gt1 sends sequence numbers",
+        "path1 has GRE checksums",
+        "path2 has GRE checksums",
+        "path1 sends sequence numbers",
         "w0 is no GRE tunnel (of kind veth)",
     ] {
         assert!(problems.contains(wanted), "{wanted} is missing: {problems}");

@@ -11,8 +11,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{A, B, SOON, status};
 use netbond_lab::{Lab, Router, Topology, WireGuard, traffic, wait_for};
 
@@ -81,7 +79,7 @@ fn full_size_packets_fit(encap: &str, mtu: u32) {
     }
     // Super-packets are cut by WireGuard, and padded there.
     for (from, to, address) in [(a, b, B), (b, a, A), (a, b, B6), (b, a, A6)] {
-        let tcp = traffic::tcp(from, to, address, Duration::from_secs(1)).unwrap();
+        let tcp = traffic::tcp_megabyte(from, to, address, 1).unwrap();
         assert!(tcp.mbit_per_s > 1.0, "{tcp:?}");
     }
     assert_eq!(count(), before, "fragments of outer packets");

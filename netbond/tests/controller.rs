@@ -305,6 +305,20 @@ fn peer_lost_over_one_device() {
     assert_eq!(bench.plan.as_ref().unwrap().peer_reachable, Some(false));
 }
 
+/// A verdict on its way while a reload ends the probes: from then on the routes alone decide.
+#[test]
+fn a_verdict_after_the_last_probe_counts_for_nothing() {
+    let mut bench = Bench::new();
+    bench.configure(&CONFIG.replacen("peer =", "probe_interval = 0\npeer =", 1));
+    let (_, notes) = bench.hear(Event::Liveness {
+        path: 0,
+        verdict: Verdict::Alive,
+    });
+    assert!(notes.is_empty());
+    bench.feed(route("10.65.2.1", BIRD, &[M2]));
+    assert_eq!(bench.paths()[0].0, PathState::Suspect);
+}
+
 /// With unequal costs the peer is only ever reached over the better device: that is no fault.
 #[test]
 fn peer_never_seen_over_a_device_is_no_suspicion() {

@@ -22,9 +22,9 @@ pub(crate) struct Args {
     /// Kernels of the layer `vm` (may be repeated) [default: all]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
-    /// All of the lab's tests in the layer `vm`, not only those that need such a kernel (an hour)
+    /// In the layer `vm` only the tests that need what this machine's own kernel may lack
     #[arg(long)]
-    full: bool,
+    quick: bool,
     /// Run only tests of the layer `vm` whose names contain this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -45,8 +45,8 @@ enum Layer {
     Netns,
     /// Routers in network namespaces (root)
     Lab,
-    /// Beside the kernel's own WireGuard, tunnels and bonding, on Debian's kernels in virtual
-    /// machines; with `--full` all the lab's tests there
+    /// The lab's tests on Debian's kernels in virtual machines, and more of them beside those
+    /// kernels' own tunnels and bonding; starts with the layer `lab`, where that is run as well
     Vm,
 }
 
@@ -80,8 +80,9 @@ impl Layer {
         }
     }
 
-    /// Runs the layer and tells how many tests passed, for a layer that has tests.
-    fn run(self, args: &Args) -> Result<Option<u32>> {
+    /// Runs the layer and tells how many tests passed, for a layer that has tests. `vms` are those that
+    /// were started already.
+    fn run(self, args: &Args, vms: Option<vm_tests::Running>) -> Result<Option<u32>> {
         match self {
             Self::Lint => lint::run().map(|()| None),
             Self::Pure => pure().map(Some),
@@ -89,7 +90,10 @@ impl Layer {
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
-            Self::Vm => vm_tests::run(&args.kernel, args.full, args.only.as_deref()).map(Some),
+            Self::Vm => match vms {
+                Some(running) => running.finish().map(Some),
+                None => start_vms(args)?.finish().map(Some),
+            },
         }
     }
 }
@@ -113,14 +117,22 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
 
     let mut summary = Vec::new();
+    let mut vms = None;
     for &layer in &layers {
         eprintln!("\ntest: {}", layer.name());
         let start = Instant::now();
-        let outcome = match &prepared {
+        // The lab's tests mostly wait.
+        if layer == Layer::Lab && layers.contains(&Layer::Vm) && prepared.is_ok() {
+            // Where it fails, it is tried and told in its turn.
+            vms = start_vms(&args).ok();
+        }
+        let ready = match &prepared {
             // Perhaps this layer needs nothing of what is missing.
-            Err(_) => setup::ensure(layer.needs()).and_then(|()| layer.run(&args)),
-            Ok(()) => layer.run(&args),
+            Err(_) => setup::ensure(layer.needs()),
+            Ok(()) => Ok(()),
         };
+        let started = if layer == Layer::Vm { vms.take() } else { None };
+        let outcome = ready.and_then(|()| layer.run(&args, started));
         if let Err(error) = &outcome {
             eprintln!("error: {error:#}");
         }
@@ -148,6 +160,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+fn start_vms(args: &Args) -> Result<vm_tests::Running> {
+    vm_tests::Running::start(&vm_tests::Choice {
+        kernels: args.kernel.clone(),
+        quick: args.quick,
+        only: args.only.clone(),
+    })
+}
+
 fn pure() -> Result<u32> {
     // No member by default, so the tests leave it out.
     let compiled = check(cargo_on_workspace("check")?.args(["--package", "netbond-ebpf"]));
@@ -172,11 +192,7 @@ fn test_run() -> Result<u32> {
         );
     }
     let mut test = tests()?;
-<<<<<<< HEAD
-    for name in ["test_run", "probes", "frames", "modes", "order"] {
-=======
-    for name in ["test_run", "probes", "frames", "lanes"] {
->>>>>>> wt-modes
+    for name in ["test_run", "probes", "frames", "lanes", "order"] {
         test.args(["--test", name]);
     }
     cargo_test(test.args(["--", "--ignored"]))

@@ -1,49 +1,123 @@
 //! `cargo xtask test vm`: the lab's tests on Debian's kernels.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::build;
-use crate::command::{root, shown};
+use crate::command::{check, root, shown};
 use crate::lab;
 use crate::test::{ONLY_IN_VM, integration_tests, passed_in, tests};
 use crate::vm::{Job, Kernel, Pace, Vm};
 
-/// How long the tests may take with three kernels side by side on two cores: several times what they
-/// do take.
-const DEADLINE: Duration = Duration::from_secs(25 * 60);
-/// The same with `--full`.
-const FULL_DEADLINE: Duration = Duration::from_secs(90 * 60);
+/// How long the tests may take with three kernels side by side on two cores, while this machine does
+/// other things as well: several times what they do take.
+const DEADLINE: Duration = Duration::from_secs(90 * 60);
 
-/// Runs the tests that need such a kernel, or the `full` lot, on each of `kernels` (on all where there
-/// is none), and tells how many passed. Only those whose names contain `only`, where it is given.
-pub(crate) fn run(kernels: &[Kernel], full: bool, only: Option<&str>) -> Result<u32> {
-    build::programs_for_tests()?;
-    let tests = test_programs(full)?;
-    let mut programs = lab::programs()?;
-    programs.extend(tests.iter().cloned());
-    let script = script(&tests, only);
+/// Which of the tests to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    /// Of these, or of all kernels where there is none.
+    pub(crate) kernels: Vec<Kernel>,
+    /// Only those that need what this machine's own kernel may lack.
+    pub(crate) quick: bool,
+    /// Only those whose names contain this.
+    pub(crate) only: Option<String>,
+}
 
-    let kernels = if kernels.is_empty() {
-        &Kernel::ALL
-    } else {
-        kernels
-    };
-    let deadline = if full { FULL_DEADLINE } else { DEADLINE };
-    let mut vms = Vec::new();
-    for &kernel in kernels {
-        vms.push((kernel, Vm::prepare(kernel)?));
+/// The tests under way, at the lowest priority: beside the lab on this machine they use the time in
+/// which it waits, and to a guest whose clock counts its instructions it is all one.
+pub(crate) struct Running {
+    thread: JoinHandle<Result<u32>>,
+    output: Arc<Output>,
+}
+
+impl Running {
+    /// Makes everything ready and starts the tests. What they print is kept until they are waited for.
+    pub(crate) fn start(choice: &Choice) -> Result<Self> {
+        build::programs_for_tests()?;
+        let tests = test_programs(choice.quick)?;
+        let mut programs = lab::programs()?;
+        programs.extend(tests.iter().cloned());
+        let script = script(&tests, choice.only.as_deref());
+        let kernels = if choice.kernels.is_empty() {
+            &Kernel::ALL[..]
+        } else {
+            &choice.kernels
+        };
+        let mut vms = Vec::new();
+        for &kernel in kernels {
+            let vm = Vm::prepare(kernel)?;
+            eprintln!("vm: kernel {}", vm.release());
+            vms.push((kernel, vm));
+        }
+        let output = Arc::new(Output(Mutex::new(Some(Vec::new()))));
+        let thread = thread::spawn({
+            let output = Arc::clone(&output);
+            move || {
+                give_way()?;
+                on_all(&vms, &programs, &script, &output)
+            }
+        });
+        Ok(Self { thread, output })
     }
+
+    /// Shows what the tests printed, and go on to print, and tells how many passed.
+    pub(crate) fn finish(self) -> Result<u32> {
+        self.output.show();
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the thread of the VMs panicked")))
+    }
+}
+
+/// What the VMs print: kept while another layer prints.
+struct Output(Mutex<Option<Vec<String>>>);
+
+impl Output {
+    fn line(&self, line: String) {
+        match self.lock().as_mut() {
+            Some(kept) => kept.push(line),
+            None => println!("{line}"),
+        }
+    }
+
+    fn show(&self) {
+        for line in self.lock().take().unwrap_or_default() {
+            println!("{line}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// From now on this thread, and what it starts, runs when nothing else wants to (SCHED_IDLE).
+fn give_way() -> Result<()> {
+    let own = fs::read_link("/proc/thread-self").context("cannot tell this thread's id")?;
+    let id = own.file_name().context("this thread has no id")?;
+    check(Command::new("chrt").args(["--idle", "--pid", "0"]).arg(id))
+}
+
+/// Runs the tests on each kernel and tells how many passed.
+fn on_all(
+    vms: &[(Kernel, Vm)],
+    programs: &[PathBuf],
+    script: &str,
+    output: &Output,
+) -> Result<u32> {
     // Side by side: an emulated processor uses one of the machine's.
     let outcomes = thread::scope(|scope| {
         let running: Vec<_> = vms
             .iter()
-            .map(|(kernel, vm)| scope.spawn(|| on(*kernel, vm, &programs, &script, deadline)))
+            .map(|(kernel, vm)| scope.spawn(|| on(*kernel, vm, programs, script, output)))
             .collect();
         let outcomes = running.into_iter().map(|thread| {
             thread
@@ -58,7 +132,7 @@ pub(crate) fn run(kernels: &[Kernel], full: bool, only: Option<&str>) -> Result<
         match outcome {
             Ok(count) => passed += count,
             Err(error) => {
-                eprintln!("error: kernel {}: {error:#}", kernel.name());
+                output.line(format!("error: kernel {}: {error:#}", kernel.name()));
                 failed.push(kernel.name());
             }
         }
@@ -68,25 +142,18 @@ pub(crate) fn run(kernels: &[Kernel], full: bool, only: Option<&str>) -> Result<
 }
 
 /// Runs the tests on one kernel and tells how many passed.
-fn on(
-    kernel: Kernel,
-    vm: &Vm,
-    programs: &[PathBuf],
-    script: &str,
-    deadline: Duration,
-) -> Result<u32> {
-    eprintln!("vm: kernel {}", vm.release());
+fn on(kernel: Kernel, vm: &Vm, programs: &[PathBuf], script: &str, output: &Output) -> Result<u32> {
     let job = Job {
         programs,
         script,
         // A guest whose clock stands still while this machine does something else finds no path
         // dead on that account.
         pace: Pace::Counted,
-        deadline,
+        deadline: DEADLINE,
     };
     let mut passed = 0;
     let code = vm.run(&job, &mut |line| {
-        println!("{}: {line}", kernel.name());
+        output.line(format!("{}: {line}", kernel.name()));
         passed += passed_in(line).unwrap_or(0);
         Ok(())
     })?;
@@ -98,7 +165,8 @@ fn on(
 /// Runs each test program, going on to the next after one that failed.
 fn script(tests: &[PathBuf], only: Option<&str>) -> String {
     let only = only.map(lab::quoted).unwrap_or_default();
-    let mut script = "code=0\n".to_owned();
+    // Errors among the rest, in their place.
+    let mut script = "exec 2>&1\ncode=0\n".to_owned();
     for test in tests {
         let test = lab::quoted(&test.display().to_string());
         script.push_str(&format!(
@@ -110,10 +178,10 @@ fn script(tests: &[PathBuf], only: Option<&str>) -> String {
 }
 
 /// Compiles the lab's tests and tells where the programs lie.
-fn test_programs(full: bool) -> Result<Vec<PathBuf>> {
+fn test_programs(quick: bool) -> Result<Vec<PathBuf>> {
     let mut cargo: Command = tests()?;
     for name in integration_tests(&root().join("netbond-lab/tests"))? {
-        if full || name.starts_with(ONLY_IN_VM) {
+        if !quick || name.starts_with(ONLY_IN_VM) {
             cargo.args(["--test", &name]);
         }
     }

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 };
 
 use super::counters::Counters;
-use super::system::{self, RECEIVER, Running, SENDER, System};
+use super::system::{RECEIVER, Running, SENDER, System};
 use super::traffic::{PORT, open};
 use crate::lab::Lab;
 use crate::machine::Cores;
@@ -120,7 +120,7 @@ impl<'a> Hosts<'a> {
         }
         // One address for each path: where there is no bond, the sender takes the paths in turn.
         let receiver = netns_name(lab.name(), HOSTS[1].0);
-        for (number, path) in system::paths(lab, SENDER)?.iter().enumerate() {
+        for (number, path) in lab.router(SENDER).paths()?.iter().enumerate() {
             let address = address_by(number);
             ip_batch(&receiver, &format!("addr add {address}/32 dev eth0\n"))?;
             let topology = lab.topology();
@@ -197,7 +197,7 @@ pub(super) fn plain(
     extra: u32,
     packets: usize,
 ) -> Result<Sample> {
-    let paths = system::paths(lab, SENDER)?;
+    let paths = lab.router(SENDER).paths()?;
     let targets: Vec<String> = match way {
         Way::Forward => (0..paths.len()).map(address_by).collect(),
         Way::Udp | Way::Tcp => paths.iter().map(|path| path.remote.to_string()).collect(),

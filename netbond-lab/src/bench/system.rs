@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 
 use super::frame::{Encap, mptcp_share};
 use crate::lab::Lab;
-use crate::namespace::ip_batch;
 use crate::process::Process;
 use crate::router::Router;
 use crate::topology::PathSpec;
+use crate::tunnels::{self, BOND, devices};
 use crate::wait::wait_for;
 
 /// The routers with the two ends.
@@ -22,8 +22,8 @@ pub(super) const RECEIVER: &str = "B";
 /// The two ends' addresses on whatever bonds them.
 const ADDRESSES: [(&str, &str); 2] = [(SENDER, "10.67.0.1"), (RECEIVER, "10.67.0.2")];
 
-/// The device that a system makes over its tunnels.
-const BOND: &str = "bond0";
+/// What the tunnels' outer packets start with.
+const TTL: &str = "ttl 64";
 
 /// How long a system may take until it carries packets on every path.
 const READY: Duration = Duration::from_secs(60);
@@ -143,7 +143,7 @@ impl System {
     pub(super) fn target(self, lab: &Lab) -> Result<String> {
         match self.kind() {
             Kind::Plain | Kind::Mptcp => {
-                let first = paths(lab, SENDER)?.first();
+                let first = lab.router(SENDER).paths()?.first();
                 Ok(first.context("there is no path")?.remote.to_string())
             }
             Kind::Bonding(_) | Kind::Team | Kind::Ecmp | Kind::Netbond(_) => {
@@ -188,11 +188,12 @@ impl Running<'_> {
     fn ends(&self) -> Result<[End<'_>; 2]> {
         let end = |this: usize, other: usize| -> Result<End<'_>> {
             let (name, own) = ADDRESSES[this];
+            let router = self.lab.router(name);
             Ok(End {
-                router: self.lab.router(name),
+                router,
                 own,
                 peer: ADDRESSES[other].1,
-                paths: paths(self.lab, name)?,
+                paths: router.paths()?,
             })
         };
         Ok([end(0, 1)?, end(1, 0)?])
@@ -212,64 +213,37 @@ impl Running<'_> {
                 Kind::Plain => {}
                 Kind::Bonding(options) => {
                     let options = options.replace("PEER", peer);
-                    let mut commands = tunnels(paths, "gretap", mtu);
-                    commands += &format!("link add {BOND} type bond {options}\n");
-                    for device in devices(paths) {
-                        commands += &format!("link set {device} master {BOND}\n");
-                    }
-                    commands += &format!("link set {BOND} mtu {mtu} up\n");
+                    let mut commands = tunnels::tunnels(paths, "gretap", mtu, TTL);
+                    commands += &tunnels::bonding(paths, mtu, &options);
                     commands += &format!("addr add {own}/24 dev {BOND}\n");
-                    ip_batch(router.netns(), &commands)?;
+                    router.ip(&commands)?;
                 }
                 Kind::Team => {
-                    ip_batch(router.netns(), &tunnels(paths, "gretap", mtu))?;
+                    router.ip(&tunnels::tunnels(paths, "gretap", mtu, TTL))?;
                     teams.push(start_team(router, paths)?);
-                    ip_batch(
-                        router.netns(),
-                        &format!("link set {BOND} mtu {mtu} up\naddr add {own}/24 dev {BOND}\n"),
-                    )?;
+                    router.ip(&format!(
+                        "link set {BOND} mtu {mtu} up\naddr add {own}/24 dev {BOND}\n"
+                    ))?;
                 }
                 Kind::Ecmp => {
-                    let mut commands = tunnels(paths, "gre", mtu);
-                    for device in devices(paths) {
-                        commands += &format!("link set {device} up\n");
-                    }
-                    commands += &format!("addr add {own}/32 dev {}\n", device(1));
-                    commands += &format!("route add {peer}/32 src {own}");
-                    for device in devices(paths) {
-                        commands += &format!(" nexthop dev {device}");
-                    }
-                    ip_batch(router.netns(), &format!("{commands}\n"))?;
+                    let mut commands = tunnels::tunnels(paths, "gre", mtu, TTL);
+                    commands += &tunnels::up(paths);
+                    commands += &format!("addr add {own}/32 dev {}\n", tunnels::device(1));
+                    let nexthops = tunnels::nexthops(paths);
+                    commands += &format!("route add {peer}/32 src {own}{nexthops}\n");
+                    router.ip(&commands)?;
                 }
                 Kind::Mptcp => {
-                    let subflows = paths.len().to_string();
-                    router.run(&[
-                        "ip",
-                        "mptcp",
-                        "limits",
-                        "set",
-                        "subflow",
-                        &subflows,
-                        "add_addr_accepted",
-                        &subflows,
-                    ])?;
+                    let mut commands = mptcp_limits(paths.len(), paths.len());
                     // The first path's is the one that is connected to. Each of the others the sender
                     // reaches over its own path, so that it alone needs no endpoints.
                     if router.name() == RECEIVER {
-                        for path in &paths[1..] {
-                            let address = path.local.to_string();
-                            router.run(&[
-                                "ip",
-                                "mptcp",
-                                "endpoint",
-                                "add",
-                                &address,
-                                "dev",
-                                &path.device,
-                                "signal",
-                            ])?;
+                        for PathSpec { local, device, .. } in &paths[1..] {
+                            commands +=
+                                &format!("mptcp endpoint add {local} dev {device} signal\n");
                         }
                     }
+                    router.ip(&commands)?;
                 }
                 Kind::Netbond(Settings { encap, mode }) => {
                     let config = router.default_config().context("no bond")?;
@@ -328,12 +302,9 @@ impl Running<'_> {
             let way = match self.system.kind() {
                 Kind::Plain | Kind::Mptcp => bail!("{} leads nowhere", self.system.name()),
                 Kind::Bonding(_) | Kind::Team | Kind::Netbond(_) => format!("via {}", end.peer),
-                Kind::Ecmp => devices(end.paths)
-                    .map(|device| format!("nexthop dev {device} "))
-                    .collect(),
+                Kind::Ecmp => tunnels::nexthops(end.paths),
             };
-            let command = format!("route replace {network} {way}\n");
-            ip_batch(end.router.netns(), &command)?;
+            end.router.ip(&format!("route replace {network} {way}\n"))?;
         }
         Ok(())
     }
@@ -356,23 +327,14 @@ impl Running<'_> {
                         // teamd takes its device with it; what was not made yet is not there.
                         let path = format!("/sys/class/net/{device}");
                         if router.host_path(&path).exists() {
-                            ip_batch(router.netns(), &format!("link del {device}\n"))?;
+                            router.ip(&format!("link del {device}\n"))?;
                         }
                     }
                 }
                 Kind::Mptcp => {
-                    router.run(&["ip", "mptcp", "endpoint", "flush"])?;
-                    // As the kernel has it at first.
-                    router.run(&[
-                        "ip",
-                        "mptcp",
-                        "limits",
-                        "set",
-                        "subflow",
-                        "2",
-                        "add_addr_accepted",
-                        "0",
-                    ])?;
+                    // The limits as the kernel has them at first.
+                    let limits = mptcp_limits(2, 0);
+                    router.ip(&format!("mptcp endpoint flush\n{limits}"))?;
                 }
                 Kind::Netbond(_) => {
                     if router.netbond_pid().is_some() {
@@ -386,31 +348,9 @@ impl Running<'_> {
     }
 }
 
-/// The paths as a router sees them.
-pub(super) fn paths<'a>(lab: &'a Lab, router: &str) -> Result<&'a [PathSpec]> {
-    let bonds = &lab.topology().bonds;
-    let bond = bonds.iter().find(|bond| bond.router == router);
-    Ok(&bond.context("no bond")?.paths)
-}
-
-/// Name of the tunnel device of a path, counted from 1.
-fn device(number: usize) -> String {
-    format!("path{number}")
-}
-
-fn devices(paths: &[PathSpec]) -> impl Iterator<Item = String> {
-    (1..=paths.len()).map(device)
-}
-
-/// Commands that make a tunnel device for each path, the route deciding which way it leads.
-fn tunnels(paths: &[PathSpec], kind: &str, mtu: u32) -> String {
-    let add = |(path, device): (&PathSpec, String)| {
-        format!(
-            "link add {device} type {kind} local {} remote {} ttl 64\nlink set {device} mtu {mtu}\n",
-            path.local, path.remote
-        )
-    };
-    paths.iter().zip(devices(paths)).map(add).collect()
+/// How many further paths a connection may use, and take from what the peer tells of itself.
+fn mptcp_limits(subflows: usize, accepted: usize) -> String {
+    format!("mptcp limits set subflow {subflows} add_addr_accepted {accepted}\n")
 }
 
 /// Starts teamd, which makes the team and takes the tunnels into it.
@@ -453,7 +393,6 @@ fn start_team(router: &Router, paths: &[PathSpec]) -> Result<Process> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Topology;
 
     #[test]
     fn names_are_those_of_the_command_line() {
@@ -461,17 +400,5 @@ mod tests {
             let value = system.to_possible_value().expect("no system is hidden");
             assert_eq!(value.get_name(), system.name());
         }
-    }
-
-    #[test]
-    fn tunnels_join_the_paths_ends() {
-        let topology = Topology::reference();
-        assert_eq!(
-            tunnels(&topology.bonds[0].paths, "gre", 1416),
-            "link add path1 type gre local 10.65.0.2 remote 10.65.0.6 ttl 64\n\
-             link set path1 mtu 1416\n\
-             link add path2 type gre local 10.65.0.14 remote 10.65.0.10 ttl 64\n\
-             link set path2 mtu 1416\n"
-        );
     }
 }

@@ -51,6 +51,29 @@ pub(crate) fn ping(router: &Router, address: &str) {
     );
 }
 
+/// The first bond's twin, nb1, with a key and addresses of its own.
+pub(crate) fn second_bond(config: &str) -> String {
+    config[config.find("[[bond]]").unwrap()..]
+        .replace("\"nb0\"", "\"nb1\"\nkey = 4294967295")
+        .replace("10.67.0.", "10.68.0.")
+        .replace("fd67::", "fd68::")
+        .replace("\"via-", "\"keyed-")
+}
+
+/// Writes a configuration and waits until it is taken over.
+pub(crate) fn reconfigure(router: &Router, config: &str) {
+    reload(router, config, "INFO reloaded");
+}
+
+/// Writes a configuration and waits for a word of the log on it.
+pub(crate) fn reload(router: &Router, config: &str, word: &str) {
+    let said = || router.netbond_log().matches(word).count();
+    let before = said();
+    router.write_config(config).unwrap();
+    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
+    wait_for(word, SOON, || Ok((said() > before).then_some(()))).unwrap();
+}
+
 /// What the journal tells of a path.
 pub(crate) fn events(router: &Router, path: &str) -> Vec<Event> {
     let mut events = router.netbond_events().unwrap();
@@ -61,20 +84,6 @@ pub(crate) fn events(router: &Router, path: &str) -> Vec<Event> {
 /// When a path's state last changed.
 pub(crate) fn changed(path: &Value) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs_f64(path["changed"].as_f64().unwrap())
-}
-
-/// Writes a configuration and waits until it is taken over.
-pub(crate) fn reconfigure(router: &Router, config: &str) {
-    let reloads = || router.netbond_log().matches("INFO reloaded").count();
-    let before = reloads();
-    router.write_config(config).unwrap();
-    nix::sys::signal::kill(router.netbond_pid().unwrap(), Signal::SIGHUP).unwrap();
-    wait_for(
-        "the reload",
-        SOON,
-        || Ok((reloads() > before).then_some(())),
-    )
-    .unwrap();
 }
 
 /// Waits for a path to come into a state.

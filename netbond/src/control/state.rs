@@ -375,8 +375,12 @@ impl Controller {
                 ospf_news(&before, interfaces)
             }
             Event::Liveness { path, verdict } => {
-                let Some(index) = self.bond_of(*path) else {
-                    // Said of a path that is gone.
+                let watched = |index: &usize| {
+                    let bond = &self.members[*index].config;
+                    bond.probing.is_some() || bond.bfd.is_some()
+                };
+                let Some(index) = self.bond_of(*path).filter(watched) else {
+                    // Said of a path that is gone, or is no longer watched.
                     return Vec::new();
                 };
                 let before = self.world.liveness.insert(*path, verdict.clone());
