@@ -58,11 +58,15 @@ fn bytes_are_not_set_in_loops() {
     // The programs of the plain mode; in the others what is rare may be slow.
     let plain = [program::EGRESS, program::INGRESS_L3, program::INGRESS_L2];
     for name in plain {
-        let calls = object
+        let instructions: Vec<_> = object
             .functions
             .values()
             .filter(|function| function.name == name)
             .flat_map(|function| &function.instructions)
+            .collect();
+        assert!(!instructions.is_empty(), "{name} is not there");
+        let calls = instructions
+            .iter()
             .filter(|instruction| (instruction.code, instruction.src_reg()) == CALL)
             .count();
         // A hook may be a call by itself.
