@@ -383,7 +383,7 @@ fn a_bond_is_a_port_of_a_bridge() {
         .unwrap();
         let report = host.run(b, &format!("iperf3 -c {A} -t 1 --bidir --json"));
         server.join().unwrap().unwrap();
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
         let rate = |sum: &str| report["end"][sum]["bits_per_second"].as_f64().unwrap();
         println!(
             "{} and {}",
