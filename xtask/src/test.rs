@@ -25,9 +25,9 @@ pub(crate) struct Args {
     /// In the layer `vm` only the tests that need what this machine's own kernel may lack
     #[arg(long)]
     quick: bool,
-    /// Run only tests of the layer `vm` whose names contain this
+    /// Run only tests of the layer `vm` whose names contain this (may be repeated)
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
 }
 
 /// In the order they are run.

@@ -27,8 +27,8 @@ pub(crate) struct Choice {
     pub(crate) kernels: Vec<Kernel>,
     /// Only those that need what this machine's own kernel may lack.
     pub(crate) quick: bool,
-    /// Only those whose names contain this.
-    pub(crate) only: Option<String>,
+    /// Only those whose names contain one of these, where there is one.
+    pub(crate) only: Vec<String>,
 }
 
 /// The tests under way, at the lowest priority: beside the lab on this machine they use the time in
@@ -45,7 +45,7 @@ impl Running {
         let tests = test_programs(choice.quick)?;
         let mut programs = lab::programs()?;
         programs.extend(tests.iter().cloned());
-        let script = script(&tests, choice.only.as_deref());
+        let script = script(&tests, &choice.only);
         let kernels = if choice.kernels.is_empty() {
             &Kernel::ALL[..]
         } else {
@@ -163,8 +163,9 @@ fn on(kernel: Kernel, vm: &Vm, programs: &[PathBuf], script: &str, output: &Outp
 }
 
 /// Runs each test program, going on to the next after one that failed.
-fn script(tests: &[PathBuf], only: Option<&str>) -> String {
-    let only = only.map(lab::quoted).unwrap_or_default();
+fn script(tests: &[PathBuf], only: &[String]) -> String {
+    let only: Vec<String> = only.iter().map(|text| lab::quoted(text)).collect();
+    let only = only.join(" ");
     // Errors among the rest, in their place.
     let mut script = "exec 2>&1\ncode=0\n".to_owned();
     for test in tests {
@@ -230,7 +231,10 @@ mod unit {
 
     #[test]
     fn one_failed_program_fails_the_script_which_runs_them_all() {
-        let script = script(&["/bin/false".into(), "/bin/true".into()], Some("x"));
+        let script = script(
+            &["/bin/false".into(), "/bin/true".into()],
+            &["x".to_owned()],
+        );
         let script = script.replace("--ignored", "");
         let status = Command::new("bash").args(["-c", &script]).status();
         assert_eq!(status.expect("bash runs").code(), Some(1));
