@@ -22,9 +22,10 @@ pub(crate) struct Args {
     /// Kernels of the layer `vm` (may be repeated) [default: all]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
-    /// In the layer `vm` only the tests that need what this machine's own kernel may lack
+    /// In the layer `vm` all of the lab's tests, not only those that need what this machine's own kernel
+    /// may lack (an hour)
     #[arg(long)]
-    quick: bool,
+    full: bool,
     /// Run only tests of the layer `vm` whose names contain this (may be repeated)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
@@ -163,7 +164,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 fn start_vms(args: &Args) -> Result<vm_tests::Running> {
     vm_tests::Running::start(&vm_tests::Choice {
         kernels: args.kernel.clone(),
-        quick: args.quick,
+        full: args.full,
         only: args.only.clone(),
     })
 }

@@ -26,7 +26,7 @@ pub(crate) struct Choice {
     /// Of these, or of all kernels where there is none.
     pub(crate) kernels: Vec<Kernel>,
     /// Only those that need what this machine's own kernel may lack.
-    pub(crate) quick: bool,
+    pub(crate) full: bool,
     /// Only those whose names contain one of these, where there is one.
     pub(crate) only: Vec<String>,
 }
@@ -42,7 +42,7 @@ impl Running {
     /// Makes everything ready and starts the tests. What they print is kept until they are waited for.
     pub(crate) fn start(choice: &Choice) -> Result<Self> {
         build::programs_for_tests()?;
-        let tests = test_programs(choice.quick)?;
+        let tests = test_programs(choice.full)?;
         let mut programs = lab::programs()?;
         programs.extend(tests.iter().cloned());
         let script = script(&tests, &choice.only);
@@ -179,10 +179,10 @@ fn script(tests: &[PathBuf], only: &[String]) -> String {
 }
 
 /// Compiles the lab's tests and tells where the programs lie.
-fn test_programs(quick: bool) -> Result<Vec<PathBuf>> {
+fn test_programs(full: bool) -> Result<Vec<PathBuf>> {
     let mut cargo: Command = tests()?;
     for name in integration_tests(&root().join("netbond-lab/tests"))? {
-        if !quick || name.starts_with(ONLY_IN_VM) {
+        if full || name.starts_with(ONLY_IN_VM) {
             cargo.args(["--test", &name]);
         }
     }
