@@ -484,7 +484,7 @@ impl Strand {
 /// Where a number's bit is.
 #[inline(always)]
 const fn word(number: u32) -> usize {
-    number as usize / 64 & (WORDS - 1)
+    (number as usize / 64) & (WORDS - 1)
 }
 
 #[cfg(test)]
