@@ -257,9 +257,9 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         let known = Encap::ALL.iter().find(|known| known.label() == encap);
         known.copied().ok_or_else(|| Wrong::new("does not exist"))
     });
-    let in_order = in_order(&mut bond);
     let mode = bond.optional("mode", &class::modes(), class::mode);
     let classes = class::classes(&mut bond);
+    let in_order = in_order(&mut bond);
     let expected = format!("an integer from 0 to {}", u32::MAX);
     let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
     let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");

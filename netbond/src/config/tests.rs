@@ -721,8 +721,14 @@ const ONE_WRONG_LINE: &str = r#"
     2: bond "fifteen-bytes-x": name "fifteen-bytes-x" has 15 bytes: write a device name of at most 14 bytes such as "nb0"
 3: adress = []
     3: bond "nb0": unknown key "adress": did you mean "address"?
+3: in_order = 1
+    3: bond "nb0": in_order 1 is an integer: write true or false
+3: in_order = true¶in_order_hold = 1001
+    4: bond "nb0": in_order_hold 1001 is out of range: write an integer from 1 to 1000, ms
+3: in_order_hold = 50
+    3: bond "nb0": in_order_hold is of no use without in_order: write in_order = true too, or remove it
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -1096,7 +1102,7 @@ weight = 1.5
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",
