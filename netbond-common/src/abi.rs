@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{class::Rule, fate::Fate};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -79,20 +79,55 @@ const _: () = assert!(size_of::<Bond>() == 288);
 /// How packets are spread over a bond's paths: an entry of `LANES`. A bond has a lane of its own (by
 /// bond id), and one for each of its classes (`MAX_BONDS` + class id). Written by the controller.
 ///
-/// The program for bonds in round robin alone reads [`Bond`] instead.
+/// The program for bonds that do with a wheel reads [`Bond`] instead.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Lane {
     /// [`crate::names::Mode`].
     pub mode: u32,
-    /// As in [`Bond::wheel_len`].
-    pub wheel_len: u32,
+    /// By which of its bond's shares turns are taken: `SHARES_*`.
+    pub shares: u32,
     /// The paths in order of preference, see [`crate::order`].
     pub order: u64,
-    /// As in [`Bond::wheel`].
-    pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Lane>() == 272);
+const _: () = assert!(size_of::<Lane>() == 16);
+
+/// The same for every path.
+pub const SHARES_EQUAL: u32 = 0;
+/// By the paths' weights.
+pub const SHARES_WEIGHTED: u32 = 1;
+/// By what the paths were measured to carry.
+pub const SHARES_MEASURED: u32 = 2;
+/// Shares of a bond: bond `b` owns those from `b * BOND_SHARES`.
+pub const BOND_SHARES: u32 = 3;
+/// How many shares the maps hold.
+pub const MAX_SHARES: u32 = MAX_BONDS * BOND_SHARES;
+
+/// How the bytes of a bond are to be divided over its paths, see [`crate::turns`]: an entry of `SHARES`,
+/// by bond id and `SHARES_*`. Written by the controller, the measured ones by the prober.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Shares {
+    /// The paths that take part are the first so many of this order, see [`crate::order`].
+    pub order: u64,
+    pub count: u32,
+    pub reserved: u32,
+    /// By path of the bond: what a byte costs there.
+    pub cost: [u32; MAX_BOND_PATHS as usize],
+}
+const _: () = assert!(size_of::<Shares>() == 80);
+
+/// How far the paths of a bond are in their turns, on one CPU: an entry of `TURNS`, as [`Shares`]. Only
+/// programs write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Turns {
+    /// By path of the bond: when it is its turn, in units of [`Shares::cost`].
+    pub clocks: [u64; MAX_BOND_PATHS as usize],
+    /// The clock of the path whose turn it was last.
+    pub now: u64,
+}
+const _: () = assert!(size_of::<Turns>() == 136);
 
 /// Which packets are of a class: an entry of `CLASSES`, by class id. Written by the controller.
 #[repr(C)]

@@ -24,6 +24,9 @@ pub mod map {
     pub const SAMPLES: &str = "SAMPLES";
     pub const SECRET: &str = "SECRET";
     pub const TICKETS: &str = "TICKETS";
+    pub const SHARES: &str = "SHARES";
+    pub const TURNS: &str = "TURNS";
+    pub const NOTES: &str = "NOTES";
     pub const PATH_STATS: &str = "PATH_STATS";
     pub const BOND_STATS: &str = "BOND_STATS";
     pub const CLASS_STATS: &str = "CLASS_STATS";
@@ -114,6 +117,9 @@ named! {
         Flowlet = 3, "flowlet";
         /// All packets on the best path.
         ActiveBackup = 4, "active-backup";
+        /// One packet after the other, each path by what it is measured to carry; flow by flow, as in
+        /// flowlet, where packets are not put in order.
+        Adaptive = 5, "adaptive";
     }
 }
 
@@ -124,6 +130,8 @@ named! {
         Static = 0, "static";
         /// The OSPF cost of each path's device: the inverse of it.
         Ospf = 1, "ospf";
+        /// What each path is measured to carry.
+        Measured = 2, "measured";
     }
 }
 
@@ -142,8 +150,10 @@ pub mod feature {
     pub const ACTIVE_BACKUP: u32 = 1 << 3;
     /// Some bond keeps its packets in order.
     pub const IN_ORDER: u32 = 1 << 4;
+    /// Some bond goes by what its paths are measured to carry.
+    pub const MEASURED: u32 = 1 << 5;
     /// All of them.
-    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | IN_ORDER;
+    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | IN_ORDER | MEASURED;
 
     /// What a mode needs.
     #[must_use]
@@ -153,6 +163,8 @@ pub mod feature {
             Mode::Flow => FLOW,
             Mode::Flowlet => FLOWLET,
             Mode::ActiveBackup => ACTIVE_BACKUP,
+            // Without order; with it this much is not used.
+            Mode::Adaptive => MEASURED | FLOWLET,
         }
     }
 }

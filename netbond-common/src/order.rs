@@ -9,9 +9,6 @@ use crate::abi::MAX_BOND_PATHS;
 const PATHS: usize = MAX_BOND_PATHS as usize;
 const _: () = assert!(PATHS == 16);
 
-/// The paths by their numbers.
-const ASCENDING: u64 = 0xfedc_ba98_7654_3210;
-
 /// The first path of an order.
 #[inline(always)]
 #[must_use]
@@ -24,13 +21,6 @@ pub const fn first(order: u64) -> u32 {
 #[must_use]
 pub const fn rest(order: u64) -> u64 {
     order >> 4
-}
-
-/// The paths by their numbers, from `path` on and around.
-#[inline(always)]
-#[must_use]
-pub const fn from(path: u32) -> u64 {
-    ASCENDING.rotate_right(4 * (path & (MAX_BOND_PATHS - 1)))
 }
 
 /// The order that begins with these paths; the others follow, by their numbers.
@@ -131,8 +121,6 @@ mod tests {
         let order = pack([3, 1, 3]);
         assert_eq!(unpack(order)[..5], [3, 1, 0, 2, 4]);
         assert_eq!(first(rest(order)), 1);
-        assert_eq!(unpack(from(14))[..4], [14, 15, 0, 1]);
-        assert_eq!(from(16), from(0));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Which path a packet takes.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use crate::{
     abi::{
-        Bond, Flowlet, Lane, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket,
+        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket,
         WHEEL_SLOTS,
     },
     order,
@@ -11,7 +13,7 @@ use crate::{
 /// How a path came to be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The mode's own: the wheel's, or the first in the order of preference.
+    /// The mode's own: the wheel's, whose turn it is, or the first in the order of preference.
     Wheel,
     /// Another one, as that was not usable.
     StandIn,
@@ -54,8 +56,7 @@ pub fn select(
         }
         let found = flags(path);
         if found & PATH_USABLE != 0 {
-            ticket.stand_in = path + 1;
-            return Some((path, Choice::StandIn));
+            return Some((settle(ticket, path), Choice::StandIn));
         }
         if found & PATH_LAST_RESORT != 0 {
             let candidate = if found & PATH_STALE == 0 {
@@ -73,38 +74,25 @@ pub fn select(
     if !found {
         return None;
     }
-    ticket.stand_in = path + 1;
-    Some((path, Choice::LastResort))
+    Some((settle(ticket, path), Choice::LastResort))
 }
 
-/// Chooses a path in any mode: the first of `preferred` that can take the packet, or without such an
-/// order by turning the lane's wheel, as [`select`] does. `flags` as there.
-///
-/// With an order as without, a path that is not usable is passed over here, by no one's leave: no
-/// controller needs to live.
+/// Notes where the next search begins, and returns the path as it stands there: so the verifier does
+/// not walk through all that follows once for each path that may have been found.
 #[inline(always)]
-pub fn choose(
-    lane: &Lane,
-    ticket: &mut Ticket,
-    preferred: Option<u64>,
-    mut flags: impl FnMut(u32) -> u32,
-) -> Option<(u32, Choice)> {
-    if preferred.is_none() && lane.wheel_len != 0 {
-        let slot = if ticket.slot < lane.wheel_len {
-            ticket.slot
-        } else {
-            0
-        };
-        ticket.slot = slot + 1;
-        let path = u32::from(lane.wheel[slot as usize & (WHEEL_SLOTS - 1)]);
-        if path < MAX_BOND_PATHS && flags(path) & PATH_USABLE != 0 {
-            return Some((path, Choice::Wheel));
-        }
-    }
-    let mut rest = match preferred {
-        Some(order) => order,
-        None => order::from(ticket.stand_in),
-    };
+fn settle(ticket: &mut Ticket, path: u32) -> u32 {
+    ticket.stand_in = path + 1;
+    compiler_fence(Ordering::SeqCst);
+    ticket.stand_in.wrapping_sub(1)
+}
+
+/// The first path of an order that can take the packet; `None` where none can. `flags` as for
+/// [`select`].
+///
+/// A path that is not usable is passed over here, by no one's leave: no controller needs to live.
+#[inline(always)]
+pub fn by_order(order: u64, mut flags: impl FnMut(u32) -> u32) -> Option<(u32, Choice)> {
+    let mut rest = order;
     // No `Option`, as in `select`.
     let (mut last_resort, mut stale) = ((false, 0), (false, 0));
     for place in 0..MAX_BOND_PATHS {
@@ -112,12 +100,11 @@ pub fn choose(
         rest = order::rest(rest);
         let found = flags(path);
         if found & PATH_USABLE != 0 {
-            let choice = if preferred.is_some() && place == 0 {
+            let choice = if place == 0 {
                 Choice::Wheel
             } else {
                 Choice::StandIn
             };
-            ticket.stand_in = path + 1;
             return Some((path, choice));
         }
         if found & PATH_LAST_RESORT != 0 {
@@ -132,11 +119,7 @@ pub fn choose(
         }
     }
     let (found, path) = if last_resort.0 { last_resort } else { stale };
-    if !found {
-        return None;
-    }
-    ticket.stand_in = path + 1;
-    Some((path, Choice::LastResort))
+    found.then_some((path, Choice::LastResort))
 }
 
 impl Flowlet {
@@ -261,14 +244,6 @@ mod tests {
         );
     }
 
-    fn lane(bond: &Bond) -> Lane {
-        Lane {
-            wheel_len: bond.wheel_len,
-            wheel: bond.wheel,
-            ..Lane::zeroed()
-        }
-    }
-
     fn flags() -> impl Strategy<Value = u32> {
         proptest::sample::select(
             &[
@@ -291,24 +266,6 @@ mod tests {
     }
 
     proptest! {
-        /// The program with all modes turns the wheel as the one without does.
-        #[test]
-        fn without_an_order_it_is_round_robin(
-            (weights, rounds) in (1..=16_usize).prop_flat_map(|paths| (
-                proptest::collection::vec(0..5_u32, paths),
-                proptest::collection::vec(flags_of(paths), 1..20),
-            )),
-        ) {
-            let bond = bond(&weights);
-            let lane = lane(&bond);
-            let (mut one, mut other) = (Ticket::default(), Ticket::default());
-            for flags in rounds {
-                let flags = |path: u32| flags[path as usize];
-                let want = select(&bond, &mut one, flags);
-                prop_assert_eq!(choose(&lane, &mut other, None, flags), want);
-            }
-        }
-
         /// By an order, the best path is the first of the best kind.
         #[test]
         fn by_an_order_the_first_of_the_best_kind(
@@ -331,12 +288,7 @@ mod tests {
                 (path, choice)
             });
             let packed = order::pack(order.iter().copied());
-            let by_order = choose(
-                &lane(&bond(&[1; 16])),
-                &mut Ticket::default(),
-                Some(packed),
-                |path| flags[path as usize],
-            );
+            let by_order = by_order(packed, |path| flags[path as usize]);
             prop_assert_eq!(by_order, want);
         }
     }

@@ -1,8 +1,12 @@
 //! A packet enters the bond: choose a path, encapsulate, send.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use netbond_common::{
     abi::{
-        BOND_ETHERNET, BOND_IN_ORDER, Bond, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE, Path, PathStats,
+        BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE,
+        Path, PathStats,
     },
     class::{Subject, classify},
     fate::Fate,
@@ -10,8 +14,9 @@ use netbond_common::{
     frame::{self, Header},
     gre::{self, Layout},
     inner::Inner,
-    ipv4::Outward,
+    ipv4::{self, Outward},
     names::{Mode, feature},
+    notes::Notes,
     select::{self, Choice, select},
     sequence::Stamp,
 };
@@ -22,27 +27,77 @@ use network_types::{
 
 use crate::{
     end::End,
-    features::Features,
+    features::{Features, Modes, Plain},
     maps,
     packet::{Packet, Tags, monotonic, random, redirect, redirect_to_neighbour},
     probe,
 };
 
-/// Sends a packet down a path of the bond; returns the kernel's action.
+/// Sends a packet down a path of the bond, the wheel's next; returns the kernel's action.
 #[inline(always)]
-pub(crate) fn send<F: Features>(packet: &Packet) -> Result<i32, End> {
+pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
     let id = maps::bond_id(packet.ifindex()).ok_or(End::outside(Fate::TxNoBond))?;
     let bond = maps::bond(id).ok_or(End::new(id, Fate::TxNoBond))?;
     if bond.flags & BOND_ETHERNET == 0 {
-        send_packet::<F>(packet, id, bond)
+        send_packet::<Plain>(packet, id, bond, 0)
     } else {
-        send_frame::<F>(packet, id, bond)
+        send_frame::<Plain>(packet, id, bond, 0)
     }
+}
+
+/// The same in any mode.
+///
+/// It is three functions with symbols of their own: the verifier walks through each once, knowing
+/// nothing of the others, instead of through the sending once for each way in which a path may be found.
+#[inline(always)]
+pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
+    let id = maps::bond_id(packet.ifindex()).ok_or(End::outside(Fate::TxNoBond))?;
+    let bond = maps::bond(id).ok_or(End::new(id, Fate::TxNoBond))?;
+    let ethernet = bond.flags & BOND_ETHERNET != 0;
+    if let Some(path) = probe::asked(packet, id) {
+        let more = if ethernet { frame::HEADER_LEN } else { 0 };
+        return probe::ask(packet, path, more as u32);
+    }
+    let chosen = netbond_choose(packet.raw(), id);
+    Ok(if ethernet {
+        netbond_send_l2(packet.raw(), id, chosen)
+    } else {
+        netbond_send_l3(packet.raw(), id, chosen)
+    })
+}
+
+/// Sends the packet in `context` on the path that [`netbond_choose`] chose.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_send_l3(context: *mut __sk_buff, id: u32, chosen: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let sent = match maps::bond(id) {
+        Some(bond) => send_packet::<Modes>(&packet, id, bond, chosen),
+        None => Err(End::new(id, Fate::TxNoBond)),
+    };
+    sent.unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// The same for a frame.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_send_l2(context: *mut __sk_buff, id: u32, chosen: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let sent = match maps::bond(id) {
+        Some(bond) => send_frame::<Modes>(&packet, id, bond, chosen),
+        None => Err(End::new(id, Fate::TxNoBond)),
+    };
+    sent.unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Sends the IP packet in a frame.
 #[inline(always)]
-fn send_packet<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
+fn send_packet<F: Features>(
+    packet: &Packet,
+    id: u32,
+    bond: &Bond,
+    chosen: u32,
+) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     if packet.has_vlan() || !matches!(packet.protocol(), gre::IPV4 | gre::IPV6) {
         return Err(end(Fate::TxNotIp));
@@ -52,7 +107,7 @@ fn send_packet<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32
         let path = probe::asked(packet, id).ok_or(end(Fate::TxMalformed))?;
         return probe::ask(packet, path, 0);
     };
-    let way = choose::<F>(packet, id, bond)?;
+    let way = way::<F>(id, bond, chosen)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
     let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
     let identification = if stamped {
@@ -71,14 +126,14 @@ fn send_packet<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32
 
 /// Sends a whole frame, whatever is in it.
 #[inline(always)]
-fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32, End> {
+fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     if let Some(path) = probe::asked(packet, id) {
         // A frame may be longer than the kernel lets the controller send.
         return probe::ask(packet, path, frame::HEADER_LEN as u32);
     }
     // First of all: the verifier walks through this once for each way that leads here.
-    let way = choose::<F>(packet, id, bond)?;
+    let way = way::<F>(id, bond, chosen)?;
     let tags = packet.take_tags().map_err(|_| end(Fate::TxTags))?;
     let header: Header = packet.read(0).ok_or(end(Fate::TxMalformed))?;
     let inner = match inner(packet) {
@@ -91,16 +146,16 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<i32,
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
-    match tags {
-        Tags::None => packet.encapsulate_frame(&outward, gre, header),
-        Tags::One(tags) => {
-            packet.encapsulate_frame::<18>(&outward, gre, frame::tagged(header, tags))
-        }
-        Tags::Two(tags) => {
-            packet.encapsulate_frame::<22>(&outward, gre, frame::tagged(header, tags))
-        }
-    }
-    .map_err(|_| end(Fate::TxNoRoom))?;
+    let at = EthHdr::LEN + ipv4::HEADER_LEN + gre.len();
+    let frame = frame::HEADER_LEN + tags.count() * frame::TAG_LEN;
+    packet
+        .encapsulate_frame(&outward, gre, frame)
+        .and_then(|()| match tags {
+            Tags::None => packet.write(at, &header),
+            Tags::One(tags) => packet.write::<[u8; 18]>(at, &frame::tagged(header, tags)),
+            Tags::Two(tags) => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags)),
+        })
+        .map_err(|_| end(Fate::TxNoRoom))?;
     way.leave(packet, id, packets, len)
 }
 
@@ -162,84 +217,125 @@ struct Way {
     path: &'static Path,
     stats: &'static mut PathStats,
     choice: Choice,
-    /// Where packets of its class are counted, if it is of any.
-    class: Option<u32>,
+    /// Where packets of its class are counted, or [`NO_CLASS`].
+    class: u32,
     /// Hash of its flow, where some feature needs one.
     flow: u32,
 }
 
-/// Chooses the path of the next packet.
+/// In [`Way::class`]: it is of none.
+const NO_CLASS: u32 = u32::MAX;
+
+/// The path that [`netbond_choose`] chose, or the wheel's next.
 #[inline(always)]
-fn choose<F: Features>(packet: &Packet, id: u32, bond: &Bond) -> Result<Way, End> {
-    let end = |fate| End::new(id, fate);
-    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::IN_ORDER;
-    let subject = if F::has(FLOWS) {
-        subject(packet)
-    } else {
-        Subject::new(Flow::NONE, 0, 0)
-    };
-    let flow = subject.flow.hash();
-    let (slot, choice, class) = if F::has(feature::ALL) {
-        by_mode::<F>(&subject, flow, id, bond)?
-    } else {
-        let ticket = maps::ticket(id).ok_or(end(Fate::TxNoBond))?;
+fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
+    if !F::has(feature::ALL) {
+        let ticket = maps::ticket(id).ok_or(End::new(id, Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
-        let (slot, choice) = select(bond, ticket, flags).ok_or(end(Fate::TxNoPath))?;
-        (slot, choice, None)
+        let (path, choice) = select(bond, ticket, flags).ok_or(End::new(id, Fate::TxNoPath))?;
+        return Way::new(id, path, choice, NO_CLASS, 0);
+    }
+    let choice = match (chosen >> CHOICE) as u8 {
+        WHEEL => Choice::Wheel,
+        STAND_IN => Choice::StandIn,
+        LAST_RESORT => Choice::LastResort,
+        NO_PATH => return Err(End::new(id, Fate::TxNoPath)),
+        _ => return Err(End::new(id, Fate::TxNoBond)),
     };
-    let path_id = maps::path_of(id, slot);
-    Ok(Way {
-        path: maps::path(path_id).ok_or(end(Fate::TxNoPath))?,
-        stats: maps::path_stats(path_id).ok_or(end(Fate::TxNoPath))?,
-        choice,
-        class,
-        flow,
-    })
+    let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
+    let path = chosen & (MAX_BOND_PATHS - 1);
+    Way::new(id, path, choice, notes.class, notes.flow)
 }
 
-/// Chooses it as the packet's class says, or the bond; returns the class's counter too.
+/// Chooses the path of the packet in `context` as its class says, or the bond. Returns the path, and
+/// from bit [`CHOICE`] on why it is that, or that there is none; the rest is in this CPU's notes.
+///
+/// A function of its own and with a symbol: the verifier walks through it once, knowing nothing of its
+/// caller, and through what follows not once for each way in which a path may be found.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_choose(context: *mut __sk_buff, id: u32) -> u32 {
+    let packet = Packet::new(TcContext::new(context));
+    match by_mode::<Modes>(&packet, id) {
+        Some(Some((path, choice))) => path | (choice as u32) << CHOICE,
+        Some(None) => u32::from(NO_PATH) << CHOICE,
+        None => u32::from(NO_BOND) << CHOICE,
+    }
+}
+
+const CHOICE: u32 = 8;
+const WHEEL: u8 = Choice::Wheel as u8;
+const STAND_IN: u8 = Choice::StandIn as u8;
+const LAST_RESORT: u8 = Choice::LastResort as u8;
+const NO_PATH: u8 = 16;
+const NO_BOND: u8 = 17;
+
+/// The path and why it is that, `None` where none can take the packet; `None` where there is no such
+/// bond.
 #[inline(always)]
-fn by_mode<F: Features>(
-    subject: &Subject,
-    flow: u32,
-    id: u32,
-    bond: &Bond,
-) -> Result<(u32, Choice, Option<u32>), End> {
-    let end = |fate| End::new(id, fate);
-    let (mut lane_id, mut counter) = (id, None);
+fn by_mode<F: Features>(packet: &Packet, id: u32) -> Option<Option<(u32, Choice)>> {
+    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::IN_ORDER;
+    let bond = maps::bond(id)?;
+    let notes = maps::notes()?;
+    (notes.class, notes.flow) = (NO_CLASS, 0);
+    if F::has(FLOWS) {
+        notes.subject = subject(packet);
+        compiler_fence(Ordering::SeqCst);
+        notes.flow = notes.subject.flow.hash();
+    }
+    notes.lane = id;
     if F::has(feature::CLASSES) {
         let rule = |class| Some(&maps::class(id, class)?.rule);
-        if let Some(place) = classify(subject, bond.classes, rule) {
-            lane_id = maps::lane_of(id, place);
-            counter = maps::class(id, place).map(|class| class.counter);
+        if let Some(place) = classify(&notes.subject, bond.classes, rule) {
+            notes.lane = maps::lane_of(id, place);
+            notes.class = maps::class(id, place)?.counter;
         }
     }
-    let lane = maps::lane(lane_id).ok_or(end(Fate::TxNoBond))?;
-    let ticket = maps::ticket(lane_id).ok_or(end(Fate::TxNoBond))?;
+    compiler_fence(Ordering::SeqCst);
+    in_lane::<F>(packet, id, bond, notes)
+}
+
+/// The path that a lane's mode chooses, as above.
+#[inline(always)]
+fn in_lane<F: Features>(
+    packet: &Packet,
+    id: u32,
+    bond: &Bond,
+    notes: &mut Notes,
+) -> Option<Option<(u32, Choice)>> {
     let flags = |path| maps::path_flags(maps::path_of(id, path));
-    let mut preferred = None;
+    let lane = maps::lane(notes.lane)?;
+    let preferred = if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
+        maps::flow_order(id, notes.flow)
+    } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
+        Some(lane.order)
+    } else {
+        None
+    };
+    if let Some(order) = preferred {
+        return Some(select::by_order(order, flags));
+    }
+    let (shares, turns) = maps::turns(id, lane.shares)?;
+    let len = packet.wire_len();
     let mut flowlet = None;
     if F::has(feature::FLOWLET) && lane.mode == Mode::Flowlet as u32 {
-        let last = maps::flowlet(id, flow).ok_or(end(Fate::TxNoBond))?;
+        let last = maps::flowlet(id, notes.flow)?;
         let now = monotonic();
-        if let Some(path) = last.held(now, maps::gap(id))
+        let held = last.held(now, maps::gap(id));
+        last.at_ns = now;
+        if let Some(path) = held
             && flags(path) & PATH_USABLE != 0
         {
-            last.at_ns = now;
-            return Ok((path, Choice::Wheel, counter));
+            turns.took(shares, path, len);
+            return Some(Some((path, Choice::Wheel)));
         }
-        flowlet = Some((last, now));
-    } else if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
-        preferred = maps::flow_order(id, flow);
-    } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
-        preferred = Some(lane.order);
+        flowlet = Some(last);
     }
-    let (path, choice) =
-        select::choose(lane, ticket, preferred, flags).ok_or(end(Fate::TxNoPath))?;
-    if let Some((last, now)) = flowlet {
-        (last.at_ns, last.path) = (now, path);
+    let taken = turns.take(shares, &mut notes.keys, bond.paths, len, flags);
+    if let (Some(last), Some((path, _))) = (flowlet, taken) {
+        last.path = path;
     }
-    Ok((path, choice, counter))
+    Some(taken)
 }
 
 /// What rules and flows are made of: the IP packet in the frame, behind tags where there are any.
@@ -272,6 +368,19 @@ fn subject(packet: &Packet) -> Subject {
 }
 
 impl Way {
+    #[inline(always)]
+    fn new(id: u32, path: u32, choice: Choice, class: u32, flow: u32) -> Result<Self, End> {
+        let no_path = || End::new(id, Fate::TxNoPath);
+        let path_id = maps::path_of(id, path);
+        Ok(Self {
+            path: maps::path(path_id).ok_or_else(no_path)?,
+            stats: maps::path_stats(path_id).ok_or_else(no_path)?,
+            choice,
+            class,
+            flow,
+        })
+    }
+
     /// Counts an encapsulated packet that was `len` bytes before, and sends it.
     #[inline(always)]
     fn leave(self, packet: &Packet, id: u32, packets: u32, len: u32) -> Result<i32, End> {
@@ -286,8 +395,8 @@ impl Way {
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
         }
-        if let Some(counter) = self.class {
-            maps::count_class(counter, packets, u64::from(len));
+        if self.class != NO_CLASS {
+            maps::count_class(self.class, packets, u64::from(len));
         }
         Ok(leave(packet, self.path))
     }

@@ -32,7 +32,7 @@ use crate::{
 #[classifier]
 fn netbond_egress(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    egress::send::<Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    egress::send(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// The same for bonds that do not all do with a wheel. A program of its own: the other one is none the
@@ -40,7 +40,7 @@ fn netbond_egress(ctx: TcContext) -> i32 {
 #[classifier]
 fn netbond_modes(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    egress::send::<Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    egress::send_by_mode(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Ingress of a path's device whose frames start with IP: a packet may leave the bond.

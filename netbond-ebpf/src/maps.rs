@@ -11,12 +11,14 @@ use aya_ebpf::{
 };
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT,
-        EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS,
-        MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, Meta, NO_BOND, PATH_STALE, PATH_USABLE, Path,
-        PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Ticket, TunnelKey,
+        ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
+        EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES,
+        MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, MAX_SHARES, Meta, NO_BOND,
+        PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Shares,
+        Ticket, TunnelKey, Turns,
     },
     fate::Fate,
+    notes::Notes,
     sequence::{STRANDS as BOND_STRANDS, Skew, Stamp, Strand},
     siphash::Key,
 };
@@ -53,7 +55,13 @@ static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_LEN, 0);
 #[map]
 static SECRET: Array<Key> = Array::with_max_entries(1, 0);
 #[map]
-static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_LANES, 0);
+static TICKETS: PerCpuArray<Ticket> = PerCpuArray::with_max_entries(MAX_BONDS, 0);
+#[map]
+static SHARES: Array<Shares> = Array::with_max_entries(MAX_SHARES, 0);
+#[map]
+static TURNS: PerCpuArray<Turns> = PerCpuArray::with_max_entries(MAX_SHARES, 0);
+#[map]
+static NOTES: PerCpuArray<Notes> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SEQUENCES: Array<u64> = Array::with_max_entries(MAX_BONDS * BOND_STRANDS, 0);
 // One is large: there are those only of bonds that need them.
@@ -211,12 +219,29 @@ pub(crate) fn gap(bond: u32) -> u64 {
     GAPS.get(bond).copied().unwrap_or_default()
 }
 
-/// This CPU's place on a lane's wheel.
+/// This CPU's place on the wheel of a bond.
 #[inline(always)]
-pub(crate) fn ticket(lane: u32) -> Option<&'static mut Ticket> {
-    let ticket = TICKETS.get_ptr_mut(lane)?;
+pub(crate) fn ticket(bond: u32) -> Option<&'static mut Ticket> {
+    let ticket = TICKETS.get_ptr_mut(bond)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *ticket })
+}
+
+/// Shares of a bond, by `SHARES_*`, and how far this CPU is in their turns.
+#[inline(always)]
+pub(crate) fn turns(bond: u32, shares: u32) -> Option<(&'static Shares, &'static mut Turns)> {
+    let index = bond * BOND_SHARES + shares;
+    let turns = TURNS.get_ptr_mut(index)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some((SHARES.get(index)?, unsafe { &mut *turns }))
+}
+
+/// This CPU's notes.
+#[inline(always)]
+pub(crate) fn notes() -> Option<&'static mut Notes> {
+    let notes = NOTES.get_ptr_mut(0)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some(unsafe { &mut *notes })
 }
 
 /// The stamp of the bond's next packet in this strand, which stands for so many on the wire.

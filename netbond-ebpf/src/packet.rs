@@ -100,7 +100,7 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut __sk_buff {
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
         self.ctx.as_ptr().cast()
     }
 
@@ -234,6 +234,14 @@ impl Packet {
         inner::wire_packets(skb.gso_segs, skb.gso_size, skb.len)
     }
 
+    /// Bytes that the packet takes on a path, about: each segment of a super-packet has headers.
+    #[inline(always)]
+    pub(crate) fn wire_len(&self) -> u32 {
+        // What GRE, WireGuard and TCP have over IPv4; the same for all, as it is to be compared.
+        const HEADERS: u32 = 24 + 60 + 52;
+        self.len() + self.wire_packets() * HEADERS
+    }
+
     /// Copies a header out of the frame; `None` where the frame is too short.
     #[inline(always)]
     pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
@@ -324,36 +332,25 @@ impl Packet {
         self.write(EthHdr::LEN, headers)
     }
 
-    /// Puts outer headers before the whole frame, whose tags were taken off and whose header is
-    /// `header` with them. What is left in front is an Ethernet header for the kernel to remove.
+    /// Puts outer headers before the whole frame, whose tags were taken off, and makes room for its own
+    /// header of `frame` bytes with them, which is left to the caller. What is left in front is an
+    /// Ethernet header for the kernel to remove.
     #[inline(always)]
-    pub(crate) fn encapsulate_frame<const N: usize>(
+    pub(crate) fn encapsulate_frame(
         &self,
         outward: &Outward<'_>,
         gre: gre::Header,
-        header: [u8; N],
+        frame: usize,
     ) -> Result<(), Refused> {
-        self.make_headroom((ipv4::HEADER_LEN + gre.len() + N) as i32)?;
-        match gre {
-            gre::Header::Plain(gre) => self.put_before_frame(outer(outward, gre), header),
-            gre::Header::One(gre) => self.put_before_frame(outer(outward, gre), header),
-            gre::Header::Two(gre) => self.put_before_frame(outer(outward, gre), header),
-        }
-    }
-
-    #[inline(always)]
-    fn put_before_frame<T, const N: usize>(
-        &self,
-        outer: T,
-        header: [u8; N],
-    ) -> Result<(), Refused> {
-        let len = size_of::<Stacked<T, [u8; N]>>() as i32;
-        let flags =
-            TUNNEL | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (N as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        let len = (ipv4::HEADER_LEN + gre.len() + frame) as i32;
+        self.make_headroom(len)?;
+        let flags = TUNNEL
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+            | (frame as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
         if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
             self.make_plain_room(len)?;
         }
-        self.write(EthHdr::LEN, &Stacked::new(outer, header))
+        self.overwrite(EthHdr::LEN, outward, gre)
     }
 
     /// Sees to it that there is space in memory for `len` bytes of outer headers and for those that

@@ -27,7 +27,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 27] = [
+pub const MAPS: [&str; 30] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -44,6 +44,9 @@ pub const MAPS: [&str; 27] = [
     map::SAMPLES,
     map::SECRET,
     map::TICKETS,
+    map::SHARES,
+    map::TURNS,
+    map::NOTES,
     map::PATH_STATS,
     map::BOND_STATS,
     map::CLASS_STATS,

@@ -13,10 +13,12 @@ use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
         Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT, EventRecord,
-        FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, Meta,
-        Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Ticket, TunnelKey,
+        FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS,
+        MAX_SHARES, Meta, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Shares, Ticket,
+        TunnelKey, Turns,
     },
     names::{map, program},
+    notes::Notes,
     sequence::{STRANDS, Skew, Strand},
     siphash::Key,
 };
@@ -97,7 +99,10 @@ fn maps_have_the_layouts_of_this_build() {
         (map::LIVE, (4, size_of::<Live>(), MAX_PATHS)),
         (map::SAMPLES, (0, 0, SAMPLES_LEN)),
         (map::SECRET, (4, size_of::<Key>(), 1)),
-        (map::TICKETS, (4, size_of::<Ticket>(), MAX_LANES)),
+        (map::TICKETS, (4, size_of::<Ticket>(), MAX_BONDS)),
+        (map::SHARES, (4, size_of::<Shares>(), MAX_SHARES)),
+        (map::TURNS, (4, size_of::<Turns>(), MAX_SHARES)),
+        (map::NOTES, (4, size_of::<Notes>(), 1)),
         (map::PATH_STATS, (4, size_of::<PathStats>(), MAX_PATHS)),
         (map::BOND_STATS, (4, size_of::<BondStats>(), MAX_BONDS + 1)),
         (map::BOND_INFO, (4, size_of::<BondInfo>(), MAX_BONDS)),

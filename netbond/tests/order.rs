@@ -11,11 +11,11 @@ use bytemuck::Zeroable as _;
 use common::{BOND, Kernel, Ran, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame, ipv6_frame};
 use netbond::tables::{Raw, Tables};
 use netbond_common::{
-    abi::{BOND_IN_ORDER, Bond, Lane},
+    abi::{BOND_IN_ORDER, BOND_SHARES, Bond, Lane, SHARES_EQUAL},
     fate::Fate,
     names::{Mode, feature, program},
     sequence::{Counts, STRANDS, Stamp, Strand},
-    wheel,
+    turns,
 };
 
 /// A kernel with a bond of two paths that keeps the order.
@@ -28,14 +28,16 @@ fn kernel(key: Option<u32>) -> Kernel {
         longest_hold_ns: 100_000_000,
         ..bond
     });
-    let mut lane = Lane {
+    let lane = Lane {
         mode: Mode::RoundRobin as u32,
+        shares: SHARES_EQUAL,
         ..Lane::zeroed()
     };
+    kernel.tables.lanes.set(BOND, Raw(lane), 0).unwrap();
     let mut weights = [0; 16];
     weights[..2].fill(1);
-    lane.wheel_len = wheel::build(&weights, &mut lane.wheel) as u32;
-    kernel.tables.lanes.set(BOND, Raw(lane), 0).unwrap();
+    let (index, shares) = (BOND * BOND_SHARES + SHARES_EQUAL, turns::shares(&weights));
+    kernel.tables.shares.set(index, Raw(shares), 0).unwrap();
     for strand in Tables::strand_ids(BOND) {
         let empty = Raw(Strand::zeroed());
         kernel.tables.strands.insert(strand, empty, 0).unwrap();

@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use netbond_common::{
     abi::{
         Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EventRecord, FLOW_BUCKETS, Lane,
-        Live, MAX_BONDS, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Ticket, TunnelKey,
+        Live, MAX_BONDS, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey,
+        Turns,
     },
     fate::Fate,
     names::map,
@@ -178,13 +179,19 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             set.collect()
         }
         map::LIVE => array(&tables.live, live),
-        // A queue, of which a look would take the entries away; and what nobody is to know.
-        map::SAMPLES | map::SECRET => Vec::new(),
+        // A queue, of which a look would take the entries away; what nobody is to know; what programs
+        // note of a packet.
+        map::SAMPLES | map::SECRET | map::NOTES => Vec::new(),
         map::PROBE_INFO => array(&tables.probe_info, probe_info),
         map::EVENTS => array(&tables.events, event),
         map::TICKETS => per_cpu(
             &tables.tickets,
             |ticket: &Ticket| json!({"slot": ticket.slot, "stand_in": ticket.stand_in}),
+        )?,
+        map::SHARES => array(&tables.shares, shares),
+        map::TURNS => per_cpu(
+            &tables.turns,
+            |turns: &Turns| json!({"now": turns.now, "clocks": turns.clocks}),
         )?,
         map::PATH_STATS => per_cpu(&tables.path_stats, path_stats)?,
         map::BOND_STATS => per_cpu(&tables.bond_stats, bond_stats)?
@@ -246,8 +253,13 @@ fn bond(bond: &Bond) -> Value {
 }
 
 fn lane(lane: &Lane) -> Value {
-    let wheel = &lane.wheel[..(lane.wheel_len as usize).min(lane.wheel.len())];
-    json!({"mode": lane.mode, "order": paths_of(lane.order), "wheel": wheel})
+    json!({"mode": lane.mode, "order": paths_of(lane.order), "shares": lane.shares})
+}
+
+fn shares(shares: &Shares) -> Value {
+    let paths = (0..shares.count.min(16)).map(|place| order::first(shares.order >> (4 * place)));
+    let costs = paths.map(|path| (path.to_string(), json!(shares.cost[path as usize])));
+    json!({ "cost": costs.collect::<serde_json::Map<_, _>>() })
 }
 
 /// The paths of an order of preference.

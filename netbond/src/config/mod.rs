@@ -105,6 +105,12 @@ impl Bond {
         peer_device(&self.name)
     }
 
+    /// Whether packets go by what the paths are measured to carry.
+    #[must_use]
+    pub fn measures(&self) -> bool {
+        self.weights == Weights::Measured || self.modes().any(|mode| mode == Mode::Adaptive)
+    }
+
     /// Its own mode, and those of its classes.
     pub fn modes(&self) -> impl Iterator<Item = Mode> + '_ {
         let classes = self.classes.iter().map(|class| class.mode);
@@ -336,6 +342,7 @@ impl Config {
         features
             | any(|bond| !bond.classes.is_empty(), feature::CLASSES)
             | any(|bond| bond.in_order.is_some(), feature::IN_ORDER)
+            | any(Bond::measures, feature::MEASURED)
     }
 
     /// Reads a configuration file.

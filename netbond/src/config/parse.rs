@@ -259,7 +259,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
     });
     let mode = bond.optional("mode", &class::modes(), class::mode);
     let classes = class::classes(&mut bond);
-    let in_order = in_order(&mut bond);
+    let in_order = in_order(&mut bond, mode);
     let expected = format!("an integer from 0 to {}", u32::MAX);
     let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
     let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");
@@ -280,7 +280,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         peer,
     );
     let in_use = InUse::new(&bond, mode, &classes);
-    let weights = weights(&mut bond, asks_ospf, &in_use);
+    let weights = weights(&mut bond, asks_ospf, probing, mode, &in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
     let paths = paths(&mut bond, key, &in_use, seen);
     if matches!(bfd, Ok(Some(_))) {
@@ -324,10 +324,15 @@ fn number(
 }
 
 /// Whether and how received packets are put in order.
-fn in_order(bond: &mut Section<'_>) -> Result<Option<InOrder>, Reported> {
+fn in_order(
+    bond: &mut Section<'_>,
+    mode: Result<Option<Mode>, Reported>,
+) -> Result<Option<InOrder>, Reported> {
     let on = bond.optional("in_order", "true or false", Ok);
+    let by_itself = matches!(mode, Ok(Some(Mode::Adaptive)));
+    let on = on.map(|on| on.unwrap_or(by_itself));
     let longest = number(bond, "in_order_hold", "ms", 1, MAX_HOLD);
-    if !matches!(on, Ok(Some(true)) | Err(_)) && matches!(longest, Ok(Some(_))) {
+    if matches!(on, Ok(false)) && matches!(longest, Ok(Some(_))) {
         bond.report(
             bond.line_of("in_order_hold"),
             "in_order_hold is of no use without in_order: write in_order = true too, or remove it",
@@ -337,7 +342,7 @@ fn in_order(bond: &mut Section<'_>) -> Result<Option<InOrder>, Reported> {
     let in_order = InOrder {
         longest_hold_ms: longest?.unwrap_or(default.longest_hold_ms),
     };
-    Ok(on?.unwrap_or(false).then_some(in_order))
+    Ok(on?.then_some(in_order))
 }
 
 /// Which settings mean something in the modes of a bond and its classes.
@@ -345,6 +350,7 @@ struct InUse {
     weights: bool,
     priorities: bool,
     flowlets: bool,
+    measured: bool,
 }
 
 impl InUse {
@@ -356,11 +362,12 @@ impl InUse {
             |of: fn(Mode) -> bool| unknown || of(own) || classes.iter().any(|class| of(class.mode));
         Self {
             weights: any(|mode| match mode {
-                Mode::Weighted | Mode::Flow | Mode::Flowlet => true,
+                Mode::Weighted | Mode::Flow | Mode::Flowlet | Mode::Adaptive => true,
                 Mode::RoundRobin | Mode::ActiveBackup => false,
             }),
             priorities: any(|mode| mode == Mode::ActiveBackup),
-            flowlets: any(|mode| mode == Mode::Flowlet),
+            flowlets: any(|mode| matches!(mode, Mode::Flowlet | Mode::Adaptive)),
+            measured: !unknown && any(|mode| mode == Mode::Adaptive),
         }
     }
 }
@@ -379,12 +386,44 @@ fn of_no_use(section: &Section<'_>, key: &str, mode: Mode) {
 }
 
 /// Where the paths' weights come from.
-fn weights(bond: &mut Section<'_>, asks_ospf: bool, in_use: &InUse) -> Result<Weights, Reported> {
-    let weights = bond.optional("weights", "\"static\" or \"ospf\"", |weights: &str| {
+fn weights(
+    bond: &mut Section<'_>,
+    asks_ospf: bool,
+    probing: Result<Option<Probing>, Reported>,
+    mode: Result<Option<Mode>, Reported>,
+    in_use: &InUse,
+) -> Result<Weights, Reported> {
+    let expected = "\"static\", \"ospf\" or \"measured\"";
+    let weights = bond.optional("weights", expected, |weights: &str| {
         let known = Weights::ALL.iter().find(|known| known.label() == weights);
         known.copied().ok_or_else(|| Wrong::new("does not exist"))
     })?;
-    if weights.is_some() && !in_use.weights {
+    let adaptive = matches!(mode, Ok(Some(Mode::Adaptive)));
+    let measured = in_use.measured || weights == Some(Weights::Measured);
+    if measured && matches!(probing, Ok(None)) {
+        let what = if in_use.measured {
+            "mode \"adaptive\" goes"
+        } else {
+            "weights \"measured\" go"
+        };
+        bond.report(
+            bond.line_of("probe_interval"),
+            format_args!("{what} by what probes measure: give probe_interval another value than 0"),
+        );
+    }
+    if let Some(weights) = weights
+        && adaptive
+        && weights != Weights::Measured
+    {
+        bond.report(
+            bond.line_of("weights"),
+            format_args!(
+                "mode \"adaptive\" measures the weights: remove weights = \"{}\", or write mode = \"{}\"",
+                weights.label(),
+                Mode::Weighted.label()
+            ),
+        );
+    } else if weights.is_some() && !in_use.weights {
         of_no_use(bond, "weights", Mode::Weighted);
     } else if weights == Some(Weights::Ospf) && !asks_ospf {
         bond.report(
@@ -393,7 +432,12 @@ fn weights(bond: &mut Section<'_>, asks_ospf: bool, in_use: &InUse) -> Result<We
              weights = \"static\"",
         );
     }
-    Ok(weights.unwrap_or(Weights::Static))
+    let default = if adaptive {
+        Weights::Measured
+    } else {
+        Weights::Static
+    };
+    Ok(weights.unwrap_or(default))
 }
 
 /// After what pause flows may move.

@@ -550,7 +550,7 @@ fn bad_classes() {
              one",
             "18: class \"c\": name \"c\" is used on line 14 already: choose another",
             "19: class \"c\": mode \"rr\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \
-             \"flowlet\" or \"active-backup\"",
+             \"flowlet\", \"active-backup\" or \"adaptive\"",
         ],
     );
     let mut many = GOOD.to_owned();
@@ -754,15 +754,19 @@ const ONE_WRONG_LINE: &str = r#"
 3: encap = 6558
     3: bond "nb0": encap 6558 is an integer: write "gre" or "gretap"
 3: mode = "balance-rr"
-    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin", "weighted", "flow", "flowlet" or "active-backup"
+    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin", "weighted", "flow", "flowlet", "active-backup" or "adaptive"
 3: mode = []
-    3: bond "nb0": mode [] is an array: write "round-robin", "weighted", "flow", "flowlet" or "active-backup"
+    3: bond "nb0": mode [] is an array: write "round-robin", "weighted", "flow", "flowlet", "active-backup" or "adaptive"
 3: weights = "ospf"
     3: bond "nb0": weights is of no use: no mode of the bond goes by it. Write mode = "weighted" in its [[bond]] (the default is "round-robin"), or remove it
 3: mode = "flow"¶weights = "ospf"
     4: bond "nb0": weights "ospf" needs a daemon to ask for costs: add a [bird] or [frr] table, or write weights = "static"
 3: mode = "weighted"¶weights = "cost"
-    4: bond "nb0": weights "cost" does not exist: write "static" or "ospf"
+    4: bond "nb0": weights "cost" does not exist: write "static", "ospf" or "measured"
+3: mode = "adaptive"¶weights = "ospf"
+    4: bond "nb0": mode "adaptive" measures the weights: remove weights = "ospf", or write mode = "weighted"
+3: mode = "adaptive"¶flowlet_gap = 5¶probe_interval = 0
+    5: bond "nb0": mode "adaptive" goes by what probes measure: give probe_interval another value than 0
 3: mode = "flow"¶flowlet_gap = 20
     4: bond "nb0": flowlet_gap is of no use: no mode of the bond goes by it. Write mode = "flowlet" in its [[bond]] (the default is "round-robin"), or remove it
 3: mode = "flowlet"¶flowlet_gap = 0
@@ -1096,7 +1100,7 @@ weight = 1.5
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.0/24\" is the address of the network, not of a host in it: write addresses with their prefix lengths such as [\"10.67.0.1/24\"]",
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.1/24\" is used on line 8 already: remove one, or choose another",
             "9: bond \"a-name-that-is-too-long\": encap \"GRETAP\" does not exist: write \"gre\" or \"gretap\"",
-            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \"flowlet\" or \"active-backup\"",
+            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \"flowlet\", \"active-backup\" or \"adaptive\"",
             "11: bond \"a-name-that-is-too-long\": key -1 is out of range: write an integer from 0 to 4294967295",
             "12: bond \"a-name-that-is-too-long\": mtu 68 is out of range: write an integer from 1280 to 65535, bytes",
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",

@@ -8,16 +8,17 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats, Class,
-        ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
-        Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
-        Ticket, TunnelKey, WHEEL_SLOTS,
+        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, BOND_SHARES, Bond, BondInfo,
+        BondStats, Class, ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES,
+        MAX_BOND_PATHS, MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE,
+        Path, PathInfo, PathStats, SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket,
+        TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
-    names::{Mode, StateReason},
+    names::{Mode, StateReason, Weights},
     order,
     sequence::Strand,
-    wheel,
+    turns, wheel,
 };
 
 use super::plan::{BondPlan, PathPlan, Standing, Weighing, overhead};
@@ -35,6 +36,8 @@ use crate::{
 /// MTU of WireGuard's devices by default, bytes: a bond's is what it leaves, as long as none of its
 /// paths has a device.
 const WIREGUARD_MTU: u32 = 1420;
+
+const PATHS: usize = MAX_BOND_PATHS as usize;
 
 /// A bond that is there.
 struct Live {
@@ -354,6 +357,11 @@ impl Applier {
         if known.is_none() {
             set_all(&mut self.tables.bond_stats, ids.bond, BondStats::default())?;
             set_all(&mut self.tables.tickets, ids.bond, Ticket::default())?;
+            // What another bond of this id was measured to carry.
+            let measured = ids.bond * BOND_SHARES + SHARES_MEASURED;
+            let none = Raw(Shares::zeroed());
+            let written = self.tables.shares.set(measured, none, 0);
+            written.context("writing SHARES")?;
             // A peer that still knows the numbers of an earlier bond must not take these for those.
             for strand in Tables::strand_ids(ids.bond) {
                 let first = random::bytes::<4>().context("reading /dev/urandom")?;
@@ -853,8 +861,8 @@ impl Applier {
     /// Writes how packets are spread. What a mode goes by is written before the mode.
     fn write_lanes(&mut self, bond: &config::Bond, plan: &BondPlan) -> Result<()> {
         let slot = |path: &PathPlan| path.id % MAX_BOND_PATHS;
-        let mut ranks = [u8::MAX; MAX_BOND_PATHS as usize];
-        let mut weights = [0; MAX_BOND_PATHS as usize];
+        let mut ranks = [u8::MAX; PATHS];
+        let mut weights = [0; PATHS];
         for path in &plan.paths {
             let slot = slot(path) as usize;
             weights[slot] = path.quarters;
@@ -872,22 +880,35 @@ impl Applier {
         let mut preferred: Vec<&PathPlan> = plan.paths.iter().collect();
         preferred.sort_by_key(|path| (ranks[slot(path) as usize], path.priority));
         let order = order::pack(preferred.into_iter().map(slot));
-        let lane = |mode: Mode| {
-            let mut shares = [0; MAX_BOND_PATHS as usize];
-            let usable = |path: &&PathPlan| path.standing == Standing::Usable;
-            for path in plan.paths.iter().filter(usable) {
-                shares[slot(path) as usize] = match mode {
-                    Mode::RoundRobin | Mode::ActiveBackup => path.equal_quarters(),
-                    Mode::Weighted | Mode::Flow | Mode::Flowlet => path.quarters,
-                };
-            }
-            let mut wheel = [0; WHEEL_SLOTS];
-            Lane {
-                mode: mode as u32,
-                wheel_len: wheel::build(&shares, &mut wheel) as u32,
-                order,
-                wheel,
-            }
+        let (mut equal, mut weighted) = ([0; PATHS], [0; PATHS]);
+        let usable = |path: &&PathPlan| path.standing == Standing::Usable;
+        for path in plan.paths.iter().filter(usable) {
+            equal[slot(path) as usize] = path.equal_quarters();
+            weighted[slot(path) as usize] = path.quarters;
+        }
+        self.write_shares(bond, plan.id, &equal, &weighted)?;
+        let lane = |mode: Mode| Lane {
+            // Packets that are not put in order must not leave their flow's path at any moment.
+            mode: match mode {
+                Mode::Adaptive if bond.in_order.is_none() => Mode::Flowlet,
+                Mode::RoundRobin
+                | Mode::Weighted
+                | Mode::Flow
+                | Mode::Flowlet
+                | Mode::ActiveBackup
+                | Mode::Adaptive => mode,
+            } as u32,
+            shares: match (mode, bond.weights) {
+                (Mode::RoundRobin | Mode::ActiveBackup, _) => SHARES_EQUAL,
+                (Mode::Adaptive, _)
+                | (Mode::Weighted | Mode::Flow | Mode::Flowlet, Weights::Measured) => {
+                    SHARES_MEASURED
+                }
+                (Mode::Weighted | Mode::Flow | Mode::Flowlet, Weights::Static | Weights::Ospf) => {
+                    SHARES_WEIGHTED
+                }
+            },
+            order,
         };
         let counters = self.live.get(&plan.id).map(|live| live.counters.clone());
         let counters = counters.unwrap_or_default();
@@ -902,8 +923,13 @@ impl Applier {
             };
             set_if_new(&mut self.tables.classes, id, record).context("writing CLASSES")?;
         }
-        let own = lane(bond.mode);
-        set_if_new(&mut self.tables.lanes, plan.id, own).context("writing LANES")?;
+        set_if_new(&mut self.tables.lanes, plan.id, lane(bond.mode)).context("writing LANES")?;
+        let mut wheel = [0; WHEEL_SLOTS];
+        let by_weight = match bond.mode {
+            Mode::RoundRobin | Mode::ActiveBackup => &equal,
+            Mode::Weighted | Mode::Flow | Mode::Flowlet | Mode::Adaptive => &weighted,
+        };
+        let wheel_len = wheel::build(by_weight, &mut wheel) as u32;
         let Raw(record) = self
             .tables
             .bonds
@@ -911,18 +937,42 @@ impl Applier {
             .context("reading BONDS")?;
         let record = Bond {
             classes: bond.classes.len() as u32,
-            wheel_len: own.wheel_len,
-            wheel: own.wheel,
+            wheel_len,
+            wheel,
             ..record
         };
         set_if_new(&mut self.tables.bonds, plan.id, record).context("writing BONDS")
+    }
+
+    /// Writes how many bytes each path gets where they take turns by bytes.
+    fn write_shares(
+        &mut self,
+        bond: &config::Bond,
+        id: u32,
+        equal: &[u32; PATHS],
+        weighted: &[u32; PATHS],
+    ) -> Result<()> {
+        let index = |shares: u32| id * BOND_SHARES + shares;
+        for (kind, weights) in [(SHARES_EQUAL, equal), (SHARES_WEIGHTED, weighted)] {
+            set_if_new(&mut self.tables.shares, index(kind), turns::shares(weights))
+                .context("writing SHARES")?;
+        }
+        // The prober's from here on: it goes by what it finds there at first.
+        let measured = index(SHARES_MEASURED);
+        let begun = value(&self.tables.shares, measured).is_some_and(|shares| shares.count != 0);
+        if bond.measures() && !begun {
+            let shares = Raw(turns::shares(weighted));
+            let written = self.tables.shares.set(measured, shares, 0);
+            written.context("writing SHARES")?;
+        }
+        Ok(())
     }
 
     /// Writes the orders in which the flows of a bond prefer its paths, those that changed.
     fn write_flow_table(
         &mut self,
         id: u32,
-        weights: &[u32; MAX_BOND_PATHS as usize],
+        weights: &[u32; PATHS],
         ranks: &[u8; MAX_BOND_PATHS as usize],
     ) -> Result<()> {
         let Some(live) = self.live.get_mut(&id) else {
@@ -948,6 +998,7 @@ impl Applier {
         let text = match &plan.weighing {
             Weighing::Static => "weights: those configured".to_owned(),
             Weighing::Ospf => "weights: the inverse of the OSPF costs".to_owned(),
+            Weighing::Measured => "weights: what the paths are measured to carry".to_owned(),
             Weighing::NoCost(path) => {
                 format!("weights: those configured, as the OSPF cost of {path} is not known")
             }

@@ -89,6 +89,8 @@ pub enum Weighing {
     Static,
     /// OSPF costs.
     Ospf,
+    /// What the paths are measured to carry.
+    Measured,
     /// The configuration, though OSPF costs are wanted: that of this path is not known.
     NoCost(String),
 }
@@ -421,6 +423,8 @@ fn weigh(paths: &mut [PathPlan], weights: Weights) -> Weighing {
     let unknown = |path: &&PathPlan| path.standing == Standing::Usable && cost(path).is_none();
     let weighing = match (weights, paths.iter().find(unknown)) {
         (Weights::Static, _) => Weighing::Static,
+        // The prober's business; the configured ones are where it begins.
+        (Weights::Measured, _) => Weighing::Measured,
         (Weights::Ospf, None) => Weighing::Ospf,
         (Weights::Ospf, Some(path)) => Weighing::NoCost(path.name.clone()),
     };
@@ -430,7 +434,7 @@ fn weigh(paths: &mut [PathPlan], weights: Weights) -> Weighing {
             (Weighing::Ospf, Some(cost)) => (common / cost).max(1),
             // No packet is to take it at present.
             (Weighing::Ospf, None) => 1,
-            (Weighing::Static | Weighing::NoCost(_), _) => path.weight,
+            (Weighing::Static | Weighing::Measured | Weighing::NoCost(_), _) => path.weight,
         };
         path.quarters = if path.reduced { weight } else { 4 * weight };
     }

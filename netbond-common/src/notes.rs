@@ -1,0 +1,20 @@
+//! What a program notes of the packet at hand, in a map: the stack is short, and of what stands in a map
+//! the verifier knows nothing. It need not walk through all that follows once for each way in which a
+//! value may have come about.
+
+use crate::{class::Subject, turns::Keys};
+
+/// A CPU's notes: the one entry of `NOTES`. Nobody else reads them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Notes {
+    pub subject: Subject,
+    pub keys: Keys,
+    /// Hash of the packet's flow, where some feature needs one.
+    pub flow: u32,
+    /// Where packets of its class are counted.
+    pub class: u32,
+    /// The lane that it takes.
+    pub lane: u32,
+    pub reserved: u32,
+}
