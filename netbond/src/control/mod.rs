@@ -16,4 +16,5 @@ pub mod measure;
 pub mod plan;
 pub mod prober;
 pub mod quality;
+pub mod rates;
 pub mod state;
