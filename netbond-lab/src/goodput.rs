@@ -76,7 +76,7 @@ impl Stream {
             }
             Ok(())
         })?;
-        wait_iperf3(to, listen)?;
+        wait_iperf3(to.netns(), listen)?;
         let mut client = from.command(program);
         client
             .args(words)
@@ -124,6 +124,22 @@ impl Log {
             })
             .sum();
         kbit / between / 1000.0
+    }
+
+    /// When the first second begins, from `from` on and ending by `to`, in which at least `enough`
+    /// Mbit/s of payload were received; looked at in steps of 0.1 s.
+    pub(crate) fn first_second(
+        &self,
+        from: SystemTime,
+        to: SystemTime,
+        enough: f64,
+    ) -> Option<SystemTime> {
+        const SECOND: Duration = Duration::from_secs(1);
+        const STEP: Duration = Duration::from_millis(100);
+        let starts = std::iter::successors(Some(from), |start| Some(*start + STEP));
+        starts
+            .take_while(|start| *start + SECOND <= to)
+            .find(|start| self.mbit_per_s(*start, *start + SECOND) >= enough)
     }
 }
 
@@ -174,5 +190,27 @@ mod tests {
         // Half of the first, all of the second, nothing, a tenth of the last.
         let rate = log.mbit_per_s(at(50), at(310));
         assert!((rate - 1600.0 / 0.26 / 1000.0).abs() < 1e-6, "{rate}");
+    }
+
+    #[test]
+    fn the_first_good_second_is_found() {
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        // 10 Mbit/s for a second, 2 Mbit/s for the next, then 10 Mbit/s again.
+        let intervals = (1..=40).map(|number| Interval {
+            end: at(number * 100),
+            length: Duration::from_millis(100),
+            kbit: if (11..=20).contains(&number) {
+                200.0
+            } else {
+                1000.0
+            },
+        });
+        let log = Log(intervals.collect());
+        let first = |from, to, enough| log.first_second(at(from), at(to), enough);
+        assert_eq!(first(0, 4000, 9.0), Some(at(0)));
+        // Half of a second that counts may be bad where half of the rate is enough.
+        assert_eq!(first(1000, 4000, 5.9), Some(at(1500)));
+        assert_eq!(first(1000, 4000, 9.0), Some(at(1900)));
+        assert_eq!(first(1000, 2800, 9.0), None, "not in time");
     }
 }
