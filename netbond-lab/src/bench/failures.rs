@@ -1,5 +1,6 @@
 //! Paths die silently and return, again and again, one after the other: one of them always lives.
 
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use super::traffic::{WARM_UP, listen, pause, words};
 use crate::goodput::Stream;
 use crate::lab::Lab;
 use crate::traffic::Numbered;
+use crate::wait::check_interrupt;
 
 /// Between two packets.
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -54,7 +56,10 @@ pub(super) fn run(lab: &Lab, system: System, scenario: Scenario, count: u32) -> 
     let lines = scenario.lines();
     let paths = (1..=scenario.paths()).zip(&lines).cycle();
     for (number, (path, line)) in (0..count).zip(paths) {
-        let until = |time: Duration| pause(time.saturating_sub(start.elapsed()));
+        let until = |time: Duration| {
+            thread::sleep(time.saturating_sub(start.elapsed()));
+            check_interrupt()
+        };
         let failed = (DEAD + ALIVE) * number;
         line.with_loss(1.0).replace_at(lab, path)?;
         until(failed + DEAD)?;

@@ -337,6 +337,8 @@ mod tests {
             Line::new(10, 10).with_loss(0.01).netem(),
             "netem limit 100 delay 10000us rate 10000kbit loss 1%"
         );
+        let unlike = Scenario::Unlike.lines()[1].netem();
+        assert!(unlike.ends_with(" rate 4000kbit loss 0.1%"), "{unlike}");
         let dead = Line::new(10, 10).with_loss(1.0).netem();
         assert!(dead.ends_with(" loss 100%"), "{dead}");
     }
