@@ -126,9 +126,10 @@ impl Log {
         kbit / between / 1000.0
     }
 
-    /// When the first second begins, from `from` on and ending by `to`, in which at least `enough`
-    /// Mbit/s of payload were received; looked at in steps of 0.1 s.
-    pub(crate) fn first_second(
+    /// When the first second begins, from `from` on, in which at least `enough` Mbit/s of payload were
+    /// received, and in the next one too, which ends by `to`; looked at in steps of 0.1 s. A single one
+    /// may only hand out what had waited for a lost segment.
+    pub(crate) fn first_good(
         &self,
         from: SystemTime,
         to: SystemTime,
@@ -138,8 +139,12 @@ impl Log {
         const STEP: Duration = Duration::from_millis(100);
         let starts = std::iter::successors(Some(from), |start| Some(*start + STEP));
         starts
-            .take_while(|start| *start + SECOND <= to)
-            .find(|start| self.mbit_per_s(*start, *start + SECOND) >= enough)
+            .take_while(|start| *start + 2 * SECOND <= to)
+            .find(|start| {
+                let next = *start + SECOND;
+                self.mbit_per_s(*start, next) >= enough
+                    && self.mbit_per_s(next, next + SECOND) >= enough
+            })
     }
 }
 
@@ -193,24 +198,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_good_second_is_found() {
+    fn the_first_good_seconds_are_found() {
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
-        // 10 Mbit/s for a second, 2 Mbit/s for the next, then 10 Mbit/s again.
-        let intervals = (1..=40).map(|number| Interval {
-            end: at(number * 100),
-            length: Duration::from_millis(100),
-            kbit: if (11..=20).contains(&number) {
-                200.0
-            } else {
-                1000.0
-            },
-        });
-        let log = Log(intervals.collect());
-        let first = |from, to, enough| log.first_second(at(from), at(to), enough);
-        assert_eq!(first(0, 4000, 9.0), Some(at(0)));
-        // Half of a second that counts may be bad where half of the rate is enough.
-        assert_eq!(first(1000, 4000, 5.9), Some(at(1500)));
-        assert_eq!(first(1000, 4000, 9.0), Some(at(1900)));
-        assert_eq!(first(1000, 2800, 9.0), None, "not in time");
+        // 10 Mbit/s for two seconds, 2 Mbit/s for one, 10 Mbit/s for one, 2 again, and 10 to the end.
+        let log = Log((1..=80)
+            .map(|number| Interval {
+                end: at(number * 100),
+                length: Duration::from_millis(100),
+                kbit: match number {
+                    21..=30 | 41..=50 => 200.0,
+                    _ => 1000.0,
+                },
+            })
+            .collect());
+        let first = |from, to, enough| log.first_good(at(from), at(to), enough);
+        assert_eq!(first(0, 8000, 9.0), Some(at(0)));
+        assert_eq!(
+            first(1000, 8000, 9.0),
+            Some(at(4900)),
+            "one second is not enough"
+        );
+        assert_eq!(first(1000, 6800, 9.0), None, "not in time");
+        assert_eq!(first(2000, 8000, 1.9), Some(at(2000)));
     }
 }

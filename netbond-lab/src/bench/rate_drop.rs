@@ -35,8 +35,8 @@ pub(super) struct Transfer {
     pub(super) before: f64,
     /// Payload received from the 2nd to the 8th second after it, Mbit/s.
     pub(super) after: f64,
-    /// From the drop until the first second begins that has nine tenths of the new ideal; all the time
-    /// that was watched if there was none.
+    /// From the drop until the first two seconds begin that have nine tenths of the new ideal each; all
+    /// the time that was watched if there were none.
     pub(super) back: Duration,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn run(
     pause(time)?;
     let end = SystemTime::now();
     let log = stream.stop()?;
-    let back = log.first_second(dropped + QUEUE, end, ideal * BACK);
+    let back = log.first_good(dropped + QUEUE, end, ideal * BACK);
     Ok(Transfer {
         before: log.mbit_per_s(dropped - BEFORE, dropped),
         after: log.mbit_per_s(dropped + AFTER[0], dropped + AFTER[1]),
