@@ -76,7 +76,7 @@ impl Stream {
             }
             Ok(())
         })?;
-        wait_iperf3(to, listen)?;
+        wait_iperf3(to.netns(), listen)?;
         let mut client = from.command(program);
         client
             .args(words)
@@ -124,6 +124,27 @@ impl Log {
             })
             .sum();
         kbit / between / 1000.0
+    }
+
+    /// When the first second begins, from `from` on, in which at least `enough` Mbit/s of payload were
+    /// received, and in the next one too, which ends by `to`; looked at in steps of 0.1 s. A single one
+    /// may only hand out what had waited for a lost segment.
+    pub(crate) fn first_good(
+        &self,
+        from: SystemTime,
+        to: SystemTime,
+        enough: f64,
+    ) -> Option<SystemTime> {
+        const SECOND: Duration = Duration::from_secs(1);
+        const STEP: Duration = Duration::from_millis(100);
+        let starts = std::iter::successors(Some(from), |start| Some(*start + STEP));
+        starts
+            .take_while(|start| *start + 2 * SECOND <= to)
+            .find(|start| {
+                let next = *start + SECOND;
+                self.mbit_per_s(*start, next) >= enough
+                    && self.mbit_per_s(next, next + SECOND) >= enough
+            })
     }
 }
 
@@ -174,5 +195,30 @@ mod tests {
         // Half of the first, all of the second, nothing, a tenth of the last.
         let rate = log.mbit_per_s(at(50), at(310));
         assert!((rate - 1600.0 / 0.26 / 1000.0).abs() < 1e-6, "{rate}");
+    }
+
+    #[test]
+    fn the_first_good_seconds_are_found() {
+        let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        // 10 Mbit/s for two seconds, 2 Mbit/s for one, 10 Mbit/s for one, 2 again, and 10 to the end.
+        let log = Log((1..=80)
+            .map(|number| Interval {
+                end: at(number * 100),
+                length: Duration::from_millis(100),
+                kbit: match number {
+                    21..=30 | 41..=50 => 200.0,
+                    _ => 1000.0,
+                },
+            })
+            .collect());
+        let first = |from, to, enough| log.first_good(at(from), at(to), enough);
+        assert_eq!(first(0, 8000, 9.0), Some(at(0)));
+        assert_eq!(
+            first(1000, 8000, 9.0),
+            Some(at(4900)),
+            "one second is not enough"
+        );
+        assert_eq!(first(1000, 6800, 9.0), None, "not in time");
+        assert_eq!(first(2000, 8000, 1.9), Some(at(2000)));
     }
 }

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::binary;
+use crate::namespace::iproute2;
 use crate::router::Router;
 use crate::stream::PORT;
 use crate::wait::wait_for;
@@ -320,7 +321,7 @@ fn iperf3(
     let mut server = to.command("iperf3");
     server.args(["--server", "--one-off", "--bind", address]);
     let server = Running::start(&mut server)?;
-    wait_iperf3(to, address)?;
+    wait_iperf3(to.netns(), address)?;
     let mut client = from.command("iperf3");
     client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
     client.args(["--parallel", &streams.to_string()]);
@@ -343,16 +344,12 @@ fn iperf3(
     })
 }
 
-/// Waits until an iperf3 server in a router can be connected to.
-pub(crate) fn wait_iperf3(router: &Router, address: &str) -> Result<()> {
-    wait_for(
-        &format!("iperf3 server in router {}", router.name()),
-        GRACE,
-        || {
-            let sockets = router.run(&["ss", "-Hltn", "sport = :5201"])?;
-            Ok(sockets.contains(address).then_some(()))
-        },
-    )
+/// Waits until an iperf3 server in a network namespace can be connected to.
+pub(crate) fn wait_iperf3(netns: &str, address: &str) -> Result<()> {
+    wait_for(&format!("iperf3 server in {netns}"), GRACE, || {
+        let sockets = iproute2("ss", &["-N", netns, "-Hltn", "sport = :5201"])?;
+        Ok(sockets.contains(address).then_some(()))
+    })
 }
 
 /// A program whose output is read while it runs; killed when dropped.

@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use crate::router::Router;
+use crate::namespace;
 
-/// What a router counted since the namespace exists.
+/// What was counted since the namespace exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counters {
     /// Fragments that IP packets were sent in, WireGuard's own among them.
@@ -18,16 +18,21 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn of(router: &Router) -> Result<Self> {
-        let counter = |file: &str, group: &str, name: &str| -> Result<u64> {
-            let path = format!("/proc/{}/net/{file}", router.anchor_pid());
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-            parse(&text, group, name).with_context(|| format!("{path} has no {group}: {name}"))
+    pub(super) fn of(netns: &str) -> Result<Self> {
+        // By a thread that is in there.
+        let read = |file: &str| -> Result<String> {
+            let path = format!("/proc/thread-self/net/{file}");
+            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+        };
+        let (snmp, netstat) = namespace::within(netns, || Ok((read("snmp")?, read("netstat")?)))?;
+        let counter = |text: &str, group: &str, name: &str| -> Result<u64> {
+            parse(text, group, name)
+                .with_context(|| format!("the kernel counts no {group}: {name} in {netns}"))
         };
         Ok(Self {
-            fragments: counter("snmp", "Ip", "FragCreates")?,
-            retransmits: counter("snmp", "Tcp", "RetransSegs")?,
-            out_of_order: counter("netstat", "TcpExt", "TCPOFOQueue")?,
+            fragments: counter(&snmp, "Ip", "FragCreates")?,
+            retransmits: counter(&snmp, "Tcp", "RetransSegs")?,
+            out_of_order: counter(&netstat, "TcpExt", "TCPOFOQueue")?,
         })
     }
 }

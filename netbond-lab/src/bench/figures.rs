@@ -38,6 +38,18 @@ pub(super) enum Measure {
     Gap,
     /// TCP while a path is dead.
     OutageGoodput,
+    /// Packets lost while paths die and return.
+    FailuresLost,
+    /// The longest time without a packet then.
+    FailuresGap,
+    /// TCP meanwhile.
+    FailuresGoodput,
+    /// TCP before a path becomes slower.
+    DropBefore,
+    /// TCP in the seconds after that.
+    DropAfter,
+    /// From then until it has its share of the rates that are left.
+    DropRecovery,
     /// What a packet's whole way costs.
     Packet(Way),
     /// Of it, bonding and encapsulation.
@@ -77,6 +89,12 @@ impl Measure {
             Self::LostAfter => "return-lost".to_owned(),
             Self::Gap => "outage-gap".to_owned(),
             Self::OutageGoodput => "outage-goodput".to_owned(),
+            Self::FailuresLost => "failures-lost".to_owned(),
+            Self::FailuresGap => "failures-gap".to_owned(),
+            Self::FailuresGoodput => "failures-goodput".to_owned(),
+            Self::DropBefore => "drop-before".to_owned(),
+            Self::DropAfter => "drop-after".to_owned(),
+            Self::DropRecovery => "drop-recovery".to_owned(),
             Self::Packet(way) => format!("{}-packet", way.name()),
             Self::Cost(way) => format!("{}-cost", way.name()),
             Self::Ratio(way) => format!("{}-ratio", way.name()),
@@ -86,13 +104,23 @@ impl Measure {
 
     fn unit(self, clock: Clock) -> &'static str {
         match self {
-            Self::Goodput(_) | Self::UdpGoodput | Self::OutageGoodput => "Mbit/s",
+            Self::Goodput(_)
+            | Self::UdpGoodput
+            | Self::OutageGoodput
+            | Self::FailuresGoodput
+            | Self::DropBefore
+            | Self::DropAfter => "Mbit/s",
             Self::Retransmits(_) | Self::OutOfOrder(_) => "segments",
             Self::Fragments(_) => "fragments",
             Self::PacketFragments(_) => "by packet",
-            Self::LostAfter => "packets",
+            Self::LostAfter | Self::FailuresLost => "packets",
             Self::UdpLost | Self::UdpLate | Self::Lost | Self::Background => "%",
-            Self::PingMedian | Self::PingP99 | Self::Recovery | Self::Gap => "ms",
+            Self::PingMedian
+            | Self::PingP99
+            | Self::Recovery
+            | Self::Gap
+            | Self::FailuresGap
+            | Self::DropRecovery => "ms",
             Self::Packet(_) | Self::Cost(_) => match clock {
                 Clock::Counted => "instructions",
                 Clock::Real => "ns",

@@ -2,9 +2,12 @@
 
 mod cost;
 mod counters;
+mod failures;
 mod figures;
 mod frame;
+mod hosts;
 mod outage;
+mod rate_drop;
 mod report;
 mod scenario;
 mod system;
@@ -27,10 +30,11 @@ use crate::machine::save;
 use crate::namespace;
 use crate::wait::check_interrupt;
 use crate::wireguard::WireGuard;
-use cost::{Hosts, Way};
+use cost::Way;
 use figures::{Clock, Figures, Measure, quantile};
-use scenario::Work;
-use traffic::Kind;
+use hosts::Hosts;
+use scenario::{Line, Work};
+use traffic::{Ends, Kind};
 
 /// UDP is sent at this share of what the paths can carry.
 const UDP_LOAD: f64 = 0.9;
@@ -97,6 +101,16 @@ impl Options {
     /// How long a path is dead.
     fn outage(&self) -> Duration {
         Duration::from_secs(if self.quick { 10 } else { 60 })
+    }
+
+    /// How often a path dies.
+    fn failures(&self) -> u32 {
+        if self.quick { 20 } else { 100 }
+    }
+
+    /// How long a stream is watched after a path became slower.
+    fn drop(&self) -> Duration {
+        Duration::from_secs(if self.quick { 10 } else { 20 })
     }
 
     /// Packets for each figure of cost.
@@ -192,6 +206,8 @@ impl Bench<'_> {
         match scenario.work() {
             Work::Traffic => work.traffic(),
             Work::Outage => work.outage(),
+            Work::Failures => work.failures(),
+            Work::Drop => work.drop(),
             Work::Cost { payload } => work.cost(payload),
         }
     }
@@ -211,19 +227,44 @@ impl Task<'_> {
         (self.scenario, self.system)
     }
 
+    /// Payload that TCP can have of paths like these, Mbit/s.
+    fn tcp_ideal(&self, lines: &[Line]) -> f64 {
+        self.system.mbit(lines) * self.system.tcp_share()
+    }
+
     fn traffic(mut self) -> Result<()> {
-        let running = self.system.up(self.lab)?;
-        let outcome = self.tcp().and_then(|()| self.udp());
+        let hosts = if self.scenario.has_hosts() {
+            if !self.system.forwards() {
+                return Ok(());
+            }
+            Some(Hosts::up(self.lab)?)
+        } else {
+            None
+        };
+        let running = self.system.up(self.lab, &self.scenario.lines())?;
+        let outcome = self.traffic_over(&running);
         running.down()?;
+        drop(hosts);
         outcome
     }
 
-    fn tcp(&mut self) -> Result<()> {
-        let idle = traffic::idle_round_trips(self.lab, self.system)?;
+    fn traffic_over(&mut self, running: &system::Running<'_>) -> Result<()> {
+        let ends = if self.scenario.has_hosts() {
+            hosts::lead(running)?;
+            hosts::ends(self.lab)
+        } else {
+            Ends::of(self.lab, self.system)?
+        };
+        self.tcp(&ends)?;
+        self.udp(&ends)
+    }
+
+    fn tcp(&mut self, ends: &Ends) -> Result<()> {
+        let idle = traffic::idle_round_trips(ends)?;
         let idle = quantile(&idle, 0.5).context("no ping was answered")?;
-        let ideal = self.scenario.mbit() * self.system.tcp_share();
+        let ideal = self.tcp_ideal(&self.scenario.lines());
         for &kind in self.options.kinds() {
-            let tcp = traffic::tcp(self.lab, self.system, kind, self.options.traffic())?;
+            let tcp = traffic::tcp(ends, self.system, kind, self.options.traffic())?;
             eprintln!(
                 "  TCP {}: {:.2} of {ideal:.2} Mbit/s",
                 kind.name(),
@@ -250,17 +291,14 @@ impl Task<'_> {
         Ok(())
     }
 
-    fn udp(&mut self) -> Result<()> {
+    fn udp(&mut self, ends: &Ends) -> Result<()> {
         if self.system.is_mptcp() {
             return Ok(());
         }
-        let ideal = self.scenario.mbit() * self.system.encap().udp_share();
-        let udp = traffic::udp(
-            self.lab,
-            self.system,
-            ideal * UDP_LOAD,
-            self.options.traffic(),
-        )?;
+        let lines = self.scenario.lines();
+        let ideal = self.system.mbit(&lines) * self.system.encap().udp_share();
+        let load = ideal * UDP_LOAD;
+        let udp = traffic::udp(ends, self.system, load, self.options.traffic())?;
         eprintln!("  UDP: {:.2} of {ideal:.2} Mbit/s", udp.mbit);
         let at = self.at();
         self.figures
@@ -271,7 +309,7 @@ impl Task<'_> {
     }
 
     fn outage(self) -> Result<()> {
-        let running = self.system.up(self.lab)?;
+        let running = self.system.up(self.lab, &self.scenario.lines())?;
         let outcome = outage::run(self.lab, self.system, self.options.outage());
         // Routes and neighbours are as before when the next system comes.
         let healed = self.lab.wait_converged(Duration::from_secs(150));
@@ -281,13 +319,51 @@ impl Task<'_> {
         let at = self.at();
         self.figures.add(at, Measure::OutageGoodput, outage.tcp);
         if let Some(packets) = outage.packets {
-            let ms = |time: Duration| time.as_secs_f64() * 1000.0;
             self.figures.add(at, Measure::Lost, packets.lost * 100.0);
             self.figures.add(at, Measure::Recovery, ms(packets.last));
             self.figures.add(at, Measure::Gap, ms(packets.gap));
             let lost_after = packets.lost_after as f64;
             self.figures.add(at, Measure::LostAfter, lost_after);
         }
+        Ok(())
+    }
+
+    fn failures(self) -> Result<()> {
+        let running = self.system.up(self.lab, &self.scenario.lines())?;
+        let count = self.options.failures();
+        let outcome = failures::run(self.lab, self.system, self.scenario, count);
+        running.down()?;
+        let failures = outcome?;
+        let at = self.at();
+        self.figures.add(at, Measure::FailuresGoodput, failures.tcp);
+        if let Some(packets) = failures.packets {
+            eprintln!("  {} packets lost over {count} failures", packets.lost);
+            self.figures
+                .add(at, Measure::FailuresLost, packets.lost as f64);
+            self.figures.add(at, Measure::FailuresGap, ms(packets.gap));
+        }
+        Ok(())
+    }
+
+    fn drop(self) -> Result<()> {
+        let lines = self.scenario.lines();
+        let before = self.tcp_ideal(&lines);
+        let running = self.system.up(self.lab, &lines)?;
+        let after = self.tcp_ideal(&rate_drop::lines_after(lines));
+        let time = self.options.drop();
+        let outcome = rate_drop::run(self.lab, self.system, self.scenario, time, after);
+        running.down()?;
+        let drop = outcome?;
+        eprintln!(
+            "  TCP: {:.2} of {before:.2}, then {:.2} of {after:.2} Mbit/s",
+            drop.before, drop.after
+        );
+        let at = self.at();
+        self.figures
+            .add_of(at, Measure::DropBefore, drop.before, before);
+        self.figures
+            .add_of(at, Measure::DropAfter, drop.after, after);
+        self.figures.add(at, Measure::DropRecovery, ms(drop.back));
         Ok(())
     }
 
@@ -320,7 +396,7 @@ impl Task<'_> {
                 self.figures.add(at, Measure::Packet(way), packet);
             }
         } else {
-            let running = self.system.up(self.lab)?;
+            let running = self.system.up(self.lab, &self.scenario.lines())?;
             let outcome = self.cost_over(&running, &plain, quiet);
             running.down()?;
             outcome?;
@@ -356,6 +432,10 @@ impl Task<'_> {
         }
         Ok(())
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// How long the processor is watched without traffic.

@@ -1,16 +1,15 @@
 //! A middle router dies silently under traffic, and comes back.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
 use super::scenario::Scenario;
 use super::system::{RECEIVER, SENDER, System};
-use super::traffic::{listen, words};
+use super::traffic::{listen, pause, words};
 use crate::goodput::Stream;
 use crate::lab::Lab;
 use crate::traffic::Numbered;
-use crate::wait::wait_for;
 
 /// The middle router that dies.
 const VICTIM: &str = "M1";
@@ -20,7 +19,7 @@ const VICTIM_PATH: u8 = 1;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The TCP stream beside them, Mbit/s: far below what the path that is left carries.
-const COMPANY_MBIT: u32 = 1;
+pub(super) const COMPANY_MBIT: u32 = 1;
 
 /// Undisturbed traffic before the failure and after the repair.
 const CALM: Duration = Duration::from_secs(5);
@@ -85,11 +84,4 @@ pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
         }
     };
     Ok(Outage { packets, tcp })
-}
-
-fn pause(time: Duration) -> Result<()> {
-    let end = Instant::now() + time;
-    wait_for("end of a pause", time + CALM, || {
-        Ok((Instant::now() >= end).then_some(()))
-    })
 }

@@ -8,6 +8,9 @@ use super::figures::Row;
 #[derive(Clone, Debug)]
 pub struct Report(pub Vec<Row>);
 
+/// What is plotted without an ideal: parts of its names.
+const PLOTTED: [&str; 4] = ["-cost", "outage-", "failures-", "drop-"];
+
 /// A scenario's figures: a row for each system, a column for each quantity.
 struct Table<'a> {
     scenario: &'a str,
@@ -73,7 +76,7 @@ impl<'a> Table<'a> {
             .copied()
     }
 
-    /// Bars of a quantity for each system: the share of the ideal where it has one, and costs.
+    /// Bars of a quantity for each system: the share of the ideal where it has one, and what is [`PLOTTED`].
     fn plot(&self, measure: &str, unit: &str) -> String {
         let rows: Vec<&Row> = self
             .systems
@@ -90,7 +93,7 @@ impl<'a> Table<'a> {
                 1.0,
                 bars.collect(),
             )
-        } else if measure.ends_with("-cost") || measure.starts_with("outage-") {
+        } else if PLOTTED.iter().any(|part| measure.contains(part)) {
             let bars = rows.iter().map(|row| (row.median, number(row.median)));
             let most = rows.iter().map(|row| row.median).fold(0.0, f64::max);
             (format!("{measure}, {unit}"), most, bars.collect())
@@ -299,6 +302,15 @@ mod tests {
         for foreign in ["http", "<script", "src=", "url("] {
             assert!(!page.contains(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn what_failures_and_drops_cost_is_plotted() {
+        let lost = row("netbond", "failures-lost", 7.0, None);
+        let back = row("netbond", "drop-recovery", 400.0, None);
+        let page = Report(vec![lost, back, row("netbond", "udp-lost", 1.0, None)]).html("");
+        assert_eq!(page.matches("<figure>").count(), 2, "{page}");
+        assert!(page.contains(">400</text>"), "{page}");
     }
 
     #[test]

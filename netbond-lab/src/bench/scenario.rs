@@ -26,14 +26,29 @@ pub enum Scenario {
     /// 16 and 4 Mbit/s, 10 ms
     #[value(name = "rates-4to1")]
     Rates4To1,
+    /// ... between hosts behind the routers
+    #[value(name = "rates-4to1-hosts")]
+    Rates4To1Hosts,
+    /// 10, 5 and 1 Mbit/s, 10 ms
+    #[value(name = "rates-10-5-1")]
+    Rates10To5To1,
     /// Two paths of 10 Mbit/s, 5 and 25 ms
     #[value(name = "latency-5-25")]
     Latency5To25,
+    /// ... between hosts behind the routers
+    #[value(name = "latency-5-25-hosts")]
+    Latency5To25Hosts,
+    /// 16 Mbit/s and 5 ms, 4 Mbit/s and 25 ms with 0.1 % random loss
+    Unlike,
     /// As equal2, with 1 % random loss on the first path
     #[value(name = "loss-1")]
     Loss1,
     /// As equal2; the first middle router is silently dead for a minute
     Failure,
+    /// As equal2; the first middle router is silently dead, then the second one, again and again
+    Failures,
+    /// As equal2; the first path drops to a quarter of its rate in the middle of a stream
+    Drop,
     /// Two paths without limits, large packets: the processor is the bottleneck
     CpuLarge,
     /// Two paths without limits, small packets
@@ -47,6 +62,10 @@ pub(super) enum Work {
     Traffic,
     /// A thin stream through an outage.
     Outage,
+    /// A thin stream through many short ones.
+    Failures,
+    /// A TCP stream over a path that becomes slower.
+    Drop,
     /// UDP datagrams with so many bytes of payload, counted by the instructions they take.
     Cost {
         /// Bytes.
@@ -74,9 +93,26 @@ impl Line {
         }
     }
 
-    const fn with_loss(mut self, loss: f64) -> Self {
+    pub(super) const fn with_loss(mut self, loss: f64) -> Self {
         self.loss = loss;
         self
+    }
+
+    /// Its share of a bond's packets, as netbond's configuration has it: Mbit/s.
+    pub(super) fn weight(self) -> u32 {
+        (self.kbit / 1000).max(1)
+    }
+
+    /// From now on the path, counted from 1, is like this, in both directions. What waits in its queues
+    /// leaves as it would have.
+    pub(super) fn replace_at(self, lab: &Lab, path: u8) -> Result<()> {
+        let middle = format!("M{path}");
+        let netns = lab.router(&middle).netns();
+        ["A", "B"].iter().try_for_each(|end| {
+            let device = underlay_device(&middle, end);
+            let words = format!("-n {netns} qdisc change dev {device} root {}", self.netem());
+            iproute2("tc", &words.split_whitespace().collect::<Vec<_>>()).map(drop)
+        })
     }
 
     /// Packets that netem may hold: twice the product of rate and round trip, in full frames, and not
@@ -110,9 +146,15 @@ impl Scenario {
             Self::Thin2 => "thin2",
             Self::Equal4 => "equal4",
             Self::Rates4To1 => "rates-4to1",
+            Self::Rates4To1Hosts => "rates-4to1-hosts",
+            Self::Rates10To5To1 => "rates-10-5-1",
             Self::Latency5To25 => "latency-5-25",
+            Self::Latency5To25Hosts => "latency-5-25-hosts",
+            Self::Unlike => "unlike",
             Self::Loss1 => "loss-1",
             Self::Failure => "failure",
+            Self::Failures => "failures",
+            Self::Drop => "drop",
             Self::CpuLarge => "cpu-large",
             Self::CpuSmall => "cpu-small",
         }
@@ -121,12 +163,18 @@ impl Scenario {
     pub(super) fn paths(self) -> u8 {
         match self {
             Self::Equal4 => 4,
+            Self::Rates10To5To1 => 3,
             Self::Equal2
             | Self::Thin2
             | Self::Rates4To1
+            | Self::Rates4To1Hosts
             | Self::Latency5To25
+            | Self::Latency5To25Hosts
+            | Self::Unlike
             | Self::Loss1
             | Self::Failure
+            | Self::Failures
+            | Self::Drop
             | Self::CpuLarge
             | Self::CpuSmall => 2,
         }
@@ -137,11 +185,17 @@ impl Scenario {
     /// They add up to 20 Mbit/s, or less: the emulated processor carries no more than twice that.
     pub(super) fn lines(self) -> Vec<Line> {
         match self {
-            Self::Equal2 | Self::Failure => vec![Line::new(10, 10); 2],
+            Self::Equal2 | Self::Failure | Self::Failures | Self::Drop => {
+                vec![Line::new(10, 10); 2]
+            }
             Self::Thin2 => vec![Line::new(2, 10); 2],
             Self::Equal4 => vec![Line::new(5, 10); 4],
-            Self::Rates4To1 => vec![Line::new(16, 10), Line::new(4, 10)],
-            Self::Latency5To25 => vec![Line::new(10, 5), Line::new(10, 25)],
+            Self::Rates4To1 | Self::Rates4To1Hosts => vec![Line::new(16, 10), Line::new(4, 10)],
+            Self::Rates10To5To1 => vec![Line::new(10, 10), Line::new(5, 10), Line::new(1, 10)],
+            Self::Latency5To25 | Self::Latency5To25Hosts => {
+                vec![Line::new(10, 5), Line::new(10, 25)]
+            }
+            Self::Unlike => vec![Line::new(16, 5), Line::new(4, 25).with_loss(0.001)],
             Self::Loss1 => vec![Line::new(10, 10).with_loss(0.01), Line::new(10, 10)],
             Self::CpuLarge | Self::CpuSmall => Vec::new(),
         }
@@ -153,9 +207,15 @@ impl Scenario {
             | Self::Thin2
             | Self::Equal4
             | Self::Rates4To1
+            | Self::Rates4To1Hosts
+            | Self::Rates10To5To1
             | Self::Latency5To25
+            | Self::Latency5To25Hosts
+            | Self::Unlike
             | Self::Loss1 => Work::Traffic,
             Self::Failure => Work::Outage,
+            Self::Failures => Work::Failures,
+            Self::Drop => Work::Drop,
             // The same for all, so the longest that fits the one with the least room.
             Self::CpuLarge => Work::Cost {
                 payload: Encap::Gretap.datagram(),
@@ -164,10 +224,16 @@ impl Scenario {
         }
     }
 
-    /// Frames that all paths together carry, Mbit/s.
-    pub(super) fn mbit(self) -> f64 {
-        let kbit: u32 = self.lines().iter().map(|line| line.kbit).sum();
-        f64::from(kbit) / 1000.0
+    /// Whether traffic goes between hosts behind the routers that bond.
+    pub(super) fn has_hosts(self) -> bool {
+        matches!(self, Self::Rates4To1Hosts | Self::Latency5To25Hosts)
+    }
+
+    /// Whether its paths' rates are known to differ.
+    fn has_unlike_rates(self) -> bool {
+        self.lines()
+            .windows(2)
+            .any(|pair| pair[0].kbit != pair[1].kbit)
     }
 
     /// Whether it is measured where the user names none.
@@ -179,20 +245,30 @@ impl Scenario {
     /// Whether a system belongs to the scenario where the user names none.
     pub(super) fn concerns(self, system: System) -> bool {
         match system {
-            System::Path
-            | System::BalanceRr
-            | System::Netbond
-            | System::NetbondOrder
-            | System::Mptcp => true,
+            System::BalanceRr | System::Netbond | System::NetbondOrder => true,
+            System::Path | System::Mptcp => !self.has_hosts(),
+            // With equal ones it is netbond-order.
+            System::NetbondWeighted => self.has_unlike_rates(),
+            // Modes that are not there yet.
+            System::NetbondAdaptive | System::NetbondDuplicate => false,
             // It differs from netbond in what is around each packet.
             System::NetbondGretap => {
                 matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)
             }
             // It differs from balance-rr in what it does about failures.
-            System::BalanceRrArp => matches!(self, Self::Equal2 | Self::Failure),
+            System::BalanceRrArp => matches!(self, Self::Equal2 | Self::Failure | Self::Failures),
             // Flows to paths by hash: all equal paths tell the same.
             System::BalanceXor | System::Ecmp => !matches!(self, Self::Equal4),
-            System::TeamRr => !matches!(self, Self::Equal4 | Self::Latency5To25),
+            // It differs from balance-rr in its driver.
+            System::TeamRr => matches!(
+                self,
+                Self::Equal2
+                    | Self::Rates4To1
+                    | Self::Loss1
+                    | Self::Failure
+                    | Self::CpuLarge
+                    | Self::CpuSmall
+            ),
         }
     }
 
@@ -261,6 +337,10 @@ mod tests {
             Line::new(10, 10).with_loss(0.01).netem(),
             "netem limit 100 delay 10000us rate 10000kbit loss 1%"
         );
+        let unlike = Scenario::Unlike.lines()[1].netem();
+        assert!(unlike.ends_with(" rate 4000kbit loss 0.1%"), "{unlike}");
+        let dead = Line::new(10, 10).with_loss(1.0).netem();
+        assert!(dead.ends_with(" loss 100%"), "{dead}");
     }
 
     #[test]
@@ -269,6 +349,20 @@ mod tests {
             let lines = scenario.lines();
             assert!(lines.is_empty() || lines.len() == usize::from(scenario.paths()));
             Scenario::topology(scenario.paths()).validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn weights_are_wanted_where_rates_differ() {
+        let weights = |scenario: Scenario| {
+            let lines = scenario.lines();
+            lines.into_iter().map(Line::weight).collect::<Vec<_>>()
+        };
+        assert_eq!(weights(Scenario::Rates10To5To1), [10, 5, 1]);
+        assert_eq!(weights(Scenario::Unlike), [16, 4]);
+        assert!(Scenario::Unlike.concerns(System::NetbondWeighted));
+        for equal in [Scenario::Equal2, Scenario::Drop, Scenario::CpuSmall] {
+            assert!(!equal.concerns(System::NetbondWeighted), "{equal:?}");
         }
     }
 }

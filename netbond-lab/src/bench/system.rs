@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use nix::sys::signal::Signal;
 
 use super::frame::{Encap, mptcp_share};
+use super::scenario::Line;
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::router::Router;
@@ -49,6 +50,12 @@ pub enum System {
     Netbond,
     /// ... with in_order: received packets are put in order
     NetbondOrder,
+    /// ... with in_order and mode weighted, the weights being the paths' rates in Mbit/s
+    NetbondWeighted,
+    /// ... with mode adaptive
+    NetbondAdaptive,
+    /// ... with mode duplicate
+    NetbondDuplicate,
     /// ... with encap gretap: whole Ethernet frames
     NetbondGretap,
 }
@@ -56,7 +63,52 @@ pub enum System {
 /// A configuration of netbond.
 struct Settings {
     encap: Encap,
-    mode: &'static str,
+    mode: Mode,
+}
+
+/// A mode of netbond.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    RoundRobin,
+    Weighted,
+    Adaptive,
+    Duplicate,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Weighted => "weighted",
+            Self::Adaptive => "adaptive",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+impl Settings {
+    /// The lab's configuration of a router, changed to this.
+    fn config(&self, default: &str, paths: &[PathSpec], lines: &[Line]) -> String {
+        let in_order = match (self.encap, self.mode) {
+            (Encap::GreInOrder, Mode::RoundRobin | Mode::Weighted) => "in_order = true\n",
+            // They number packets anyway.
+            (Encap::GreInOrder, Mode::Adaptive | Mode::Duplicate) => "",
+            (Encap::None | Encap::Gre | Encap::Gretap, _) => "",
+        };
+        let encap = format!("{in_order}encap = {:?}", self.encap.name());
+        let mut config = default.replace("encap = \"gre\"", &encap).replace(
+            "mode = \"round-robin\"",
+            &format!("mode = {:?}", self.mode.name()),
+        );
+        if self.mode == Mode::Weighted {
+            for (path, line) in paths.iter().zip(lines) {
+                let name = format!("name = {:?}\n", path.name);
+                let weight = format!("{name}weight = {}\n", line.weight());
+                config = config.replacen(&name, &weight, 1);
+            }
+        }
+        config
+    }
 }
 
 /// How a system is made.
@@ -83,11 +135,15 @@ impl System {
             Self::Mptcp => "mptcp",
             Self::Netbond => "netbond",
             Self::NetbondOrder => "netbond-order",
+            Self::NetbondWeighted => "netbond-weighted",
+            Self::NetbondAdaptive => "netbond-adaptive",
+            Self::NetbondDuplicate => "netbond-duplicate",
             Self::NetbondGretap => "netbond-gretap",
         }
     }
 
     fn kind(self) -> Kind {
+        let netbond = |encap, mode| Kind::Netbond(Settings { encap, mode });
         match self {
             Self::Path => Kind::Plain,
             Self::BalanceRr => Kind::Bonding("mode balance-rr miimon 100"),
@@ -100,18 +156,12 @@ impl System {
             Self::TeamRr => Kind::Team,
             Self::Ecmp => Kind::Ecmp,
             Self::Mptcp => Kind::Mptcp,
-            Self::Netbond => Kind::Netbond(Settings {
-                encap: Encap::Gre,
-                mode: "round-robin",
-            }),
-            Self::NetbondOrder => Kind::Netbond(Settings {
-                encap: Encap::GreInOrder,
-                mode: "round-robin",
-            }),
-            Self::NetbondGretap => Kind::Netbond(Settings {
-                encap: Encap::Gretap,
-                mode: "round-robin",
-            }),
+            Self::Netbond => netbond(Encap::Gre, Mode::RoundRobin),
+            Self::NetbondOrder => netbond(Encap::GreInOrder, Mode::RoundRobin),
+            Self::NetbondWeighted => netbond(Encap::GreInOrder, Mode::Weighted),
+            Self::NetbondAdaptive => netbond(Encap::GreInOrder, Mode::Adaptive),
+            Self::NetbondDuplicate => netbond(Encap::GreInOrder, Mode::Duplicate),
+            Self::NetbondGretap => netbond(Encap::Gretap, Mode::RoundRobin),
         }
     }
 
@@ -134,6 +184,36 @@ impl System {
         }
     }
 
+    /// Frames that it can get through paths at best, Mbit/s: the sum of their rates, but where a packet
+    /// takes each path the highest of them.
+    pub(super) fn mbit(self, lines: &[Line]) -> f64 {
+        let rates = lines.iter().map(|line| line.kbit);
+        let kbit = match self.kind() {
+            Kind::Netbond(Settings {
+                mode: Mode::Duplicate,
+                ..
+            }) => rates.max().unwrap_or(0),
+            Kind::Netbond(Settings {
+                mode: Mode::RoundRobin | Mode::Weighted | Mode::Adaptive,
+                ..
+            })
+            | Kind::Plain
+            | Kind::Bonding(_)
+            | Kind::Team
+            | Kind::Ecmp
+            | Kind::Mptcp => rates.sum(),
+        };
+        f64::from(kbit) / 1000.0
+    }
+
+    /// Whether it carries what other hosts send.
+    pub(super) fn forwards(self) -> bool {
+        match self.kind() {
+            Kind::Plain | Kind::Mptcp => false,
+            Kind::Bonding(_) | Kind::Team | Kind::Ecmp | Kind::Netbond(_) => true,
+        }
+    }
+
     /// Whether it carries TCP alone, of programs that ask for it.
     pub(super) fn is_mptcp(self) -> bool {
         self == Self::Mptcp
@@ -152,14 +232,14 @@ impl System {
         }
     }
 
-    /// Sets it up and waits until it carries packets on every path.
-    pub(super) fn up(self, lab: &Lab) -> Result<Running<'_>> {
+    /// Sets it up over paths like these, and waits until it carries packets on every path.
+    pub(super) fn up<'a>(self, lab: &'a Lab, lines: &[Line]) -> Result<Running<'a>> {
         let mut running = Running {
             lab,
             system: self,
             teams: Vec::new(),
         };
-        let up = running.build().and_then(|()| running.wait_ready());
+        let up = running.build(lines).and_then(|()| running.wait_ready());
         if let Err(error) = up {
             // What there is of it would be in the way of the next one.
             let _ = running.take_down();
@@ -199,7 +279,7 @@ impl Running<'_> {
         Ok([end(0, 1)?, end(1, 0)?])
     }
 
-    fn build(&mut self) -> Result<()> {
+    fn build(&mut self, lines: &[Line]) -> Result<()> {
         let mtu = self.system.encap().mtu();
         let mut teams = Vec::new();
         for end in self.ends()? {
@@ -245,17 +325,9 @@ impl Running<'_> {
                     }
                     router.ip(&commands)?;
                 }
-                Kind::Netbond(Settings { encap, mode }) => {
+                Kind::Netbond(settings) => {
                     let config = router.default_config().context("no bond")?;
-                    let in_order = match encap {
-                        Encap::GreInOrder => "in_order = true\n",
-                        Encap::None | Encap::Gre | Encap::Gretap => "",
-                    };
-                    let encap = format!("{in_order}encap = {:?}", encap.name());
-                    let config = config
-                        .replace("encap = \"gre\"", &encap)
-                        .replace("mode = \"round-robin\"", &format!("mode = {mode:?}"));
-                    router.write_config(&config)?;
+                    router.write_config(&settings.config(&config, paths, lines))?;
                     router.start_netbond()?;
                 }
             }
@@ -392,6 +464,7 @@ fn start_team(router: &Router, paths: &[PathSpec]) -> Result<Process> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenario::Scenario;
     use super::*;
 
     #[test]
@@ -400,5 +473,49 @@ mod tests {
             let value = system.to_possible_value().expect("no system is hidden");
             assert_eq!(value.get_name(), system.name());
         }
+    }
+
+    #[test]
+    fn the_ideal_is_the_sum_or_the_best_path() {
+        let lines = Scenario::Rates10To5To1.lines();
+        let best: Vec<f64> = [
+            System::BalanceRr,
+            System::NetbondAdaptive,
+            System::NetbondDuplicate,
+        ]
+        .map(|system| system.mbit(&lines))
+        .to_vec();
+        assert_eq!(best, [16.0, 16.0, 10.0]);
+        for system in System::value_variants() {
+            assert_eq!(system.mbit(&[]), 0.0, "{system:?}");
+        }
+        assert_eq!(System::NetbondDuplicate.encap().bytes(), 28);
+    }
+
+    #[test]
+    fn weights_are_the_rates() {
+        let topology = Scenario::topology(3);
+        let bond = &topology.bonds[0];
+        let default = "encap = \"gre\"\nmode = \"round-robin\"\n\
+                       name = \"via-m1\"\nname = \"via-m2\"\nname = \"via-m3\"\n";
+        let config = |system: System| match system.kind() {
+            Kind::Netbond(settings) => {
+                settings.config(default, &bond.paths, &Scenario::Rates10To5To1.lines())
+            }
+            Kind::Plain | Kind::Bonding(_) | Kind::Team | Kind::Ecmp | Kind::Mptcp => {
+                panic!("{system:?} is not netbond")
+            }
+        };
+        assert_eq!(config(System::Netbond), default);
+        assert_eq!(
+            config(System::NetbondWeighted),
+            "in_order = true\nencap = \"gre\"\nmode = \"weighted\"\n\
+             name = \"via-m1\"\nweight = 10\nname = \"via-m2\"\nweight = 5\n\
+             name = \"via-m3\"\nweight = 1\n"
+        );
+        assert_eq!(
+            config(System::NetbondDuplicate),
+            default.replace("round-robin", "duplicate")
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,13 +16,12 @@ use serde::Deserialize;
 use super::counters::Counters;
 use super::system::{RECEIVER, SENDER, System};
 use crate::lab::Lab;
-use crate::namespace;
-use crate::router::Router;
+use crate::namespace::{self, iproute2};
 use crate::traffic::{Running, wait_iperf3};
-use crate::wait::check_interrupt;
+use crate::wait::{check_interrupt, wait_for};
 
-/// The start of a TCP stream that is not measured.
-pub(super) const SLOW_START: Duration = Duration::from_secs(2);
+/// The start of each stream that is not measured: slow start, and what a system learns of its paths.
+pub(super) const WARM_UP: Duration = Duration::from_secs(3);
 
 /// How long a program may take beyond what it was asked to: an emulated processor is slow.
 const GRACE: Duration = Duration::from_secs(60);
@@ -61,14 +61,42 @@ impl Kind {
     }
 }
 
-/// What TCP achieved.
+/// Where traffic comes from and goes to.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// Network namespaces.
+    pub(super) from: String,
+    pub(super) to: String,
+    /// The receiver's address by which it takes the system.
+    pub(super) target: String,
+}
+
+impl Ends {
+    /// The routers with the two ends of a system.
+    pub(super) fn of(lab: &Lab, system: System) -> Result<Self> {
+        Ok(Self {
+            from: lab.router(SENDER).netns().to_owned(),
+            to: lab.router(RECEIVER).netns().to_owned(),
+            target: system.target(lab)?,
+        })
+    }
+}
+
+/// A command in a network namespace. Its process id is that of the program.
+fn command(netns: &str, words: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns]).args(words);
+    command
+}
+
+/// What TCP achieved after the warm-up.
 #[derive(Clone, Debug)]
 pub(super) struct Tcp {
-    /// Payload received after the slow start, Mbit/s.
+    /// Payload received, Mbit/s.
     pub(super) mbit: f64,
-    /// Segments of the whole connection.
+    /// Segments sent again.
     pub(super) retransmits: u64,
-    /// Segments of the whole connection that came before an earlier one.
+    /// Segments that came before an earlier one.
     pub(super) out_of_order: u64,
     /// Fragments that the sender's packets left in.
     pub(super) fragments: u64,
@@ -92,8 +120,8 @@ pub(super) fn listen(system: System, target: &str) -> &str {
     if system.is_mptcp() { "0.0.0.0" } else { target }
 }
 
-/// Runs TCP from A to B for `time` after its slow start.
-pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Result<Tcp> {
+/// Runs TCP for `time` after its warm-up.
+pub(super) fn tcp(ends: &Ends, system: System, kind: Kind, time: Duration) -> Result<Tcp> {
     #[derive(Deserialize)]
     struct Output {
         end: End,
@@ -107,33 +135,33 @@ pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Resu
         bits_per_second: f64,
     }
 
-    let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
-    let target = system.target(lab)?;
+    let Ends { from, to, target } = ends;
     // What earlier streams to this address learnt is not for this one.
-    from.run(&["ip", "tcp_metrics", "flush"])?;
-    let before = (Counters::of(from)?, Counters::of(to)?);
-    let start = |router: &Router, arguments: &[&str]| -> Result<Running<String>> {
+    iproute2("ip", &["-n", from, "tcp_metrics", "flush"])?;
+    let start = |netns: &str, arguments: &[&str]| -> Result<Running<String>> {
         let words = words(system, &["iperf3"]);
-        let mut command = router.command(words[0]);
-        Running::start(command.args(&words[1..]).args(arguments))
+        Running::start(command(netns, &words).args(arguments))
     };
-    let listen = listen(system, &target);
+    let counters = || Ok::<_, anyhow::Error>((Counters::of(from)?, Counters::of(to)?));
+    let listen = listen(system, target);
     let server = start(to, &["--server", "--one-off", "--bind", listen])?;
     wait_iperf3(to, listen)?;
-    let (seconds, omitted) = (time.as_secs().to_string(), SLOW_START.as_secs().to_string());
-    let mut arguments = vec!["--client", &target, "--json", "--interval", "0"];
+    let (seconds, omitted) = (time.as_secs().to_string(), WARM_UP.as_secs().to_string());
+    let mut arguments = vec!["--client", target, "--json", "--interval", "0"];
     arguments.extend(["--connect-timeout", "5000", "--time", &seconds]);
     arguments.extend(["--omit", &omitted]);
     arguments.extend(kind.options());
     let client = start(from, &arguments)?;
-    let ping = Ping::start(from, &target)?;
-    let (success, text) = client.finish(time + SLOW_START + GRACE)?;
+    pause(WARM_UP)?;
+    let before = counters()?;
+    let ping = Ping::start(ends)?;
+    let (success, text) = client.finish(time + GRACE)?;
     let round_trips = ping.stop()?;
     ensure!(success, "iperf3 to {target} failed: {}", text.trim());
     drop(server);
     let output: Output = serde_json::from_str(&text)
         .with_context(|| format!("cannot read iperf3's report: {text}"))?;
-    let after = (Counters::of(from)?, Counters::of(to)?);
+    let after = counters()?;
     Ok(Tcp {
         mbit: output.end.sum_received.bits_per_second / 1e6,
         retransmits: after.0.retransmits - before.0.retransmits,
@@ -147,9 +175,9 @@ pub(super) fn tcp(lab: &Lab, system: System, kind: Kind, time: Duration) -> Resu
 struct Ping(Running<String>);
 
 impl Ping {
-    fn start(router: &Router, target: &str) -> Result<Self> {
-        let mut ping = router.command("ping");
-        Running::start(ping.args(["-n", "-i", "0.05", target])).map(Self)
+    fn start(ends: &Ends) -> Result<Self> {
+        let words = ["ping", "-n", "-i", "0.05", &ends.target];
+        Running::start(&mut command(&ends.from, &words)).map(Self)
     }
 
     fn stop(self) -> Result<Vec<f64>> {
@@ -161,10 +189,18 @@ impl Ping {
 }
 
 /// The round trips without other traffic, ms, from short to long.
-pub(super) fn idle_round_trips(lab: &Lab, system: System) -> Result<Vec<f64>> {
-    let target = system.target(lab)?;
-    let ping = ["ping", "-n", "-c", "20", "-i", "0.05", &target];
-    Ok(round_trips(&lab.router(SENDER).run(&ping)?))
+pub(super) fn idle_round_trips(ends: &Ends) -> Result<Vec<f64>> {
+    let ping = ["ping", "-n", "-c", "20", "-i", "0.05", &ends.target];
+    let text = iproute2("ip", &[&["netns", "exec", &ends.from], &ping[..]].concat())?;
+    Ok(round_trips(&text))
+}
+
+/// Waits, unless the process is told to stop.
+pub(super) fn pause(time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    wait_for("end of a pause", time + GRACE, || {
+        Ok((Instant::now() >= end).then_some(()))
+    })
 }
 
 /// What ping says of each answer.
@@ -189,17 +225,17 @@ pub(super) struct Udp {
     pub(super) late: f64,
 }
 
-/// Sends full datagrams with `mbit` Mbit/s of payload from A to B.
-pub(super) fn udp(lab: &Lab, system: System, mbit: f64, time: Duration) -> Result<Udp> {
+/// Sends full datagrams with `mbit` Mbit/s of payload for `time` after the warm-up.
+pub(super) fn udp(ends: &Ends, system: System, mbit: f64, time: Duration) -> Result<Udp> {
     let length = system.encap().datagram() as usize;
-    let target = system.target(lab)?;
-    let receiver = open(lab.router(RECEIVER).netns(), &target, None)?;
+    let receiver = open(&ends.to, &ends.target, None)?;
     receiver.set_read_timeout(Some(SILENCE))?;
-    let sender = open(lab.router(SENDER).netns(), "0.0.0.0", Some(&target))?;
+    let sender = open(&ends.from, "0.0.0.0", Some(&ends.target))?;
     let interval = Duration::from_secs_f64(length as f64 * 8.0 / (mbit * 1e6));
+    let first = (WARM_UP.as_secs_f64() / interval.as_secs_f64()).ceil() as u64;
     let sent = AtomicBool::new(false);
     thread::scope(|scope| {
-        let arrivals = scope.spawn(|| receive(&receiver, &sent));
+        let arrivals = scope.spawn(|| receive(&receiver, first, &sent));
         let start = Instant::now();
         let mut datagram = vec![0; length];
         let mut count = 0_u64;
@@ -208,7 +244,7 @@ pub(super) fn udp(lab: &Lab, system: System, mbit: f64, time: Duration) -> Resul
                 break Err(error);
             }
             let due = interval.mul_f64(count as f64);
-            if due >= time {
+            if due >= WARM_UP + time {
                 break Ok(());
             }
             thread::sleep((start + due).saturating_duration_since(Instant::now()));
@@ -225,7 +261,7 @@ pub(super) fn udp(lab: &Lab, system: System, mbit: f64, time: Duration) -> Resul
         ensure!(arrivals.count > 0, "no datagram arrived");
         Ok(Udp {
             mbit: arrivals.count as f64 * length as f64 * 8.0 / 1e6 / time.as_secs_f64(),
-            lost: 1.0 - arrivals.count as f64 / count as f64,
+            lost: 1.0 - arrivals.count as f64 / (count - first) as f64,
             late: arrivals.late as f64 / arrivals.count as f64,
         })
     })
@@ -251,33 +287,44 @@ pub(super) fn open(netns: &str, own: &str, target: Option<&str>) -> Result<UdpSo
     })
 }
 
-#[derive(Debug, Default)]
+/// Datagrams that arrived, of those that count.
+#[derive(Debug)]
 struct Arrivals {
+    /// The number of the first one that counts.
+    first: u64,
     count: u64,
     late: u64,
+    highest: u64,
 }
 
 impl Arrivals {
-    fn add(&mut self, number: u64, highest: &mut Option<u64>) {
-        self.count += 1;
-        if highest.is_some_and(|highest| number < highest) {
-            self.late += 1;
-        } else {
-            *highest = Some(number);
+    fn from(first: u64) -> Self {
+        Self {
+            first,
+            count: 0,
+            late: 0,
+            highest: 0,
         }
+    }
+
+    fn add(&mut self, number: u64) {
+        if number >= self.first {
+            self.count += 1;
+            self.late += u64::from(number < self.highest);
+        }
+        self.highest = self.highest.max(number);
     }
 }
 
 /// Receives until nothing was sent for a while.
-fn receive(socket: &UdpSocket, sent: &AtomicBool) -> Result<Arrivals> {
-    let mut arrivals = Arrivals::default();
-    let mut highest = None;
+fn receive(socket: &UdpSocket, first: u64, sent: &AtomicBool) -> Result<Arrivals> {
+    let mut arrivals = Arrivals::from(first);
     let mut buffer = [0; 2048];
     loop {
         match socket.recv(&mut buffer) {
             Ok(_) => {
                 let number = buffer.first_chunk().copied().map(u64::from_be_bytes);
-                arrivals.add(number.unwrap_or_default(), &mut highest);
+                arrivals.add(number.unwrap_or_default());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if sent.load(Ordering::Relaxed) {
@@ -304,12 +351,15 @@ mod tests {
 
     #[test]
     fn late_is_what_comes_after_a_later_one() {
-        let mut arrivals = Arrivals::default();
-        let mut highest = None;
-        for number in [0, 2, 1, 3, 5, 4] {
-            arrivals.add(number, &mut highest);
-        }
-        assert_eq!((arrivals.count, arrivals.late), (6, 2));
+        let late_of = |first: u64| {
+            let mut arrivals = Arrivals::from(first);
+            for number in [0, 2, 1, 3, 5, 4] {
+                arrivals.add(number);
+            }
+            (arrivals.late, arrivals.count)
+        };
+        assert_eq!(late_of(0), (2, 6));
+        assert_eq!(late_of(2), (1, 4), "those of the warm-up do not count");
     }
 
     #[test]

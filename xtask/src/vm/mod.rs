@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use self::apt::write;
 use self::kernel::Image;
@@ -24,6 +24,9 @@ pub(crate) use self::qemu::Pace;
 
 /// How long a kernel may take from its start to its first process where KVM works.
 const TRIAL: Duration = Duration::from_secs(15);
+
+/// Where the guest mounts something of its own (init.sh): what lies there here cannot be seen in it.
+const COVERED: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
 /// A VM with everything that does not change between its boots.
 pub(crate) struct Vm {
@@ -46,7 +49,9 @@ pub(crate) struct Job<'a> {
 impl Vm {
     /// Makes a VM ready, downloading what is not kept yet.
     pub(crate) fn prepare(kernel: Kernel) -> Result<Self> {
-        let dir = target_dir()?.join("vm");
+        let target = target_dir()?;
+        check_visible(&target)?;
+        let dir = target.join("vm");
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let qemu = Qemu::prepare(&dir)?;
         let kept = dir.join(format!("kernel-{}", kernel.name()));
@@ -152,6 +157,19 @@ impl Vm {
     }
 }
 
+/// Fails where the guest would not see what is built into `target`: each program lies in the VM where
+/// it lies here.
+fn check_visible(target: &Path) -> Result<()> {
+    let covered = COVERED.iter().find(|covered| target.starts_with(covered));
+    if let Some(covered) = covered {
+        bail!(
+            "the VM cannot see {}, as it mounts a {covered} of its own: use a checkout elsewhere",
+            target.display()
+        );
+    }
+    Ok(())
+}
+
 /// A directory that goes away with this.
 struct Scratch(PathBuf);
 
@@ -159,6 +177,39 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("warning: cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkout_that_the_guest_would_not_see_is_refused() {
+        let error = check_visible(Path::new("/tmp/netbond/target")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the VM cannot see /tmp/netbond/target, as it mounts a /tmp of its own: use a checkout \
+             elsewhere"
+        );
+        for seen in ["/home/u/tmp/netbond/target", "/tmpfs/target"] {
+            check_visible(Path::new(seen)).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_directory_that_the_guest_covers_is_known() {
+        let init = include_str!("init.sh");
+        let mounts = init.lines().filter_map(|line| {
+            let words = line.strip_prefix("mount ")?;
+            words.split(' ').next_back()
+        });
+        for target in mounts {
+            let known = COVERED
+                .iter()
+                .any(|covered| Path::new(target).starts_with(covered));
+            assert!(known, "{target}");
         }
     }
 }
