@@ -29,7 +29,7 @@ use crate::{
     end::End,
     features::{Features, Modes, Plain},
     maps,
-    packet::{Packet, Tags, monotonic, random, redirect, redirect_to_neighbour},
+    packet::{Packet, monotonic, random, redirect, redirect_to_neighbour},
     probe,
 };
 
@@ -137,23 +137,23 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     let tags = packet.take_tags().map_err(|_| end(Fate::TxTags))?;
     let header: Header = packet.read(0).ok_or(end(Fate::TxMalformed))?;
     let inner = match inner(packet) {
-        Some(inner) => inner.in_frame(tags.count()),
+        Some(inner) => inner.in_frame(tags.count),
         None => Inner::OPAQUE,
     };
-    let len = packet.len() + (tags.count() * frame::TAG_LEN) as u32;
+    let len = packet.len() + (tags.count * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
     let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
     let at = EthHdr::LEN + ipv4::HEADER_LEN + gre.len();
-    let frame = frame::HEADER_LEN + tags.count() * frame::TAG_LEN;
+    let frame = frame::HEADER_LEN + tags.count * frame::TAG_LEN;
     packet
         .encapsulate_frame(&outward, gre, frame)
-        .and_then(|()| match tags {
-            Tags::None => packet.write(at, &header),
-            Tags::One(tags) => packet.write::<[u8; 18]>(at, &frame::tagged(header, tags)),
-            Tags::Two(tags) => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags)),
+        .and_then(|()| match tags.count {
+            0 => packet.write(at, &header),
+            1 => packet.write::<[u8; 18]>(at, &frame::tagged(header, [tags.tags[0]])),
+            _ => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags.tags)),
         })
         .map_err(|_| end(Fate::TxNoRoom))?;
     way.leave(packet, id, packets, len)

@@ -44,20 +44,19 @@ const HEADROOM: i32 = 128;
 /// The least MTU that a bond device has, bytes.
 const LEAST_MTU: u32 = 1280;
 
-/// The VLAN tags of a frame, the outermost first.
-pub(crate) enum Tags {
-    None,
-    One([Tag; 1]),
-    Two([Tag; 2]),
+/// The VLAN tags of a frame, the outermost first. Those that are not there are zeros: the compiler may
+/// copy what an `enum` does not hold, and the verifier refuses that.
+pub(crate) struct Tags {
+    /// At most 2.
+    pub(crate) count: usize,
+    pub(crate) tags: [Tag; 2],
 }
 
 impl Tags {
-    #[inline(always)]
-    pub(crate) const fn count(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::One(_) => 1,
-            Self::Two(_) => 2,
+    const fn new(count: usize, first: Tag, second: Tag) -> Self {
+        Self {
+            count,
+            tags: [first, second],
         }
     }
 }
@@ -148,24 +147,25 @@ impl Packet {
     /// Takes the VLAN tags off, wherever they are; refused where there are more than two.
     #[inline(always)]
     pub(crate) fn take_tags(&self) -> Result<Tags, Refused> {
+        const NONE: Tag = [0; frame::TAG_LEN];
         let first = if self.has_vlan() {
             self.vlan()
         } else if frame::is_tag(self.protocol()) {
             self.read(frame::TYPE_AT).ok_or(Refused)?
         } else {
-            return Ok(Tags::None);
+            return Ok(Tags::new(0, NONE, NONE));
         };
         // What is next in the frame takes the place beside it.
         self.pop_tag()?;
         if !self.has_vlan() {
-            return Ok(Tags::One([first]));
+            return Ok(Tags::new(1, first, NONE));
         }
         let second = self.vlan();
         self.pop_tag()?;
         if self.has_vlan() {
             return Err(Refused);
         }
-        Ok(Tags::Two([first, second]))
+        Ok(Tags::new(2, first, second))
     }
 
     #[inline(always)]
