@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, Bond, BondInfo, BondStats, Class,
-        ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
-        Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
-        Ticket, TunnelKey, WHEEL_SLOTS,
+        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
+        FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, PATH_KEY,
+        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats, Ticket,
+        TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
     names::{Mode, StateReason},
@@ -20,6 +20,7 @@ use netbond_common::{
     wheel,
 };
 
+use super::agreement;
 use super::plan::{BondPlan, PathPlan, Standing, Weighing, overhead};
 use super::state::{Ids, Outcome};
 use crate::{
@@ -376,10 +377,7 @@ impl Applier {
                 Ttl::Fixed(ttl) => ttl,
             },
             mac: device.mac,
-            flags: match bond.encap {
-                Encap::Gre => 0,
-                Encap::Gretap => BOND_ETHERNET,
-            } | bond.in_order.map_or(0, |_| BOND_IN_ORDER),
+            flags: agreement::options(bond),
             release_ifindex: device.peer_ifindex,
             longest_hold_ns: longest_hold_ns(bond),
             ..before
