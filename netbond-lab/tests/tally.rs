@@ -1,10 +1,5 @@
 //! What becomes of data, counted by both ends; and what both must have alike.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails as the test does"
-)]
-
 mod common;
 
 use std::time::{Duration, SystemTime};
