@@ -48,6 +48,8 @@ const _: () = assert!(size_of::<Meta>() == 16);
 pub const BOND_ETHERNET: u8 = 1 << 0;
 /// The bond's packets carry sequence numbers, and those received are released in their order.
 pub const BOND_IN_ORDER: u8 = 1 << 1;
+/// Those of `BOND_*` that must be alike at both ends: probes tell the peer's.
+pub const BOND_AGREED: u8 = BOND_ETHERNET | BOND_IN_ORDER;
 
 /// How a bond sends: an entry of `BONDS`, by bond id. Written by the controller.
 #[repr(C)]
@@ -300,8 +302,24 @@ pub struct Sample {
     pub requests_seen: u32,
     /// Bytes of the outer packet.
     pub len: u32,
+    /// What this end had sent on the path when it asked, counted as in [`PathStats`].
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    /// What the peer had received on it when the request came, likewise.
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    /// When that was, CLOCK_MONOTONIC of the peer, ns.
+    pub peer_ns: u64,
+    /// The peer's `BOND_*` of [`BOND_AGREED`], and whatever a later version tells.
+    pub peer_options: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Sample>() == 32);
+const _: () = assert!(size_of::<Sample>() == 80);
+
+/// In [`ProbeInfo::data_loss`]: no packet was sent.
+pub const NO_LOSS_KNOWN: u32 = u32::MAX;
+/// In [`ProbeInfo::behind_ns`]: nothing to compare with.
+pub const NOT_COMPARED: u64 = u64::MAX;
 
 /// What the controller made of a path's probes, for people: an entry of `PROBE_INFO`, by path id.
 #[repr(C)]
@@ -333,8 +351,21 @@ pub struct ProbeInfo {
     pub full_len: u32,
     /// What came of it: [`crate::names::FullSize`].
     pub full: u32,
+    /// Of the packets that the bond sent on the path in the last seconds, lost on the way there, in
+    /// millionths; [`NO_LOSS_KNOWN`] where there were none.
+    pub data_loss: u32,
+    /// The peer's options, as in [`Sample::peer_options`].
+    pub peer_options: u32,
+    /// Inner packets sent, and received by the peer, in the last second, bytes/s.
+    pub offered: u64,
+    pub delivered: u64,
+    /// How long the queues on the way there hold a packet, ns, smoothed.
+    pub queue_ns: u64,
+    /// How much longer the way there is than that of the bond's fastest path, ns; [`NOT_COMPARED`]
+    /// where that cannot be told.
+    pub behind_ns: u64,
 }
-const _: () = assert!(size_of::<ProbeInfo>() == 80);
+const _: () = assert!(size_of::<ProbeInfo>() == 120);
 
 /// Bytes of the text of an [`EventRecord`].
 pub const EVENT_TEXT_LEN: usize = 168;

@@ -59,17 +59,27 @@ impl Layout {
     }
 }
 
-/// A header to send, by its number of optional fields.
+/// 32-bit words of the longest header to send.
+const MOST: usize = 3;
+
+/// The first word of a header with these flags.
+#[inline(always)]
+const fn word(flags: u16, [a, b]: [u8; 2]) -> u32 {
+    u32::from_ne_bytes([(flags >> 8) as u8, 0, a, b])
+}
+
+/// A header to send, by its number of optional fields: words as they are in memory. Each holds the same
+/// number of them, with zeros at the end: the compiler may copy what a shorter one would not hold, and
+/// the verifier refuses that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    Plain([u8; BASE_LEN]),
-    One([u8; BASE_LEN + FIELD_LEN]),
-    Two([u8; BASE_LEN + 2 * FIELD_LEN]),
+    Plain([u32; MOST]),
+    One([u32; MOST]),
+    Two([u32; MOST]),
 }
 
 impl Header {
-    /// A header with the fields that the layout has (big-endian). No `Option`s: the compiler may copy
-    /// what one does not hold, and the verifier refuses that.
+    /// A header with the fields that the layout has (big-endian). No `Option`s, for the same reason.
     #[inline(always)]
     #[must_use]
     pub const fn new(
@@ -78,17 +88,20 @@ impl Header {
         key: [u8; FIELD_LEN],
         sequence: [u8; FIELD_LEN],
     ) -> Self {
-        let [a, b] = protocol;
-        let ([k, e, y, z], [s, t, u, v]) = (key, sequence);
+        let (key, sequence) = (u32::from_ne_bytes(key), u32::from_ne_bytes(sequence));
         match (layout.key, layout.sequence) {
-            (false, false) => Self::Plain([0, 0, a, b]),
-            (true, false) => Self::One([(KEY >> 8) as u8, 0, a, b, k, e, y, z]),
-            (false, true) => Self::One([(SEQUENCE >> 8) as u8, 0, a, b, s, t, u, v]),
-            (true, true) => {
-                let flags = ((KEY | SEQUENCE) >> 8) as u8;
-                Self::Two([flags, 0, a, b, k, e, y, z, s, t, u, v])
-            }
+            (false, false) => Self::Plain([word(0, protocol), 0, 0]),
+            (true, false) => Self::One([word(KEY, protocol), key, 0]),
+            (false, true) => Self::One([word(SEQUENCE, protocol), sequence, 0]),
+            (true, true) => Self::Two([word(KEY | SEQUENCE, protocol), key, sequence]),
         }
+    }
+
+    /// The first `N` bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes<const N: usize>(words: [u32; MOST]) -> [u8; N] {
+        core::array::from_fn(|at| words[at / 4].to_ne_bytes()[at % 4])
     }
 
     /// Bytes of it.
@@ -97,9 +110,9 @@ impl Header {
     #[expect(clippy::len_without_is_empty, reason = "no header is empty")]
     pub const fn len(&self) -> usize {
         match self {
-            Self::Plain(bytes) => bytes.len(),
-            Self::One(bytes) => bytes.len(),
-            Self::Two(bytes) => bytes.len(),
+            Self::Plain(_) => BASE_LEN,
+            Self::One(_) => BASE_LEN + FIELD_LEN,
+            Self::Two(_) => BASE_LEN + 2 * FIELD_LEN,
         }
     }
 }
@@ -137,9 +150,11 @@ mod tests {
             let layout = Layout { key, sequence };
             let header = Header::new(IPV6, layout, [1, 2, 3, 4], [5, 6, 7, 8]);
             let bytes = match header {
-                Header::Plain(bytes) => bytes.to_vec(),
-                Header::One(bytes) => bytes.to_vec(),
-                Header::Two(bytes) => bytes.to_vec(),
+                Header::Plain(words) | Header::One(words) | Header::Two(words) => {
+                    let bytes: [u8; 12] = Header::bytes(words);
+                    assert!(bytes[header.len()..].iter().all(|&byte| byte == 0));
+                    bytes[..header.len()].to_vec()
+                }
             };
             let base = Base {
                 flags: [bytes[0], bytes[1]],

@@ -15,6 +15,18 @@
 //! Each cookie and nonce counts once, so that a replayed probe proves nothing. An answer is as long
 //! as its request, so that nobody gains by asking.
 //!
+//! Behind what proves, each end gives an [`Account`]: the asker of what it had sent on the path, which
+//! goes back as it came, the peer of what of it had come. Probes and packets share one queue, so the
+//! difference is what was lost, and the peer's clock shows how the way there changes.
+//!
+//! ```text
+//! | Probe: 32 bytes | the asker's Account | the peer's | when that was by its clock, ns | zeros |
+//! ```
+//!
+//! A request has zeros in place of what is the peer's. Whoever answers keeps nothing of the asker's account, so that a stranger's does no harm; and its own
+//! goes to the peer, whoever asked. The asker believes what comes with its cookie. These are figures
+//! and never a proof: a lie in them makes a path look better or worse, not alive.
+//!
 //! Whoever can send to a path can ask, and cannot return a nonce that went to somebody else. So
 //! requests that return one have a budget and a count of their own, which no flood of others can use
 //! up. The others are answered too, as a peer that has just started is one of them, but not noted:
@@ -23,7 +35,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Live, PROBES_IN_FLIGHT, Sent},
+    abi::{BOND_AGREED, Live, PROBES_IN_FLIGHT, Sample, Sent},
     fate::Fate,
     siphash::{self, Key},
 };
@@ -32,8 +44,14 @@ use crate::{
 /// (IEEE 802, 9.2.3).
 pub const PROTOCOL: [u8; 2] = 0x88b5_u16.to_be_bytes();
 
+/// Where the asker's account is in a probe.
+pub const ASKER_AT: usize = size_of::<Probe>();
+/// Where the peer's is.
+pub const PEER_AT: usize = ASKER_AT + size_of::<Account>();
+/// Where the peer's clock is: CLOCK_MONOTONIC, ns, big-endian.
+pub const CLOCK_AT: usize = PEER_AT + size_of::<Account>();
 /// Bytes of a probe; longer ones are filled up with zeros.
-pub const LEN: usize = size_of::<Probe>();
+pub const LEN: usize = CLOCK_AT + size_of::<u64>();
 
 /// How the controller asks for a probe: a frame into the bond device, of IPv4's EtherType (the kernel
 /// makes room in no other) and IP version 15, with the path's slot in the low half of that byte, from
@@ -56,7 +74,7 @@ pub const STRANGER_LIMIT: u32 = 256;
 const STRANGER_AGE_MS: u32 = 4_000;
 
 const MAGIC: [u8; 2] = *b"nb";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
 
@@ -66,7 +84,7 @@ const STRANGER: u32 = 1 << 31;
 /// Requests that [`Live::seen`] remembers.
 const REMEMBERED: u32 = u64::BITS;
 
-/// A probe on the wire. Integers are big-endian; cookies and nonces are opaque.
+/// What proves, on the wire. Integers are big-endian; cookies and nonces are opaque.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Probe {
@@ -85,6 +103,31 @@ pub struct Probe {
     nonce: [u8; 8],
 }
 const _: () = assert!(size_of::<Probe>() == 32);
+
+/// What an end says of itself, on the wire. Integers are big-endian.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Account {
+    /// Its `BOND_*` of [`BOND_AGREED`].
+    options: [u8; 4],
+    /// What it had sent (asker), or received (peer), on the path, as in [`crate::abi::PathStats`].
+    packets: [u8; 8],
+    bytes: [u8; 8],
+}
+const _: () = assert!(size_of::<Account>() == 20 && LEN == 80);
+
+impl Account {
+    /// Of an end whose bond has these `BOND_*` flags.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(flags: u8, packets: u64, bytes: u64) -> Self {
+        Self {
+            options: ((flags & BOND_AGREED) as u32).to_be_bytes(),
+            packets: packets.to_be_bytes(),
+            bytes: bytes.to_be_bytes(),
+        }
+    }
+}
 
 /// What a probe is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,6 +352,47 @@ fn note_request(live: &mut Live, sequence: u32) -> Result<(), Fate> {
     Ok(())
 }
 
+/// What is behind an answer's [`Probe`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Accounts {
+    pub asker: Account,
+    pub peer: Account,
+    /// CLOCK_MONOTONIC of the peer, ns, big-endian.
+    pub clock: [u8; 8],
+}
+const _: () = assert!(ASKER_AT + size_of::<Accounts>() == LEN);
+
+/// The record of an answer: it came at `now` (ns), `rtt_ns` after its request, in an outer packet of
+/// `len` bytes.
+#[inline(always)]
+#[must_use]
+pub const fn sample(
+    path: u32,
+    answer: &Probe,
+    accounts: &Accounts,
+    now: u64,
+    rtt_ns: u64,
+    len: u32,
+) -> Sample {
+    let Accounts { asker, peer, clock } = accounts;
+    Sample {
+        path,
+        sequence: answer.sequence(),
+        at_ns: now,
+        rtt_ns,
+        requests_seen: answer.requests_seen(),
+        len,
+        sent_packets: u64::from_be_bytes(asker.packets),
+        sent_bytes: u64::from_be_bytes(asker.bytes),
+        received_packets: u64::from_be_bytes(peer.packets),
+        received_bytes: u64::from_be_bytes(peer.bytes),
+        peer_ns: u64::from_be_bytes(*clock),
+        peer_options: u32::from_be_bytes(peer.options),
+        reserved: 0,
+    }
+}
+
 /// Takes in an answer received at `now` (ns); returns the round trip's time in ns.
 ///
 /// # Errors
@@ -503,6 +587,46 @@ mod tests {
         let late = now + u64::from(STRANGER_AGE_MS + 1) * 1_000_000;
         let (_, who) = answer(&mut peer, &first, late).unwrap();
         assert_eq!((who, peer.proof_ns), (Asker::Stranger, 0));
+    }
+
+    #[test]
+    fn an_answer_tells_what_both_ends_counted() {
+        let (mut asker, mut peer) = (Live::zeroed(), Live::zeroed());
+        let asked = request(&mut asker, 1000);
+        let (answered, _) = answer(&mut peer, &asked, 1010).unwrap();
+        let accounts = Accounts {
+            asker: Account::new(0, u64::MAX, 5),
+            peer: Account::new(BOND_AGREED, 8, u64::MAX - 1),
+            clock: 77_u64.to_be_bytes(),
+        };
+        let expected = Sample {
+            path: PATH,
+            sequence: 1,
+            at_ns: 1025,
+            rtt_ns: 25,
+            requests_seen: 0,
+            len: 112,
+            sent_packets: u64::MAX,
+            sent_bytes: 5,
+            received_packets: 8,
+            received_bytes: u64::MAX - 1,
+            peer_ns: 77,
+            peer_options: BOND_AGREED.into(),
+            reserved: 0,
+        };
+        assert_eq!(sample(PATH, &answered, &accounts, 1025, 25, 112), expected);
+    }
+
+    #[test]
+    fn integers_are_big_endian() {
+        let asked = request(&mut Live::zeroed(), 1000);
+        assert_eq!(bytemuck::bytes_of(&asked)[..8], *b"nb\x03\x01\0\0\0\x01");
+        let account = Account::new(0xff, 0x1122_3344_5566_7788, 7);
+        let bytes = bytemuck::bytes_of(&account);
+        assert_eq!(bytes[..4], [0, 0, 0, BOND_AGREED], "nothing else is told");
+        let packets = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88];
+        assert_eq!(bytes[4..12], packets);
+        assert_eq!(bytes[12..20], [0, 0, 0, 0, 0, 0, 0, 7]);
     }
 
     #[test]

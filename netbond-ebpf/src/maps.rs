@@ -6,6 +6,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_map_lookup_percpu_elem,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
@@ -295,6 +296,44 @@ pub(crate) fn path_stats(path: u32) -> Option<&'static mut PathStats> {
     let stats = PATH_STATS.get_ptr_mut(path)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *stats })
+}
+
+/// CPUs whose counters are summed up at the most: each is a turn that the verifier takes.
+const MAX_CPUS: u32 = 128;
+
+/// What all CPUs sent on a path: packets, bytes.
+#[inline(always)]
+pub(crate) fn sent(path: u32) -> (u64, u64) {
+    sum(path, |stats| (stats.tx_packets, stats.tx_bytes))
+}
+
+/// What all CPUs received on a path: packets, bytes.
+#[inline(always)]
+pub(crate) fn received(path: u32) -> (u64, u64) {
+    sum(path, |stats| (stats.rx_packets, stats.rx_bytes))
+}
+
+#[inline(always)]
+fn sum(path: u32, of: impl Fn(&PathStats) -> (u64, u64)) -> (u64, u64) {
+    let mut total = (0_u64, 0_u64);
+    for cpu in 0..MAX_CPUS {
+        let (map, key) = (
+            (&raw const PATH_STATS).cast_mut().cast(),
+            (&raw const path).cast(),
+        );
+        // SAFETY: a plain helper call: its map is the symbol itself (the definition is the map's only
+        // field), and its key is on the stack.
+        let stats = unsafe { bpf_map_lookup_percpu_elem(map, key, cpu) };
+        // SAFETY: a live element, or null beyond the last CPU. Others count on meanwhile: each counter is
+        // a word, read whole.
+        let Some(stats) = (unsafe { stats.cast::<PathStats>().as_ref() }) else {
+            break;
+        };
+        let (packets, bytes) = of(stats);
+        total.0 = total.0.wrapping_add(packets);
+        total.1 = total.1.wrapping_add(bytes);
+    }
+    total
 }
 
 /// Counts packets of a class that took a path, in all of the inner packets `bytes` long.

@@ -78,6 +78,11 @@ impl<T, U> Stacked<T, U> {
     }
 }
 
+/// Bytes of a GRE header by its number of optional fields.
+const PLAIN_GRE: usize = gre::BASE_LEN;
+const ONE_FIELD: usize = PLAIN_GRE + gre::FIELD_LEN;
+const TWO_FIELDS: usize = ONE_FIELD + gre::FIELD_LEN;
+
 /// An outer IPv4 header with the GRE header behind it.
 type Outer<const N: usize> = Stacked<[u8; ipv4::HEADER_LEN], [u8; N]>;
 
@@ -302,9 +307,9 @@ impl Packet {
     ) -> Result<(), Refused> {
         self.make_headroom((ipv4::HEADER_LEN + gre.len()) as i32 + more as i32)?;
         match gre {
-            gre::Header::Plain(gre) => self.put_before(&outer(outward, gre), more),
-            gre::Header::One(gre) => self.put_before(&outer(outward, gre), more),
-            gre::Header::Two(gre) => self.put_before(&outer(outward, gre), more),
+            gre::Header::Plain(gre) => self.put_before(&outer::<PLAIN_GRE>(outward, gre), more),
+            gre::Header::One(gre) => self.put_before(&outer::<ONE_FIELD>(outward, gre), more),
+            gre::Header::Two(gre) => self.put_before(&outer::<TWO_FIELDS>(outward, gre), more),
         }
     }
 
@@ -317,9 +322,9 @@ impl Packet {
         gre: gre::Header,
     ) -> Result<(), Refused> {
         match gre {
-            gre::Header::Plain(gre) => self.write(at, &outer(outward, gre)),
-            gre::Header::One(gre) => self.write(at, &outer(outward, gre)),
-            gre::Header::Two(gre) => self.write(at, &outer(outward, gre)),
+            gre::Header::Plain(gre) => self.write(at, &outer::<PLAIN_GRE>(outward, gre)),
+            gre::Header::One(gre) => self.write(at, &outer::<ONE_FIELD>(outward, gre)),
+            gre::Header::Two(gre) => self.write(at, &outer::<TWO_FIELDS>(outward, gre)),
         }
     }
 
@@ -476,9 +481,10 @@ impl Packet {
     }
 }
 
+/// Of the GRE header the first `N` bytes.
 #[inline(always)]
-fn outer<const N: usize>(outward: &Outward<'_>, gre: [u8; N]) -> Outer<N> {
-    Stacked::new(outward.header(N), gre)
+fn outer<const N: usize>(outward: &Outward<'_>, gre: [u32; TWO_FIELDS / 4]) -> Outer<N> {
+    Stacked::new(outward.header(N), gre::Header::bytes(gre))
 }
 
 /// Sends the packet out of a device; its Ethernet header is removed where the device has none.

@@ -1,12 +1,12 @@
 //! Probes in the kernel: ask, answer, take answers in (netbond_common::probe says what they prove).
 
 use netbond_common::{
-    abi::{PATH_KEY, Path, Sample},
+    abi::{PATH_KEY, Path},
     fate::Fate,
     gre::{self, Layout},
     inner::Inner,
     ipv4::{self, Outward},
-    probe::{self, Asker, Kind, Probe},
+    probe::{self, Account, Asker, Kind, Probe},
 };
 use network_types::eth::EthHdr;
 
@@ -42,13 +42,19 @@ pub(crate) fn asked(packet: &Packet, bond: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> {
     let end = |fate| End::new(maps::bond_of(path_id), fate);
+    let len = packet.len() - EthHdr::LEN as u32;
+    let more = if len as usize == probe::LEN { 0 } else { more };
+    // First of all, and into the packet: the verifier walks through the sum once for each way that leads
+    // here, and there is no room on the stack later. It comes behind the headers and what is added.
+    let account = account(path_id, maps::sent(path_id));
+    packet
+        .write(EthHdr::LEN + probe::ASKER_AT - more as usize, &account)
+        .map_err(|_| end(Fate::TxNoRoom))?;
     let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;
     let live = maps::live(path_id).ok_or(end(Fate::TxNoPath))?;
     if path.ifindex == 0 {
         return Err(end(Fate::TxNoPath));
     }
-    let len = packet.len() - EthHdr::LEN as u32;
-    let more = if len as usize == probe::LEN { 0 } else { more };
     let request = probe::request(live, path_id, monotonic(), maps::secret());
     wrap(packet, path, len, more)
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
@@ -64,9 +70,11 @@ pub(crate) fn receive<const L3: usize>(
     outer: &Outer,
 ) -> Result<i32, End> {
     let end = |fate| End::new(maps::bond_of(path_id), fate);
-    let received: Probe = packet
-        .read(L3 + outer.len)
-        .ok_or(end(Fate::RxProbeMalformed))?;
+    let start = L3 + outer.len;
+    let received: Probe = packet.read(start).ok_or(end(Fate::RxProbeMalformed))?;
+    if (packet.len() as usize) < start + probe::LEN {
+        return Err(end(Fate::RxProbeMalformed));
+    }
     let path = maps::path(path_id).ok_or(end(Fate::RxForeign))?;
     let live = maps::live(path_id).ok_or(end(Fate::RxForeign))?;
     let kind = received.kind().ok_or(end(Fate::RxProbeMalformed))?;
@@ -79,8 +87,12 @@ pub(crate) fn receive<const L3: usize>(
             }
             let (answer, asker) =
                 probe::answer(live, path_id, &received, now, maps::secret()).map_err(end)?;
-            let len = packet.len() - (L3 + outer.len) as u32;
-            turn_round::<L3>(packet, path, len, &answer).map_err(|_| end(Fate::RxNoDecap))?;
+            let account = account(path_id, maps::received(path_id));
+            let len = packet.len() - start as u32;
+            turn_round::<L3>(packet, path, len, &answer)
+                .and_then(|()| packet.write(start + probe::PEER_AT, &account))
+                .and_then(|()| packet.write(start + probe::CLOCK_AT, &now.to_be_bytes()))
+                .map_err(|_| end(Fate::RxNoDecap))?;
             let fate = match asker {
                 Asker::Peer => Fate::RxProbe,
                 Asker::Stranger => Fate::RxProbeStranger,
@@ -90,17 +102,20 @@ pub(crate) fn receive<const L3: usize>(
         }
         Kind::Answer => {
             let rtt_ns = probe::accept(live, &received, now).map_err(end)?;
-            maps::report(Sample {
-                path: path_id,
-                sequence: received.sequence(),
-                at_ns: now,
-                rtt_ns,
-                requests_seen: received.requests_seen(),
-                len: packet.len() - L3 as u32,
-            });
+            let (_, accounts) = packet.load(start + probe::ASKER_AT);
+            let len = packet.len() - L3 as u32;
+            let sample = probe::sample(path_id, &received, &accounts, now, rtt_ns, len);
+            maps::report(sample);
             Err(end(Fate::RxProbe))
         }
     }
+}
+
+/// What this end says of itself, with what it counted on the path: packets, bytes.
+#[inline(always)]
+fn account(path_id: u32, (packets, bytes): (u64, u64)) -> Account {
+    let flags = maps::bond(maps::bond_of(path_id)).map_or(0, |bond| bond.flags);
+    Account::new(flags, packets, bytes)
 }
 
 /// Bytes of the outer headers that this end sends on a path.

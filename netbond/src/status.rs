@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, PATH_USABLE, PathInfo,
-        PathStats, ProbeInfo,
+        ADMIN_DOWN, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, NO_LOSS_KNOWN, NOT_COMPARED,
+        PATH_USABLE, PathInfo, PathStats, ProbeInfo,
     },
     fate::Fate,
     names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
@@ -20,7 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::{
-    control::state::protocol_name,
+    control::{agreement, state::protocol_name},
     lock::Lock,
     pins::Pins,
     tables::{Tables, text, value},
@@ -60,6 +60,8 @@ pub struct Bond {
     pub flowlet_gap_ms: Option<f64>,
     pub key: Option<u32>,
     pub peer: Option<Peer>,
+    /// In what the peer's settings differ that must be alike, and what to do.
+    pub disagreements: Vec<&'static str>,
     /// `null` where the bond keeps no order.
     pub in_order: Option<Order>,
     pub paths: Vec<Path>,
@@ -170,6 +172,16 @@ pub struct Probe {
     /// Of the last ten seconds' probes, 0 to 1: lost on the way there, and on the way back.
     pub loss_there: f64,
     pub loss_back: f64,
+    /// Of the packets sent on the path in the last ten seconds, lost on the way there, 0 to 1; `null` where
+    /// none was sent.
+    pub data_loss: Option<f64>,
+    /// Of inner packets in the last second: sent, and received by the peer.
+    pub offered_bytes_per_second: u64,
+    pub delivered_bytes_per_second: u64,
+    /// How long the queues on the way there hold a packet, ms, smoothed.
+    pub queue_ms: f64,
+    /// How much longer the way there is than the bond's fastest, ms; `null` where that cannot be told.
+    pub behind_ms: Option<f64>,
     pub reordered: u32,
     /// Requests since the last answer.
     pub missed: u32,
@@ -257,6 +269,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
                 prefix: format!("{}/{}", address(info.peer), info.peer_length),
                 reachable: info.peer_reachable != 0,
             }),
+            disagreements: disagreements(tables, id),
             in_order: order(tables, id, info.longest_hold_ns),
             paths,
             classes: classes
@@ -274,6 +287,22 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
         },
         bonds,
         outside: fates(&tables.bond_stats(NO_BOND)?),
+    })
+}
+
+/// By the path that last had an answer.
+fn disagreements(tables: &Tables, bond: u32) -> Vec<&'static str> {
+    let Some(here) = value(&tables.bonds, bond) else {
+        return Vec::new();
+    };
+    let probed = |path| value(&tables.probe_info, path).filter(|info| info.answered_ns != 0);
+    let newest = tables
+        .path_ids(bond)
+        .filter_map(probed)
+        .max_by_key(|info| info.answered_ns);
+    newest.map_or_else(Vec::new, |info| {
+        let difference = agreement::difference(here.flags, info.peer_options);
+        agreement::complaints(difference, info.peer_options)
     })
 }
 
@@ -412,6 +441,11 @@ fn probe(info: &ProbeInfo) -> Probe {
         jitter_ms: ms(info.jitter_ns),
         loss_there: f64::from(info.loss_there) / 1e6,
         loss_back: f64::from(info.loss_back) / 1e6,
+        data_loss: (info.data_loss != NO_LOSS_KNOWN).then(|| f64::from(info.data_loss) / 1e6),
+        offered_bytes_per_second: info.offered,
+        delivered_bytes_per_second: info.delivered,
+        queue_ms: ms(info.queue_ns),
+        behind_ms: (info.behind_ns != NOT_COMPARED).then(|| ms(info.behind_ns)),
         reordered: info.reordered,
         missed: info.missed,
         full_size: info.full_len,

@@ -7,10 +7,12 @@
 
 mod common;
 
+use aya::maps::PerCpuValues;
 use common::{BOND, Kernel, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame, path_id};
 use etherparse::Ipv4HeaderSlice;
+use netbond::tables::Raw;
 use netbond_common::{
-    abi::{Live, Sample},
+    abi::{BOND_IN_ORDER, Bond, Live, PathStats, Sample},
     fate::Fate,
     probe::{LEN, STRANGER_LIMIT, TRIGGER},
 };
@@ -107,6 +109,73 @@ fn a_probe_goes_there_and_back_and_proves_the_path_to_both() {
         assert_eq!((strangers, count(&there, Fate::RxProbe)), (1, 2));
         assert_eq!(here.sent(2), [0, 0], "probes are no traffic");
     }
+}
+
+/// Packets on two paths, some of which are lost; and what other CPUs counted of them.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn an_answer_tells_what_was_sent_and_what_of_it_came() {
+    let (mut here, mut there) = (
+        Kernel::with_bond(&[1, 1], None),
+        Kernel::with_bond(&[1, 1], None),
+    );
+    there.set_bond(&Bond {
+        flags: BOND_IN_ORDER,
+        ..there.bond()
+    });
+    for number in 0..20 {
+        let sent = here.egress(&ipv4_frame(100 + number)).frame;
+        // Of the second path's, those of 101, 107, 113 and 119 bytes are lost.
+        if number % 6 != 1 {
+            assert_eq!(there.ingress(&crossed(&sent)).action, TC_ACT_REDIRECT);
+        }
+    }
+    let probe = |here: &mut Kernel, there: &mut Kernel| -> Sample {
+        let answer = there.ingress(&crossed(&ask(here, 1))).frame;
+        here.ingress(&crossed(&answer));
+        let item = here.tables.samples.next().unwrap().to_vec();
+        bytemuck::pod_read_unaligned(&item)
+    };
+    let sample = probe(&mut here, &mut there);
+    let bytes = (0..10).map(|number| 101 + 2 * number).sum::<u64>();
+    assert_eq!((sample.sent_packets, sample.sent_bytes), (10, bytes));
+    let lost = 101 + 107 + 113 + 119;
+    let received = (sample.received_packets, sample.received_bytes);
+    assert_eq!(received, (6, bytes - lost));
+    assert_eq!(sample.peer_options, u32::from(BOND_IN_ORDER));
+    // Both clocks are this host's.
+    let asked = sample.at_ns - sample.rtt_ns;
+    assert!(
+        (asked..sample.at_ns).contains(&sample.peer_ns),
+        "{sample:?}"
+    );
+
+    let cpus = u64::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+    let stats = |cpu: u64| {
+        Raw(PathStats {
+            tx_packets: cpu + 1,
+            tx_bytes: 1000 * (cpu + 1),
+            rx_packets: 3 * (cpu + 1),
+            rx_bytes: u64::MAX / 1000 * (cpu + 1),
+            ..PathStats::default()
+        })
+    };
+    for kernel in [&mut here, &mut there] {
+        let all = PerCpuValues::try_from((0..cpus).map(stats).collect::<Vec<_>>()).unwrap();
+        kernel.tables.path_stats.set(path_id(1), all, 0).unwrap();
+    }
+    let sample = probe(&mut here, &mut there);
+    let turns = cpus * (cpus + 1) / 2;
+    assert_eq!(
+        (sample.sent_packets, sample.sent_bytes),
+        (turns, 1000 * turns)
+    );
+    assert_eq!(sample.received_packets, 3 * turns);
+    assert_eq!(sample.received_bytes, (u64::MAX / 1000).wrapping_mul(turns));
+    assert_eq!(
+        here.tables.path_stats(path_id(1)).unwrap().tx_packets,
+        turns
+    );
 }
 
 #[test]

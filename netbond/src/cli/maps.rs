@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use netbond_common::{
     abi::{
         Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EventRecord, FLOW_BUCKETS, Lane,
-        Live, MAX_BONDS, NO_BOND, Path, PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey,
-        Turns,
+        Live, MAX_BONDS, NO_BOND, NO_LOSS_KNOWN, NOT_COMPARED, Path, PathInfo, PathStats,
+        ProbeInfo, Shares, Ticket, TunnelKey, Turns,
     },
     fate::Fate,
     names::map,
@@ -316,6 +316,10 @@ fn probe_info(info: &ProbeInfo) -> Value {
         "hold_until_ns": info.hold_until_ns, "loss_there_ppm": info.loss_there,
         "loss_back_ppm": info.loss_back, "reordered": info.reordered, "watch": info.watch,
         "flaps": info.flaps, "missed": info.missed, "full_len": info.full_len, "full": info.full,
+        "data_loss_ppm": (info.data_loss != NO_LOSS_KNOWN).then_some(info.data_loss),
+        "peer_options": info.peer_options, "offered": info.offered, "delivered": info.delivered,
+        "queue_ns": info.queue_ns,
+        "behind_ns": (info.behind_ns != NOT_COMPARED).then_some(info.behind_ns),
     })
 }
 

@@ -12,7 +12,7 @@ use netbond_common::{
 use super::{format::since, table::Table};
 use crate::{
     pins::Pins,
-    status::{self, Bond, Path, Status},
+    status::{self, Bond, Path, Probe, Status},
     tables::Tables,
 };
 
@@ -72,6 +72,9 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
                 "UNREACHABLE"
             };
             write!(out, ", peer {} {reachable}", peer.prefix)?;
+        }
+        for disagreement in &bond.disagreements {
+            write!(out, ", {disagreement}")?;
         }
         writeln!(out)?;
         write!(out, "{}\n{}", paths(bond), traffic(bond))?;
@@ -168,6 +171,9 @@ fn traffic(bond: &Bond) -> Table {
         "JITTER",
         "LOST %",
         "BACK %",
+        "DATA LOST %",
+        "BEHIND ms",
+        "Mbit/s",
         "TX PACKETS",
         "TX BYTES",
         "TX %",
@@ -192,6 +198,9 @@ fn traffic(bond: &Bond) -> Table {
             number(probe.map(|probe| probe.jitter_ms), 2),
             percent(probe.map(|probe| probe.loss_there)),
             percent(probe.map(|probe| probe.loss_back)),
+            percent(probe.and_then(|probe| probe.data_loss)),
+            number(probe.and_then(|probe| probe.behind_ms), 2),
+            number(probe.map(mbits), 2),
             path.tx_packets.to_string(),
             path.tx_bytes.to_string(),
             percent(path.tx_share),
@@ -201,6 +210,11 @@ fn traffic(bond: &Bond) -> Table {
         ]);
     }
     table
+}
+
+/// What arrives at the peer, Mbit/s.
+fn mbits(probe: &Probe) -> f64 {
+    probe.delivered_bytes_per_second as f64 * 8.0 / 1e6
 }
 
 /// What each class carried.

@@ -8,11 +8,10 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_ETHERNET, BOND_IN_ORDER, BOND_SHARES, Bond, BondInfo,
-        BondStats, Class, ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES,
-        MAX_BOND_PATHS, MAX_BONDS, Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE,
-        Path, PathInfo, PathStats, SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket,
-        TunnelKey, WHEEL_SLOTS,
+        ABI_VERSION, ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo,
+        ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta,
+        PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
+        SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket, TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
     names::{Mode, StateReason, Weights},
@@ -21,6 +20,7 @@ use netbond_common::{
     turns, wheel,
 };
 
+use super::agreement;
 use super::plan::{BondPlan, PathPlan, Standing, Weighing, overhead};
 use super::state::{Ids, Outcome};
 use crate::{
@@ -384,10 +384,7 @@ impl Applier {
                 Ttl::Fixed(ttl) => ttl,
             },
             mac: device.mac,
-            flags: match bond.encap {
-                Encap::Gre => 0,
-                Encap::Gretap => BOND_ETHERNET,
-            } | bond.in_order.map_or(0, |_| BOND_IN_ORDER),
+            flags: agreement::options(bond),
             release_ifindex: device.peer_ifindex,
             longest_hold_ns: longest_hold_ns(bond),
             ..before

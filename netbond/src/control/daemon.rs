@@ -198,6 +198,7 @@ impl Daemon {
             | Event::Route { .. }
             | Event::Ospf(_)
             | Event::Liveness { .. }
+            | Event::Options { .. }
             | Event::Admin { .. } => None,
         };
         let handled = self.controller.handle(event);

@@ -28,6 +28,13 @@ pub enum Event {
     Ospf(Vec<OspfInterface>),
     /// Probes say that a path lives, or that it does not.
     Liveness { path: u32, verdict: Verdict },
+    /// The peer's options, which it tells by this path, differ from the bond's (`BOND_*`) in these; 0
+    /// where they no longer do.
+    Options {
+        path: u32,
+        peer: u32,
+        difference: u8,
+    },
     /// The user took a path out or back (`netbond path down|up`).
     Admin { path: u32, up: bool },
 }

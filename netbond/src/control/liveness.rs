@@ -6,6 +6,7 @@
 //! that the path is dead, a little later where round trips have their moments, and decides when it may
 //! come back.
 
+use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{ProbeInfo, Sample},
     names::{FullSize as FullSizeFound, Watch},
@@ -320,7 +321,7 @@ impl Liveness {
         conclude(&mut self.verdict, &mut self.damper, fault, now)
     }
 
-    /// What people may know, at `now`.
+    /// What people may know, at `now`; of its data nothing.
     #[must_use]
     pub fn info(&self, now: u64) -> ProbeInfo {
         let loss = self.measure.loss();
@@ -346,6 +347,7 @@ impl Liveness {
             missed: self.unanswered,
             full_len: self.full_size.bytes(),
             full: full as u32,
+            ..ProbeInfo::zeroed()
         }
     }
 }
@@ -410,7 +412,7 @@ impl BfdLiveness {
             hold_until_ns: self.damper.held_until(now),
             watch: Watch::Bfd as u32,
             flaps: self.damper.flaps(),
-            ..bytemuck::Zeroable::zeroed()
+            ..ProbeInfo::zeroed()
         }
     }
 }
@@ -465,7 +467,6 @@ fn conclude(
 
 #[cfg(test)]
 mod tests {
-    use bytemuck::Zeroable as _;
     use proptest::prelude::*;
 
     use super::*;

@@ -3,8 +3,10 @@
 //! [`event`] is what happens, [`state`] decides (no clock, no I/O), [`apply`] writes what was decided,
 //! [`daemon`] runs them. [`prober`] asks the paths whether they live; [`liveness`] concludes, from
 //! what [`measure`], [`full_size`] and [`quality`] find, with [`damper`] keeping it calm; from the same
-//! comes the [`gap`] of flowlets.
+//! comes the [`gap`] of flowlets. [`tally`] is what becomes of data, by both ends' counters;
+//! [`agreement`] what both ends must have alike.
 
+pub mod agreement;
 pub mod apply;
 pub mod daemon;
 pub mod damper;
@@ -18,3 +20,4 @@ pub mod prober;
 pub mod quality;
 pub mod rates;
 pub mod state;
+pub mod tally;

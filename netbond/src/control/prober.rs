@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytemuck::Zeroable as _;
 use netbond_common::{
-    abi::{MAX_BOND_PATHS, ProbeInfo, Sample},
+    abi::{MAX_BOND_PATHS, NO_LOSS_KNOWN, NOT_COMPARED, ProbeInfo, Sample},
     probe,
 };
 use nix::{
@@ -31,9 +31,11 @@ use nix::{
 use tracing::warn;
 
 use super::{
+    agreement,
     event::Event,
     gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
+    tally::{self, Tally},
 };
 use crate::{
     config::{HoldDown, Policies, Probing},
@@ -72,6 +74,8 @@ pub struct Watched {
     pub how: How,
     pub hold_down: HoldDown,
     pub policies: Policies,
+    /// Which the peer's must be like, see [`agreement::options`].
+    pub options: u8,
 }
 
 /// What makes a path that path and no other.
@@ -132,6 +136,8 @@ impl Prober {
             bonds: HashMap::new(),
             looked: 0,
             best_rtt: HashMap::new(),
+            fastest: HashMap::new(),
+            differences: HashMap::new(),
             gaps: BTreeMap::new(),
             events,
             unsaid: VecDeque::new(),
@@ -196,6 +202,9 @@ fn favour() {
 struct Target {
     watched: Watched,
     life: Life,
+    tally: Tally,
+    /// As the peer last told them.
+    peer_options: Option<u32>,
     /// As the data plane knows it, ns.
     limit: u64,
     /// When it began to be watched.
@@ -220,6 +229,8 @@ impl Target {
         Self {
             watched,
             life,
+            tally: Tally::default(),
+            peer_options: None,
             limit: 0,
             since: now,
         }
@@ -253,10 +264,29 @@ impl Target {
         }
     }
 
-    fn info(&self, now: u64) -> ProbeInfo {
+    /// The way there, to compare others of the bond with, ns; `None` where the path is no measure.
+    fn delay(&self) -> Option<i64> {
         match &self.life {
+            Life::Probed(liveness) => liveness.rtt().and(self.tally.delay_ns()),
+            Life::Bfd(_) => None,
+        }
+    }
+
+    /// `fastest` is the shortest [`Target::delay`] of the bond's paths.
+    fn info(&self, now: u64, fastest: Option<i64>) -> ProbeInfo {
+        let info = match &self.life {
             Life::Probed(liveness) => liveness.info(now),
             Life::Bfd(liveness) => liveness.info(now),
+        };
+        let (offered, delivered) = self.tally.rates(now);
+        ProbeInfo {
+            data_loss: self.tally.loss().unwrap_or(NO_LOSS_KNOWN),
+            peer_options: self.peer_options.unwrap_or(self.watched.options.into()),
+            offered,
+            delivered,
+            queue_ns: self.tally.queue_ns(),
+            behind_ns: tally::behind(self.delay(), fastest).unwrap_or(NOT_COMPARED),
+            ..info
         }
     }
 }
@@ -271,11 +301,15 @@ struct Worker {
     looked: u64,
     /// The shortest round trip among the paths of a bond, ns, by bond id.
     best_rtt: HashMap<u32, u64>,
+    /// The shortest way there among them, likewise.
+    fastest: HashMap<u32, i64>,
+    /// In what the peers of bonds differ from them, as the controller was told, by bond id.
+    differences: HashMap<u32, u8>,
     /// What the bonds ask for whose flows may move after a pause, by id.
     gaps: BTreeMap<u32, Gap>,
     events: tokio::sync::mpsc::Sender<Event>,
-    /// Verdicts that the controller had no room for yet.
-    unsaid: VecDeque<(u32, Verdict)>,
+    /// What the controller had no room for yet, each of a path.
+    unsaid: VecDeque<(u32, Event)>,
     random: u64,
     told: u64,
     /// Whether it was told what to watch.
@@ -326,17 +360,14 @@ impl Worker {
 
     /// Tells the controller; never waits for it, as it may be waiting for this thread to end.
     fn say(&mut self) {
-        while let Some((path, verdict)) = self.unsaid.front().cloned() {
+        while let Some((path, event)) = self.unsaid.front().cloned() {
             // First what people will look up when they hear of it.
             if let Some(target) = self.paths.get(&path) {
-                let info = target.info(monotonic());
+                let fastest = self.fastest.get(&(path / MAX_BOND_PATHS)).copied();
+                let info = target.info(monotonic(), fastest);
                 let _ = self.tables.probe_info.set(path, Raw(info), 0);
             }
-            if self
-                .events
-                .try_send(Event::Liveness { path, verdict })
-                .is_err()
-            {
+            if self.events.try_send(event).is_err() {
                 return;
             }
             self.unsaid.pop_front();
@@ -366,8 +397,15 @@ impl Worker {
                 .get(path)
                 .is_some_and(|target| target.since < now)
         });
+        let bonds: BTreeSet<u32> = self.paths.keys().map(|id| id / MAX_BOND_PATHS).collect();
+        self.differences.retain(|bond, _| bonds.contains(bond));
         self.find_bonds();
         self.told = 0;
+    }
+
+    fn conclude(&mut self, path: u32, verdict: Option<Verdict>) {
+        let event = |verdict| (path, Event::Liveness { path, verdict });
+        self.unsaid.extend(verdict.map(event));
     }
 
     /// Takes back what the maps say of a path that is no longer watched, or in another way.
@@ -400,24 +438,55 @@ impl Worker {
             && let Life::Bfd(liveness) = &mut target.life
         {
             let verdict = liveness.report(monotonic(), session);
-            self.unsaid.extend(verdict.map(|verdict| (path, verdict)));
+            self.conclude(path, verdict);
+        }
+    }
+
+    fn next_answer(&mut self) -> Option<Sample> {
+        loop {
+            let item = self.tables.samples.next()?;
+            if let Ok(sample) = bytemuck::try_pod_read_unaligned(&item) {
+                return Some(sample);
+            }
         }
     }
 
     fn read_answers(&mut self) {
-        while let Some(item) = self.tables.samples.next() {
-            let Ok(sample) = bytemuck::try_pod_read_unaligned::<Sample>(&item) else {
-                continue;
-            };
-            let target = self.paths.get_mut(&sample.path);
+        while let Some(sample) = self.next_answer() {
             let full = sample.len as usize > SMALL;
             // What an earlier controller asked, or an earlier path of this id, says nothing.
-            let verdict = target
+            let Some(target) = self
+                .paths
+                .get_mut(&sample.path)
                 .filter(|target| sample.at_ns.saturating_sub(sample.rtt_ns) >= target.since)
-                .and_then(Target::probed)
-                .and_then(|liveness| liveness.answer(&sample, full));
-            self.unsaid
-                .extend(verdict.map(|verdict| (sample.path, verdict)));
+            else {
+                continue;
+            };
+            let Some(liveness) = target.probed() else {
+                continue;
+            };
+            let verdict = liveness.answer(&sample, full);
+            target.tally.take(&sample);
+            target.peer_options = Some(sample.peer_options);
+            let difference = agreement::difference(target.watched.options, sample.peer_options);
+            self.conclude(sample.path, verdict);
+            self.compare(&sample, difference);
+        }
+    }
+
+    /// Tells the controller of a change in what the peer has otherwise.
+    fn compare(&mut self, sample: &Sample, difference: u8) {
+        let &Sample {
+            path, peer_options, ..
+        } = sample;
+        let told = self.differences.entry(path / MAX_BOND_PATHS).or_default();
+        if std::mem::replace(told, difference) != difference {
+            let event = Event::Options {
+                path,
+                peer: peer_options,
+                difference,
+            };
+            self.unsaid.push_back((path, event));
         }
     }
 
@@ -453,7 +522,8 @@ impl Worker {
                 }
             }
             let verdict = target.tick(now, best_rtt);
-            self.unsaid.extend(verdict.map(|verdict| (path, verdict)));
+            let event = |verdict| (path, Event::Liveness { path, verdict });
+            self.unsaid.extend(verdict.map(event));
         }
         if lost && now >= self.looked + LOOK {
             self.find_bonds();
@@ -464,6 +534,7 @@ impl Worker {
     /// Writes what people may know, and looks at what changes slowly.
     fn tell(&mut self, now: u64) {
         self.best_rtt.clear();
+        self.fastest.clear();
         for (&path, target) in &mut self.paths {
             let bond = path / MAX_BOND_PATHS;
             if let Some(liveness) = target.probed() {
@@ -475,7 +546,15 @@ impl Worker {
                     *best = rtt.min(*best);
                 }
             }
-            let _ = self.tables.probe_info.set(path, Raw(target.info(now)), 0);
+            if let Some(delay) = target.delay() {
+                let fastest = self.fastest.entry(bond).or_insert(delay);
+                *fastest = delay.min(*fastest);
+            }
+        }
+        for (&path, target) in &self.paths {
+            let fastest = self.fastest.get(&(path / MAX_BOND_PATHS)).copied();
+            let info = Raw(target.info(now, fastest));
+            let _ = self.tables.probe_info.set(path, info, 0);
         }
         self.set_gaps();
     }

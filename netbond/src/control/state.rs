@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use netbond_common::names::{Mode, PathState, StateReason};
 
+use super::agreement;
 use super::event::{Event, OspfInterface, OspfNeighbour, Route};
 use super::gap::Gap;
 use super::liveness::Verdict;
@@ -67,6 +68,8 @@ struct News {
 
 enum About {
     Path(u32),
+    /// The bond as a whole.
+    Bond,
     /// By name.
     Device(String),
     Local(IpAddr),
@@ -181,6 +184,7 @@ impl Controller {
                 how,
                 hold_down: bond.hold_down,
                 policies: bond.policies,
+                options: agreement::options(bond),
             }));
         }
         watched
@@ -241,9 +245,9 @@ impl Controller {
         let cause = texts.join("; ");
         let affected = match event {
             Event::Route { to, .. } => self.by_target.get(&to).cloned().unwrap_or_default(),
-            Event::Liveness { path, .. } | Event::Admin { path, .. } => {
-                self.bond_of(path).into_iter().collect()
-            }
+            Event::Liveness { path, .. }
+            | Event::Options { path, .. }
+            | Event::Admin { path, .. } => self.bond_of(path).into_iter().collect(),
             Event::Link(_)
             | Event::LinkGone { .. }
             | Event::Address { .. }
@@ -285,9 +289,12 @@ impl Controller {
                     notes.push(note(Some(path), news.is_bad_for(path) && path.is_failed()));
                 }
             }
-            if let (About::Target(to), Some(peer)) = (&news.about, member.config.peer)
-                && *to == peer.address
-            {
+            let of_bond = match &news.about {
+                About::Target(to) => member.config.peer.is_some_and(|peer| *to == peer.address),
+                About::Bond => true,
+                About::Path(_) | About::Device(_) | About::Local(_) => false,
+            };
+            if of_bond {
                 notes.push(note(None, false));
             }
         }
@@ -397,6 +404,22 @@ impl Controller {
                 let by_bfd = self.members[index].config.bfd.is_some();
                 News::one(verdict_news(verdict, by_bfd), About::Path(*path), bad)
             }
+            Event::Options {
+                path,
+                peer,
+                difference,
+            } => {
+                if self.bond_of(*path).is_none() {
+                    return Vec::new();
+                }
+                let complaints = agreement::complaints(*difference, *peer);
+                if complaints.is_empty() {
+                    let text = "the peer's settings agree again".to_owned();
+                    return News::one(text, About::Bond, false);
+                }
+                let news = |text: &str| News::one(text.to_owned(), About::Bond, false);
+                complaints.into_iter().flat_map(news).collect()
+            }
             Event::Admin { path, up } => {
                 let news = if *up {
                     world.admin_down.remove(path)
@@ -473,6 +496,7 @@ impl News {
             }
             About::Local(address) => path.local == *address,
             About::Target(address) => path.remote == *address,
+            About::Bond => false,
         }
     }
 
@@ -480,6 +504,7 @@ impl News {
         match self.about {
             About::Target(_) => !path.is_on_route(),
             About::Path(_) | About::Device(_) | About::Local(_) => self.bad,
+            About::Bond => false,
         }
     }
 }
