@@ -41,6 +41,15 @@ pub fn shares(weights: &[u32; PATHS]) -> Shares {
     }
 }
 
+/// The weights behind shares, of the paths that take part: the greatest is 1.
+#[cfg(not(target_arch = "bpf"))]
+pub fn weights<T: FromIterator<(u32, f64)>>(shares: &Shares) -> T {
+    let places = 0..shares.count.min(MAX_BOND_PATHS);
+    let paths = places.map(|place| order::first(shares.order >> (4 * place)));
+    let weight = |path: u32| f64::from(CHEAPEST) / f64::from(shares.cost[path as usize].max(1));
+    paths.map(|path| (path, weight(path))).collect()
+}
+
 /// Where a program notes what it compares: the verifier would walk through each outcome otherwise.
 pub type Keys = [u64; PATHS];
 

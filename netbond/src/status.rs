@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, NO_LOSS_KNOWN, NOT_COMPARED,
-        PATH_USABLE, PathInfo, PathStats, ProbeInfo,
+        ADMIN_DOWN, BOND_SHARES, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, NO_LOSS_KNOWN,
+        NOT_COMPARED, PATH_USABLE, PathInfo, PathStats, ProbeInfo, SHARES_MEASURED,
     },
     fate::Fate,
     names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
-    order,
+    order, turns,
 };
 use nix::net::if_::if_indextoname;
 use nix::time::{ClockId, clock_gettime};
@@ -121,7 +121,8 @@ pub struct Path {
     pub remote: IpAddr,
     pub weight: u32,
     /// What counts in modes that go by weight: `weight`, or the inverse of the OSPF cost in a unit that
-    /// all paths of the bond share; less where a policy reduces it.
+    /// all paths of the bond share; less where a policy reduces it. Where the weights are measured, what
+    /// the path is thought to carry, of what the best one does.
     pub effective_weight: f64,
     /// In mode active-backup: the path with the lowest is the best.
     pub priority: u32,
@@ -243,6 +244,16 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             .zip(&stats)
             .filter_map(|(&id, stats)| path(tables, id, stats, total))
             .collect();
+        let measured = id * BOND_SHARES + SHARES_MEASURED;
+        if info.weights == Weights::Measured as u32
+            && let Some(shares) = value(&tables.shares, measured)
+        {
+            let weights: BTreeMap<u32, f64> = turns::weights(&shares);
+            for (id, path) in ids.iter().zip(&mut paths) {
+                let weight = weights.get(&(id % MAX_BOND_PATHS)).copied();
+                path.effective_weight = (weight.unwrap_or(0.0) * 100.0).round() / 100.0;
+            }
+        }
         let classes = tables.class_infos(id);
         let modes: Vec<Option<Mode>> = std::iter::once(info.mode)
             .chain(classes.iter().map(|(_, class)| class.mode))

@@ -59,6 +59,9 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
         if bond.weights == Weights::Ospf.label() {
             write!(out, ", weights by OSPF cost")?;
         }
+        if bond.weights == Weights::Measured.label() {
+            write!(out, ", weights as measured")?;
+        }
         if let Some(gap) = bond.flowlet_gap_ms {
             write!(out, ", flowlet gap {gap:.1} ms")?;
         }

@@ -149,6 +149,9 @@ pub struct Path {
     pub device: Option<String>,
     /// Share of the bond's packets, relative to the other paths, in modes that go by weight: 1 to 64.
     pub weight: u32,
+    /// Where rates are measured, the path counts for no more than this, Mbit/s; `None`: for what it
+    /// carries.
+    pub rate_cap_mbit: Option<u32>,
     /// In mode active-backup, the path with the lowest is the best; of several the first.
     pub priority: u32,
     /// Line of its `[[bond.path]]`, counted from 1.

@@ -29,6 +29,8 @@ const MAX_WEIGHT: u32 = 64;
 /// ms.
 const MAX_HOLD: u32 = (netbond_common::sequence::LONGEST_HOLD / 1_000_000) as u32;
 const MAX_PRIORITY: u32 = 255;
+/// Mbit/s.
+const MAX_RATE_CAP: u32 = 1_000_000;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65535;
@@ -279,8 +281,8 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         "a prefix of the peer such as \"10.65.2.1/32\"",
         peer,
     );
-    let in_use = InUse::new(&bond, mode, &classes);
-    let weights = weights(&mut bond, asks_ospf, probing, mode, &in_use);
+    let mut in_use = InUse::new(&bond, mode, &classes);
+    let weights = weights(&mut bond, asks_ospf, probing, mode, &mut in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
     let paths = paths(&mut bond, key, &in_use, seen);
     if matches!(bfd, Ok(Some(_))) {
@@ -391,7 +393,7 @@ fn weights(
     asks_ospf: bool,
     probing: Result<Option<Probing>, Reported>,
     mode: Result<Option<Mode>, Reported>,
-    in_use: &InUse,
+    in_use: &mut InUse,
 ) -> Result<Weights, Reported> {
     let expected = "\"static\", \"ospf\" or \"measured\"";
     let weights = bond.optional("weights", expected, |weights: &str| {
@@ -399,13 +401,13 @@ fn weights(
         known.copied().ok_or_else(|| Wrong::new("does not exist"))
     })?;
     let adaptive = matches!(mode, Ok(Some(Mode::Adaptive)));
-    let measured = in_use.measured || weights == Some(Weights::Measured);
-    if measured && matches!(probing, Ok(None)) {
-        let what = if in_use.measured {
-            "mode \"adaptive\" goes"
-        } else {
-            "weights \"measured\" go"
-        };
+    let what = if in_use.measured {
+        "mode \"adaptive\" goes"
+    } else {
+        "weights \"measured\" go"
+    };
+    in_use.measured |= weights == Some(Weights::Measured);
+    if in_use.measured && matches!(probing, Ok(None)) {
         bond.report(
             bond.line_of("probe_interval"),
             format_args!("{what} by what probes measure: give probe_interval another value than 0"),
@@ -710,12 +712,17 @@ fn path_table(
     });
     let expected = format!("an integer from 1 to {MAX_WEIGHT}");
     let weight = path.optional("weight", &expected, |weight| integer(weight, 1, MAX_WEIGHT));
+    let expected = format!("an integer from 1 to {MAX_RATE_CAP}, Mbit/s");
+    let cap = path.optional("rate_cap", &expected, |cap| integer(cap, 1, MAX_RATE_CAP));
     let expected = format!("an integer from 0 to {MAX_PRIORITY}, the best path's the lowest");
     let priority = path.optional("priority", &expected, |priority| {
         integer(priority, 0, MAX_PRIORITY)
     });
     if matches!(weight, Ok(Some(_))) && !in_use.weights {
         of_no_use(&path, "weight", Mode::Weighted);
+    }
+    if matches!(cap, Ok(Some(_))) && !in_use.measured {
+        of_no_use(&path, "rate_cap", Mode::Adaptive);
     }
     if matches!(priority, Ok(Some(_))) && !in_use.priorities {
         of_no_use(&path, "priority", Mode::ActiveBackup);
@@ -758,6 +765,7 @@ fn path_table(
         remote: remote?,
         device: device?,
         weight: weight?.unwrap_or(1),
+        rate_cap_mbit: cap?,
         priority: priority?.unwrap_or(0),
         line,
     })

@@ -65,6 +65,7 @@ fn path(name: &str, local: &str, remote: &str, line: usize) -> Path {
         device: None,
         weight: 1,
         priority: 0,
+        rate_cap_mbit: None,
         line,
     }
 }

@@ -17,8 +17,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytemuck::Zeroable as _;
 use netbond_common::{
-    abi::{MAX_BOND_PATHS, NO_LOSS_KNOWN, NOT_COMPARED, ProbeInfo, Sample},
-    probe,
+    abi::{
+        BOND_SHARES, MAX_BOND_PATHS, NO_LOSS_KNOWN, NOT_COMPARED, PATH_USABLE, ProbeInfo,
+        SHARES_MEASURED, Sample,
+    },
+    probe, turns,
 };
 use nix::{
     errno::Errno,
@@ -35,7 +38,8 @@ use super::{
     event::Event,
     gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
-    tally::{self, Tally},
+    rates::Rates,
+    tally::{self, Observation, Tally},
 };
 use crate::{
     config::{HoldDown, Policies, Probing},
@@ -76,6 +80,17 @@ pub struct Watched {
     pub policies: Policies,
     /// Which the peer's must be like, see [`agreement::options`].
     pub options: u8,
+    /// Where the bond goes by what its paths are measured to carry: what is thought of this one.
+    pub expected: Option<Expected>,
+}
+
+/// What is thought of a path before anything is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Relative to the other paths.
+    pub weight: u32,
+    /// It counts for no more than this, bytes/s.
+    pub cap: Option<u64>,
 }
 
 /// What makes a path that path and no other.
@@ -139,6 +154,7 @@ impl Prober {
             fastest: HashMap::new(),
             differences: HashMap::new(),
             gaps: BTreeMap::new(),
+            rates: BTreeMap::new(),
             events,
             unsaid: VecDeque::new(),
             random: RandomState::new().build_hasher().finish() | 1,
@@ -307,6 +323,8 @@ struct Worker {
     differences: HashMap<u32, u8>,
     /// What the bonds ask for whose flows may move after a pause, by id.
     gaps: BTreeMap<u32, Gap>,
+    /// What the paths carry of the bonds that go by it, by id.
+    rates: BTreeMap<u32, Rates>,
     events: tokio::sync::mpsc::Sender<Event>,
     /// What the controller had no room for yet, each of a path.
     unsaid: VecDeque<(u32, Event)>,
@@ -399,6 +417,7 @@ impl Worker {
         });
         let bonds: BTreeSet<u32> = self.paths.keys().map(|id| id / MAX_BOND_PATHS).collect();
         self.differences.retain(|bond, _| bonds.contains(bond));
+        self.expect();
         self.find_bonds();
         self.told = 0;
     }
@@ -466,11 +485,14 @@ impl Worker {
                 continue;
             };
             let verdict = liveness.answer(&sample, full);
-            target.tally.take(&sample);
+            let observation = target.tally.take(&sample);
             target.peer_options = Some(sample.peer_options);
             let difference = agreement::difference(target.watched.options, sample.peer_options);
             self.conclude(sample.path, verdict);
             self.compare(&sample, difference);
+            if let Some(observation) = observation {
+                self.learn(sample.path, &observation);
+            }
         }
     }
 
@@ -557,6 +579,68 @@ impl Worker {
             let _ = self.tables.probe_info.set(path, info, 0);
         }
         self.set_gaps();
+        // Paths come into use, and go out of it.
+        let bonds: Vec<u32> = self.rates.keys().copied().collect();
+        bonds.into_iter().for_each(|bond| self.set_shares(bond));
+    }
+
+    /// Begins, goes on or ends to measure what the paths of each bond carry.
+    fn expect(&mut self) {
+        let mut before = std::mem::take(&mut self.rates);
+        let mut expected: BTreeMap<u32, Vec<(u32, Expected)>> = BTreeMap::new();
+        for (&path, target) in &self.paths {
+            if let Some(what) = target.watched.expected {
+                let paths = expected.entry(path / MAX_BOND_PATHS).or_default();
+                paths.push((path % MAX_BOND_PATHS, what));
+            }
+        }
+        for (bond, paths) in expected {
+            let known = value(&self.tables.shares, bond * BOND_SHARES + SHARES_MEASURED);
+            let known = known.map_or_else(BTreeMap::new, |shares| turns::weights(&shares));
+            let mut rates = before.remove(&bond).unwrap_or_default();
+            // A controller before this one knew more than the configuration does.
+            rates.set(paths.into_iter().map(|(path, expected)| {
+                let weight = known.get(&path).copied();
+                let cap = expected.cap.map(|cap| cap as f64);
+                (path, weight.unwrap_or(expected.weight.into()), cap)
+            }));
+            self.rates.insert(bond, rates);
+        }
+    }
+
+    /// Takes in what was measured on a path, and tells the programs where that changes the shares.
+    fn learn(&mut self, path: u32, observation: &Observation) {
+        let bond = path / MAX_BOND_PATHS;
+        if let Some(rates) = self.rates.get_mut(&bond)
+            && rates.observe(path % MAX_BOND_PATHS, observation)
+        {
+            self.set_shares(bond);
+        }
+    }
+
+    /// Writes how the bytes of a bond are to be divided, if that is not what is written.
+    fn set_shares(&mut self, bond: u32) {
+        let Some(rates) = self.rates.get(&bond) else {
+            return;
+        };
+        let usable = |path: u32| {
+            let path = value(&self.tables.paths, bond * MAX_BOND_PATHS + path);
+            path.is_some_and(|path| path.flags & PATH_USABLE != 0)
+        };
+        let mut weights = [0; MAX_BOND_PATHS as usize];
+        for (path, weight) in rates.weights(usable) {
+            if let Some(slot) = weights.get_mut(path as usize) {
+                *slot = weight;
+            }
+        }
+        let (index, shares) = (
+            bond * BOND_SHARES + SHARES_MEASURED,
+            turns::shares(&weights),
+        );
+        // Where no path is usable, the last word stands.
+        if shares.count != 0 && value(&self.tables.shares, index) != Some(shares) {
+            let _ = self.tables.shares.set(index, Raw(shares), 0);
+        }
     }
 
     /// Tells the programs after what pause flows may move.

@@ -11,22 +11,7 @@
 
 use std::collections::BTreeMap;
 
-/// What the probes of a path measured since the last observation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
-    /// When its last probe was answered, CLOCK_MONOTONIC, ns.
-    pub at_ns: u64,
-    /// For how long the peer received, ns by its clock.
-    pub span_ns: u64,
-    /// Bytes that it received in that time, and those that were sent to it.
-    pub delivered_bytes: u64,
-    pub offered_bytes: u64,
-    /// Packets sent to it, and those of them that it did not receive.
-    pub sent_packets: u64,
-    pub lost_packets: u64,
-    /// How long packets waited in queues on the way there, ns.
-    pub queue_ns: u64,
-}
+use super::tally::Observation;
 
 /// Observations are summed for so long before anything is concluded, ns: several bursts of a sender.
 const EPOCH: u64 = 200_000_000;
@@ -77,7 +62,6 @@ struct Rate {
 struct Epoch {
     span: u64,
     delivered: u64,
-    offered: u64,
     sent: u64,
     lost: u64,
     /// The shortest wait, ns.
@@ -97,9 +81,8 @@ struct Conclusion {
 
 impl Epoch {
     fn add(&mut self, seen: &Observation) {
-        self.span = self.span.saturating_add(seen.span_ns);
+        self.span = self.span.saturating_add(seen.delivered_span_ns);
         self.delivered = self.delivered.saturating_add(seen.delivered_bytes);
-        self.offered = self.offered.saturating_add(seen.offered_bytes);
         self.sent = self.sent.saturating_add(seen.sent_packets);
         self.lost = self.lost.saturating_add(seen.lost_packets);
         self.shortest = Some(
@@ -290,7 +273,8 @@ mod tests {
             let lost = left - self.queue;
             Observation {
                 at_ns: at,
-                span_ns: span,
+                delivered_span_ns: span,
+                offered_span_ns: span,
                 delivered_bytes: delivered as u64,
                 offered_bytes: offered as u64,
                 sent_packets: (offered / 1400.0) as u64,
@@ -425,7 +409,8 @@ mod tests {
             |((at_ns, span_ns, delivered_bytes, offered_bytes), (sent, lost, queue_ns))| {
                 Observation {
                     at_ns,
-                    span_ns,
+                    delivered_span_ns: span_ns,
+                    offered_span_ns: span_ns,
                     delivered_bytes,
                     offered_bytes,
                     sent_packets: sent,

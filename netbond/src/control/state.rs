@@ -11,7 +11,7 @@ use super::event::{Event, OspfInterface, OspfNeighbour, Route};
 use super::gap::Gap;
 use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, PathPlan, World};
-use super::prober::{How, Identity, Watched};
+use super::prober::{Expected, How, Identity, Watched};
 use super::quality::Shortcoming;
 use crate::{bfd::SessionConfig, config};
 
@@ -185,6 +185,10 @@ impl Controller {
                 hold_down: bond.hold_down,
                 policies: bond.policies,
                 options: agreement::options(bond),
+                expected: bond.measures().then(|| Expected {
+                    weight: path.weight,
+                    cap: path.rate_cap_mbit.map(|mbit| u64::from(mbit) * 125_000),
+                }),
             }));
         }
         watched
@@ -193,7 +197,8 @@ impl Controller {
     /// After what pause the flows of each bond may move, by bond id; of those where any may.
     #[must_use]
     pub fn gaps(&self) -> BTreeMap<u32, Gap> {
-        let moving = |member: &&Member| member.config.modes().any(|mode| mode == Mode::Flowlet);
+        let moves = |mode| matches!(mode, Mode::Flowlet | Mode::Adaptive);
+        let moving = |member: &&Member| member.config.modes().any(moves);
         let gap = |member: &Member| match member.config.flowlet_gap_ms {
             Some(ms) => Gap::Fixed(Duration::from_millis(ms.into())),
             None => Gap::Measured,
