@@ -47,7 +47,7 @@ pub(crate) fn send(packet: &Packet) -> Result<i32, End> {
 
 /// The same in any mode.
 ///
-/// It is three functions with symbols of their own: the verifier walks through each once, knowing
+/// It is four functions with symbols of their own: the verifier walks through each once, knowing
 /// nothing of the others, instead of through the sending once for each way in which a path may be found.
 #[inline(always)]
 pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
@@ -56,7 +56,7 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
     let ethernet = bond.flags & BOND_ETHERNET != 0;
     if let Some(path) = probe::asked(packet, id) {
         let more = if ethernet { frame::HEADER_LEN } else { 0 };
-        return probe::ask(packet, path, more as u32);
+        return Ok(netbond_ask(packet.raw(), path, more as u32));
     }
     let chosen = netbond_choose(packet.raw(), id);
     Ok(if ethernet {
@@ -64,6 +64,14 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
     } else {
         netbond_send_l3(packet.raw(), id, chosen)
     })
+}
+
+/// Turns the frame in `context` into a probe, as [`probe::ask`] does.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_ask(context: *mut __sk_buff, path: u32, more: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    probe::ask(&packet, path, more).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Sends the packet in `context` on the path that [`netbond_choose`] chose.

@@ -245,12 +245,15 @@ impl Scenario {
     /// Whether a system belongs to the scenario where the user names none.
     pub(super) fn concerns(self, system: System) -> bool {
         match system {
-            System::BalanceRr | System::Netbond | System::NetbondOrder => true,
+            System::BalanceRr
+            | System::Netbond
+            | System::NetbondOrder
+            | System::NetbondAdaptive => true,
             System::Path | System::Mptcp => !self.has_hosts(),
             // With equal ones it is netbond-order.
             System::NetbondWeighted => self.has_unlike_rates(),
             // Modes that are not there yet.
-            System::NetbondAdaptive | System::NetbondDuplicate => false,
+            System::NetbondDuplicate => false,
             // It differs from netbond in what is around each packet.
             System::NetbondGretap => {
                 matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)

@@ -32,7 +32,7 @@ const STEP: f64 = 0.75;
 /// In this time the queues of full paths are to be as long as each other, ns.
 const BALANCE: f64 = 500e6;
 /// By how much a path's share may differ from its rate for that.
-const MOST_BALANCE: f64 = 0.15;
+const MOST_BALANCE: f64 = 0.5;
 /// No path gets less than this share of what the best one gets: it could not show what it can do.
 const LEAST: f64 = 1.0 / 64.0;
 /// Bytes per second that an estimate may not exceed: 10 Tbit/s.
