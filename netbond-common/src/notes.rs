@@ -16,5 +16,12 @@ pub struct Notes {
     pub class: u32,
     /// The lane that it takes.
     pub lane: u32,
-    pub reserved: u32,
+    /// Of a received packet: what is to be known of its outer headers to take them away.
+    pub cover: u32,
+    /// Its sequence field, where that is not 0.
+    pub stamped: u32,
+    pub field: u32,
+    pub identification: u32,
+    /// Of a packet that is of no path: the kernel's action.
+    pub action: i32,
 }

@@ -1,6 +1,7 @@
 //! A packet comes in on a device of a path: if it is the bond's, decapsulate it and hand it to the
 //! bond device.
 
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use netbond_common::{
     abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PathStats, TunnelKey},
     ecn::{self, Decapsulated},
@@ -8,7 +9,6 @@ use netbond_common::{
     frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
-    names::feature,
     probe,
     sequence::{Arrival, Stamp},
 };
@@ -19,7 +19,6 @@ use network_types::{
 
 use crate::{
     end::End,
-    features::Features,
     maps,
     packet::{Packet, Refused, monotonic, redirect, redirect_inward},
 };
@@ -30,32 +29,210 @@ const FROM: [u8; 6] = *b"\x02bond0";
 
 /// Receives a packet whose IP header starts at `L3` bytes; returns the kernel's action.
 #[inline(always)]
-pub(crate) fn receive<const L3: usize, F: Features>(packet: &Packet) -> Result<i32, End> {
+pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let outer = outer::<L3>(packet).map_err(End::outside)?;
     let path_id = maps::path_id(&outer.key).ok_or(End::outside(Fate::RxForeign))?;
     if outer.protocol == probe::PROTOCOL {
-        return crate::probe::receive::<L3>(packet, path_id, &outer);
+        return crate::probe::receive::<L3>(packet, path_id, outer.len);
     }
+    take::<L3>(packet, path_id, outer.cover(), Leave::AtOnce)
+}
+
+/// The same for bonds that keep their packets in order.
+///
+/// It is functions with symbols of their own: the verifier walks through each once, and each has the
+/// stack almost to itself.
+#[inline(always)]
+pub(crate) fn receive_in_order<const L3: usize>(packet: &Packet) -> Result<i32, End> {
+    let context = packet.raw();
+    let path_id = if L3 == 0 {
+        netbond_find_l3(context)
+    } else {
+        netbond_find_l2(context)
+    };
+    let id = maps::bond_of(path_id);
+    let notes = maps::notes().ok_or(End::outside(Fate::RxForeign))?;
+    if path_id == NO_PATH {
+        return Ok(notes.action);
+    }
+    let cover = Cover::unpack(notes.cover);
+    if cover.protocol == probe::PROTOCOL {
+        let len = cover.len as u32;
+        return Ok(if L3 == 0 {
+            netbond_probed_l3(context, path_id, len)
+        } else {
+            netbond_probed_l2(context, path_id, len)
+        });
+    }
+    let bond = maps::bond(id).ok_or(End::new(id, Fate::RxForeign))?;
+    // What is not of the bond's encap is left to the kernel.
+    let ours = (cover.protocol == gre::ETHERNET) == (bond.flags & BOND_ETHERNET != 0);
+    let (mut time, now) = (0, monotonic());
+    if notes.stamped != 0 && bond.flags & BOND_IN_ORDER != 0 && ours {
+        let (field, identification) = (notes.field, notes.identification);
+        time = netbond_arrive(path_id, field, identification, bond.longest_hold_ns, now);
+        if time == COPY {
+            return Err(End::new(id, Fate::RxCopy));
+        }
+    }
+    Ok(if L3 == 0 {
+        netbond_take_l3(context, path_id, cover.pack(), time, now)
+    } else {
+        netbond_take_l2(context, path_id, cover.pack(), time, now)
+    })
+}
+
+/// In place of a path's id.
+const NO_PATH: u32 = u32::MAX;
+
+/// Finds the path on which the packet in `context` came, and notes what its outer headers say; of one
+/// that is of no path, what becomes of it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_find_l3(context: *mut __sk_buff) -> u32 {
+    find::<0>(&Packet::new(TcContext::new(context)))
+}
+
+/// The same behind an Ethernet header.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_find_l2(context: *mut __sk_buff) -> u32 {
+    find::<{ EthHdr::LEN }>(&Packet::new(TcContext::new(context)))
+}
+
+#[inline(always)]
+fn find<const L3: usize>(packet: &Packet) -> u32 {
+    let Some(notes) = maps::notes() else {
+        return NO_PATH;
+    };
+    let found = outer::<L3>(packet).and_then(|outer| {
+        notes.cover = outer.cover().pack();
+        notes.stamped = u32::from(outer.stamped);
+        notes.field = u32::from_be_bytes(outer.stamp.to_field());
+        notes.identification = u32::from(outer.identification);
+        maps::path_id(&outer.key).ok_or(Fate::RxForeign)
+    });
+    match found {
+        Ok(path_id) => path_id,
+        Err(fate) => {
+            notes.action = End::outside(fate).settle(packet);
+            NO_PATH
+        }
+    }
+}
+
+/// Handles the probe in `context` behind so many bytes of outer headers.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_probed_l3(context: *mut __sk_buff, path_id: u32, len: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let received = crate::probe::receive::<0>(&packet, path_id, len as usize & LONGEST_COVER);
+    received.unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// The same behind an Ethernet header.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_probed_l2(context: *mut __sk_buff, path_id: u32, len: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let received =
+        crate::probe::receive::<{ EthHdr::LEN }>(&packet, path_id, len as usize & LONGEST_COVER);
+    received.unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// Takes the packet in `context` out of its [`Cover`], to leave at this time (ns), or at once where that
+/// is 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_take_l3(
+    context: *mut __sk_buff,
+    path_id: u32,
+    cover: u32,
+    time: u64,
+    now: u64,
+) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let taken = take::<0>(
+        &packet,
+        path_id,
+        Cover::unpack(cover),
+        Leave::new(time, now),
+    );
+    taken.unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// The same behind an Ethernet header.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_take_l2(
+    context: *mut __sk_buff,
+    path_id: u32,
+    cover: u32,
+    time: u64,
+    now: u64,
+) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let (cover, leave) = (Cover::unpack(cover), Leave::new(time, now));
+    let taken = take::<{ EthHdr::LEN }>(&packet, path_id, cover, leave);
+    taken.unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// What is to be known of the outer headers to take them away.
+#[derive(Clone, Copy)]
+struct Cover {
+    /// Bytes of all outer headers.
+    len: usize,
+    /// GRE payload type, big-endian.
+    protocol: [u8; 2],
+    tos: u8,
+}
+
+/// At least the length of the longest outer headers; a mask.
+const LONGEST_COVER: usize = 127;
+
+impl Cover {
+    /// As one argument.
+    const fn pack(self) -> u32 {
+        u32::from_be_bytes([self.len as u8, self.tos, self.protocol[0], self.protocol[1]])
+    }
+
+    const fn unpack(packed: u32) -> Self {
+        let [len, tos, a, b] = packed.to_be_bytes();
+        Self {
+            len: len as usize & LONGEST_COVER,
+            protocol: [a, b],
+            tos,
+        }
+    }
+}
+
+/// Takes a packet out of its outer headers and hands it to the bond device.
+#[inline(always)]
+fn take<const L3: usize>(
+    packet: &Packet,
+    path_id: u32,
+    cover: Cover,
+    leave: Leave,
+) -> Result<i32, End> {
     let id = maps::bond_of(path_id);
     let end = |fate| End::new(id, fate);
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
     let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
     if bond.flags & BOND_ETHERNET != 0 {
-        return receive_frame::<L3, F>(packet, path_id, &outer, bond, stats).map_err(end);
+        return take_frame::<L3>(packet, cover, leave, bond, stats).map_err(end);
     }
-    let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
-    let leave = order::<F>(path_id, &outer, bond).map_err(end)?;
+    let mark = congestion(packet, L3 + cover.len, cover.protocol, cover.tos).map_err(end)?;
 
     let packets = packet.wire_packets();
     packet
-        .decapsulate(outer.len)
+        .decapsulate(cover.len)
         .map_err(|_| end(Fate::RxNoDecap))?;
     if L3 == 0 {
         packet
             .prepend_ethernet()
             .map_err(|_| end(Fate::RxNoDecap))?;
     }
-    let ethernet = frame_header(bond.mac, outer.protocol);
+    let ethernet = frame_header(bond.mac, cover.protocol);
     packet
         .write(0, &ethernet)
         .and_then(|()| mark.apply(packet))
@@ -66,34 +243,33 @@ pub(crate) fn receive<const L3: usize, F: Features>(packet: &Packet) -> Result<i
     Ok(leave.send(packet, bond))
 }
 
-/// Receives a whole frame. Where it goes is up to its own addresses.
+/// Takes out a whole frame. Where it goes is up to its own addresses.
 #[inline(always)]
-fn receive_frame<const L3: usize, F: Features>(
+fn take_frame<const L3: usize>(
     packet: &Packet,
-    path_id: u32,
-    outer: &Outer,
+    cover: Cover,
+    leave: Leave,
     bond: &Bond,
     stats: &mut PathStats,
 ) -> Result<i32, Fate> {
-    if outer.protocol != gre::ETHERNET {
+    if cover.protocol != gre::ETHERNET {
         return Err(Fate::RxProtocol);
     }
-    let start = L3 + outer.len;
+    let start = L3 + cover.len;
     let header: Header = packet.read(start).ok_or(Fate::RxMalformed)?;
     let protocol = [header[12], header[13]];
-    let mark = match congestion(packet, start + EthHdr::LEN, protocol, outer.tos) {
+    let mark = match congestion(packet, start + EthHdr::LEN, protocol, cover.tos) {
         Ok(mark) => mark,
         Err(Fate::RxEcn) => return Err(Fate::RxEcn),
         // No IP packet, or not a well-formed one: as a bridge would carry it.
         Err(_) => Mark::None,
     };
-    let leave = order::<F>(path_id, outer, bond)?;
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
     // The kernel takes nothing away that leaves less than an IPv4 header.
     packet
         .pad(start + EthHdr::LEN + Ipv4Hdr::LEN)
-        .and_then(|()| packet.decapsulate(outer.len + EthHdr::LEN))
+        .and_then(|()| packet.decapsulate(cover.len + EthHdr::LEN))
         .map_err(|_| Fate::RxNoDecap)?;
     if L3 == 0 {
         packet.prepend_ethernet().map_err(|_| Fate::RxNoDecap)?;
@@ -117,6 +293,13 @@ enum Leave {
 }
 
 impl Leave {
+    const fn new(time: u64, now: u64) -> Self {
+        match time {
+            0 => Self::AtOnce,
+            time => Self::At { time, now },
+        }
+    }
+
     #[inline(always)]
     fn send(self, packet: &Packet, bond: &Bond) -> i32 {
         match self {
@@ -129,36 +312,39 @@ impl Leave {
     }
 }
 
-/// Finds a packet's place in the order, where the bond keeps one and the packet has a number.
-#[inline(always)]
-fn order<F: Features>(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
-    if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
-        return Ok(Leave::AtOnce);
-    }
-    if !outer.stamped {
-        return Ok(Leave::AtOnce);
-    }
-    let stamp = outer.stamp;
-    let now = monotonic();
+/// In place of a time: the packet was here before.
+const COPY: u64 = u64::MAX;
+
+/// When a packet may leave that came on this path with this sequence field and identification: a time, or
+/// [`COPY`]. Times are CLOCK_MONOTONIC, ns.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_arrive(
+    path_id: u32,
+    field: u32,
+    identification: u32,
+    longest_ns: u32,
+    now: u64,
+) -> u64 {
+    let stamp = Stamp::from_field(field.to_be_bytes());
     let (id, path) = (maps::bond_of(path_id), path_id % MAX_BOND_PATHS);
-    let longest = u64::from(bond.longest_hold_ns);
     let Some((strand, skew)) = maps::lock_strand(id, stamp.strand) else {
-        return Ok(Leave::At { time: now, now });
+        return now;
     };
-    let number = strand.number(path, stamp, outer.identification);
-    let arrival = strand.arrive(skew, path, number, now, longest);
+    let number = strand.number(path, stamp, identification as u16);
+    let arrival = strand.arrive(skew, path, number, now, longest_ns.into());
     maps::unlock(strand);
     match arrival {
-        Arrival::Release(time) => Ok(Leave::At { time, now }),
-        Arrival::Copy => Err(Fate::RxCopy),
+        Arrival::Release(time) => time,
+        Arrival::Copy => COPY,
     }
 }
 
 /// What the outer headers say.
-pub(crate) struct Outer {
+struct Outer {
     key: TunnelKey,
     /// Bytes of all outer headers.
-    pub(crate) len: usize,
+    len: usize,
     /// GRE payload type, big-endian.
     protocol: [u8; 2],
     tos: u8,
@@ -166,6 +352,17 @@ pub(crate) struct Outer {
     /// Whether it has a sequence number, and then which.
     stamped: bool,
     stamp: Stamp,
+}
+
+impl Outer {
+    #[inline(always)]
+    const fn cover(&self) -> Cover {
+        Cover {
+            len: self.len,
+            protocol: self.protocol,
+            tos: self.tos,
+        }
+    }
 }
 
 #[inline(always)]

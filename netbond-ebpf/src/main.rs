@@ -23,10 +23,7 @@ mod probe;
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 use network_types::eth::EthHdr;
 
-use crate::{
-    features::{Modes, Plain},
-    packet::Packet,
-};
+use crate::packet::Packet;
 
 /// Egress of a bond device: a packet enters the bond.
 #[classifier]
@@ -47,28 +44,28 @@ fn netbond_modes(ctx: TcContext) -> i32 {
 #[classifier]
 fn netbond_in_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<0, Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Ingress of a path's device whose frames start with Ethernet: a packet may leave the bond.
 #[classifier]
 fn netbond_in_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<{ EthHdr::LEN }, Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// As `netbond_in_l3`, for bonds that keep their packets in order.
 #[classifier]
 fn netbond_ord_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<0, Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive_in_order::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// As `netbond_in_l2`, for bonds that keep their packets in order.
 #[classifier]
 fn netbond_ord_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive::<{ EthHdr::LEN }, Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive_in_order::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Egress of the other end of a bond device's veth pair: a received packet waits for its turn in the

@@ -13,7 +13,6 @@ use network_types::eth::EthHdr;
 use crate::{
     egress::leave,
     end::End,
-    ingress::Outer,
     maps,
     packet::{Packet, Refused, monotonic},
 };
@@ -67,10 +66,10 @@ pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> 
 pub(crate) fn receive<const L3: usize>(
     packet: &Packet,
     path_id: u32,
-    outer: &Outer,
+    outer_len: usize,
 ) -> Result<i32, End> {
     let end = |fate| End::new(maps::bond_of(path_id), fate);
-    let start = L3 + outer.len;
+    let start = L3 + outer_len;
     let received: Probe = packet.read(start).ok_or(end(Fate::RxProbeMalformed))?;
     if (packet.len() as usize) < start + probe::LEN {
         return Err(end(Fate::RxProbeMalformed));
@@ -82,7 +81,7 @@ pub(crate) fn receive<const L3: usize>(
     match kind {
         Kind::Request => {
             // Ours never has options: it would have to be lengthened or cut to be answered.
-            if outer.len != header_len(path) || path.ifindex == 0 {
+            if outer_len != header_len(path) || path.ifindex == 0 {
                 return Err(end(Fate::RxProbeMalformed));
             }
             let (answer, asker) =
@@ -168,6 +167,8 @@ fn turn_round<const L3: usize>(
     len: u32,
     answer: &Probe,
 ) -> Result<(), Refused> {
-    packet.overwrite(L3, &outward(path, len), gre_header(path))?;
+    // Its GRE header stays: the same key or none, and nothing else.
+    let header = outward(path, len).header(gre_header(path).len());
+    packet.write(L3, &header)?;
     packet.write(L3 + header_len(path), answer)
 }
