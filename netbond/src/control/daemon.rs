@@ -199,6 +199,7 @@ impl Daemon {
             | Event::Ospf(_)
             | Event::Liveness { .. }
             | Event::Options { .. }
+            | Event::Share { .. }
             | Event::Admin { .. } => None,
         };
         let handled = self.controller.handle(event);

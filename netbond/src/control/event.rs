@@ -35,6 +35,13 @@ pub enum Event {
         peer: u32,
         difference: u8,
     },
+    /// Where paths get what they were measured to carry: this one's share of the bond's bytes, per mille,
+    /// and what it carries, bytes/s, where it was ever full.
+    Share {
+        path: u32,
+        per_mille: u32,
+        carries: Option<u64>,
+    },
     /// The user took a path out or back (`netbond path down|up`).
     Admin { path: u32, up: bool },
 }

@@ -57,6 +57,8 @@ const ABSENCE: u64 = 30_000_000;
 const LOOK: u64 = 500_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
+/// The least time between two words about a path's share, ns.
+const TELL_SHARE: u64 = 1_000_000_000;
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
 /// Bytes of the longest probe: larger bond MTUs are beyond what underlays have.
@@ -223,8 +225,29 @@ struct Target {
     peer_options: Option<u32>,
     /// As the data plane knows it, ns.
     limit: u64,
+    /// What was last told of its share, where that is measured.
+    share: Told,
     /// When it began to be watched.
     since: u64,
+}
+
+/// A path's share as it was last told, per mille.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    share: u32,
+    at_ns: u64,
+}
+
+impl Told {
+    /// Whether a share is so much another that people may want to know; notes that they do then.
+    fn is_news(&mut self, share: u32, now: u64) -> bool {
+        let difference = share.abs_diff(self.share);
+        let news = difference > (self.share / 5).max(20) && now >= self.at_ns + TELL_SHARE;
+        if news {
+            *self = Self { share, at_ns: now };
+        }
+        news
+    }
 }
 
 enum Life {
@@ -248,6 +271,7 @@ impl Target {
             tally: Tally::default(),
             peer_options: None,
             limit: 0,
+            share: Told::default(),
             since: now,
         }
     }
@@ -627,10 +651,28 @@ impl Worker {
             let path = value(&self.tables.paths, bond * MAX_BOND_PATHS + path);
             path.is_some_and(|path| path.flags & PATH_USABLE != 0)
         };
+        let wanted = rates.weights(usable);
         let mut weights = [0; MAX_BOND_PATHS as usize];
-        for (path, weight) in rates.weights(usable) {
+        for (&path, &weight) in &wanted {
             if let Some(slot) = weights.get_mut(path as usize) {
                 *slot = weight;
+            }
+        }
+        let (now, all) = (monotonic(), wanted.values().sum::<u32>().max(1));
+        for (path, weight) in wanted {
+            let per_mille = (u64::from(weight) * 1000 / u64::from(all)) as u32;
+            let id = bond * MAX_BOND_PATHS + path;
+            let Some(target) = self.paths.get_mut(&id) else {
+                continue;
+            };
+            if target.share.is_news(per_mille, now) {
+                let carries = rates.known(path).map(|rate| rate as u64);
+                let event = Event::Share {
+                    path: id,
+                    per_mille,
+                    carries,
+                };
+                self.unsaid.push_back((id, event));
             }
         }
         let (index, shares) = (

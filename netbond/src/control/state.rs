@@ -252,6 +252,7 @@ impl Controller {
             Event::Route { to, .. } => self.by_target.get(&to).cloned().unwrap_or_default(),
             Event::Liveness { path, .. }
             | Event::Options { path, .. }
+            | Event::Share { path, .. }
             | Event::Admin { path, .. } => self.bond_of(path).into_iter().collect(),
             Event::Link(_)
             | Event::LinkGone { .. }
@@ -424,6 +425,24 @@ impl Controller {
                 }
                 let news = |text: &str| News::one(text.to_owned(), About::Bond, false);
                 complaints.into_iter().flat_map(news).collect()
+            }
+            Event::Share {
+                path,
+                per_mille,
+                carries,
+            } => {
+                if self.bond_of(*path).is_none() {
+                    return Vec::new();
+                }
+                let share = f64::from(*per_mille) / 10.0;
+                let text = match carries {
+                    Some(bytes) => {
+                        let mbit = *bytes as f64 * 8e-6;
+                        format!("share {share:.1} %: measured to carry {mbit:.1} Mbit/s")
+                    }
+                    None => format!("share {share:.1} %: what it carries is not known yet"),
+                };
+                News::one(text, About::Path(*path), false)
             }
             Event::Admin { path, up } => {
                 let news = if *up {
