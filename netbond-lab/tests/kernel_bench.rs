@@ -92,3 +92,32 @@ fn a_forwarded_packet_is_copied_once() {
         .median;
     assert!(ratio < 0.65, "of balance-rr's cost: {ratio}");
 }
+
+/// Paths of 16 and 4 Mbit/s: in turn, packet by packet, they carry little more than twice what the slower
+/// one does. Adaptive finds out what each carries, and the sum comes through in order.
+#[test]
+#[ignore = "needs root and kernel modules: cargo xtask test vm"]
+fn adaptive_gets_the_sum_of_unlike_rates() {
+    let options = Options {
+        name: "t-adaptive".to_owned(),
+        systems: vec![System::BalanceRr, System::NetbondAdaptive],
+        scenarios: vec![Scenario::Rates4To1],
+        runs: 1,
+        quick: true,
+        counted: false,
+        save: None,
+    };
+    let (report, problems) = bench::run(&options, &mut |_| Ok(())).unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+    let median = |system: &str, measure: &str| {
+        let mut rows = report.0.iter();
+        let row = rows.find(|row| row.system == system && row.measure == measure);
+        row.unwrap().median
+    };
+    let [bonding, adaptive] =
+        ["balance-rr", "netbond-adaptive"].map(|system| median(system, "tcp-cubic-goodput"));
+    assert!(adaptive > 1.5 * bonding, "{adaptive}, bonding {bonding}");
+    let [bonding, adaptive] =
+        ["balance-rr", "netbond-adaptive"].map(|system| median(system, "tcp-cubic-out-of-order"));
+    assert!(adaptive < 0.5 * bonding, "{adaptive}, bonding {bonding}");
+}

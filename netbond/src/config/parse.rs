@@ -28,6 +28,9 @@ const MAX_PATH_NAME: usize = NAME_LEN - 1;
 const MAX_WEIGHT: u32 = 64;
 /// ms.
 const MAX_HOLD: u32 = (netbond_common::sequence::LONGEST_HOLD / 1_000_000) as u32;
+/// The longest hold in mode adaptive where none is configured, ms: a full queue of a slow path, for as long
+/// as its share is still too large.
+const ADAPTIVE_HOLD: u32 = 250;
 const MAX_PRIORITY: u32 = 255;
 /// Mbit/s.
 const MAX_RATE_CAP: u32 = 1_000_000;
@@ -340,9 +343,13 @@ fn in_order(
             "in_order_hold is of no use without in_order: write in_order = true too, or remove it",
         );
     }
-    let default = InOrder::default();
+    let default = if by_itself {
+        ADAPTIVE_HOLD
+    } else {
+        InOrder::default().longest_hold_ms
+    };
     let in_order = InOrder {
-        longest_hold_ms: longest?.unwrap_or(default.longest_hold_ms),
+        longest_hold_ms: longest?.unwrap_or(default),
     };
     Ok(on?.then_some(in_order))
 }

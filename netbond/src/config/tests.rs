@@ -6,6 +6,7 @@ use netbond_common::{
     abi::{MAX_BOND_PATHS, MAX_BONDS},
     flow::words,
     ipv4,
+    names::feature,
 };
 use proptest::prelude::*;
 
@@ -256,6 +257,28 @@ fn full() {
         bonds: vec![first, second, third],
     };
     assert_eq!(parse(text), Ok(config));
+}
+
+/// A user with unlike paths writes one word.
+#[test]
+fn adaptive_measures_and_puts_in_order() {
+    let text = |more: &str| GOOD.replace("key = 7\n", &format!("key = 7\n{more}"));
+    let bond = |more: &str| parse(&text(more)).unwrap().bonds.remove(0);
+    let adaptive = bond("mode = \"adaptive\"\n");
+    let hold = |longest_hold_ms| Some(InOrder { longest_hold_ms });
+    assert_eq!(
+        (adaptive.in_order, adaptive.weights),
+        (hold(250), Weights::Measured)
+    );
+    assert!(adaptive.measures());
+    let hasty = bond("mode = \"adaptive\"\nin_order_hold = 40\n");
+    assert_eq!(hasty.in_order, hold(40));
+    let unordered = bond("mode = \"adaptive\"\nin_order = false\n");
+    assert_eq!(unordered.in_order, None);
+    let config = parse(&text("mode = \"adaptive\"\nin_order = false\n")).unwrap();
+    assert_eq!(config.features(), feature::MEASURED | feature::FLOWLET);
+    let by_weight = bond("mode = \"weighted\"\nweights = \"measured\"\n");
+    assert!(by_weight.measures() && by_weight.in_order.is_none());
 }
 
 #[test]

@@ -21,6 +21,8 @@ const FULL_QUEUE: u64 = 4_000_000;
 const FULL_LOSS: f64 = 0.05;
 /// Packets in an epoch without which its losses say nothing.
 const ENOUGH: u64 = 20;
+/// A path whose estimate is to grow carried this much of it.
+const USED: f64 = 0.85;
 /// By how much the estimate of a path with room grows in an epoch.
 const GROWTH: f64 = 1.25;
 /// The same until the path was full for the first time.
@@ -169,7 +171,8 @@ impl Rates {
         }
     }
 
-    /// A path that is not full while another is gets more.
+    /// A path that is not full while another is gets more, if it carried what it was thought to carry: else
+    /// the sender has just slowed down, and the division may be right.
     fn grow(&mut self, path: u32, now: u64) {
         let recent = |last: &Conclusion| now.saturating_sub(last.at) < 2 * EPOCH;
         let others_full = self.paths.iter().any(|(&other, rate)| {
@@ -177,6 +180,9 @@ impl Rates {
         });
         if let Some(rate) = self.paths.get_mut(&path)
             && others_full
+            && rate
+                .last
+                .is_some_and(|last| last.delivered >= USED * rate.estimate)
         {
             let growth = if rate.known { GROWTH } else { FIRST_GROWTH };
             rate.estimate = (rate.estimate * growth).clamp(LEAST, MOST);
