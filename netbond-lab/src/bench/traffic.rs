@@ -21,7 +21,7 @@ use crate::traffic::{Running, wait_iperf3};
 use crate::wait::{check_interrupt, wait_for};
 
 /// The start of each stream that is not measured: slow start, and what a system learns of its paths.
-pub(super) const WARM_UP: Duration = Duration::from_secs(3);
+pub(super) const WARM_UP: Duration = Duration::from_secs(8);
 
 /// How long a program may take beyond what it was asked to: an emulated processor is slow.
 const GRACE: Duration = Duration::from_secs(60);
