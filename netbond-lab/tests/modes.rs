@@ -67,6 +67,8 @@ fn a_change_of_mode_loses_no_packet() {
         ("mode = \"active-backup\"", ["priority = 1", ""], ""),
         ("mode = \"active-backup\"", ["", "priority = 1"], ""),
         ("mode = \"weighted\"\nweights = \"ospf\"", none, ""),
+        ("mode = \"weighted\"\nweights = \"measured\"", none, ""),
+        ("mode = \"adaptive\"\nin_order = false", none, ""),
         ("mode = \"round-robin\"", ["priority = 1", ""], voice),
         ("mode = \"flow\"", ["priority = 1", ""], voice),
         // All that there is.
