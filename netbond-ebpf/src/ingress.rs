@@ -1,8 +1,11 @@
 //! A packet comes in on a device of a path: if it is the bond's, decapsulate it and hand it to the
 //! bond device.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use netbond_common::{
-    abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PathStats, TunnelKey},
+    abi::{
+        BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED, Bond, MAX_BOND_PATHS, PathStats, TunnelKey,
+    },
     ecn::{self, Decapsulated},
     fate::Fate,
     frame::Header,
@@ -44,9 +47,13 @@ pub(crate) fn receive<const L3: usize, F: Features>(packet: &Packet) -> Result<i
         return receive_frame::<L3, F>(packet, path_id, &outer, bond, stats).map_err(end);
     }
     let mark = congestion(packet, L3 + outer.len, outer.protocol, outer.tos).map_err(end)?;
-    let leave = order::<F>(path_id, &outer, bond).map_err(end)?;
+    let leave = order::<F>(path_id, &outer, bond);
 
     let packets = packet.wire_packets();
+    if leave.copy {
+        let len = packet.len() - (L3 + outer.len) as u32;
+        return Ok(drop_copy(stats, packets, len));
+    }
     packet
         .decapsulate(outer.len)
         .map_err(|_| end(Fate::RxNoDecap))?;
@@ -87,9 +94,12 @@ fn receive_frame<const L3: usize, F: Features>(
         // No IP packet, or not a well-formed one: as a bridge would carry it.
         Err(_) => Mark::None,
     };
-    let leave = order::<F>(path_id, outer, bond)?;
+    let leave = order::<F>(path_id, outer, bond);
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
+    if leave.copy {
+        return Ok(drop_copy(stats, packets, len));
+    }
     // The kernel takes nothing away that leaves less than an IPv4 header.
     packet
         .pad(start + EthHdr::LEN + Ipv4Hdr::LEN)
@@ -108,49 +118,79 @@ fn receive_frame<const L3: usize, F: Features>(
     Ok(leave.send(packet, bond))
 }
 
-/// How a packet leaves the bond.
-enum Leave {
-    /// As it came.
-    AtOnce,
-    /// In its turn: at this time, ns.
-    At { time: u64, now: u64 },
+/// Counts a copy of what was received before: the path did its work, and the peer is to know.
+#[inline(always)]
+fn drop_copy(stats: &mut PathStats, packets: u32, len: u32) -> i32 {
+    stats.rx_packets += u64::from(packets);
+    stats.rx_bytes += u64::from(len);
+    stats.rx_copies += u64::from(packets);
+    TC_ACT_SHOT
+}
+
+/// How a packet leaves the bond. No `enum`: the compiler may copy what one does not hold, and the verifier
+/// refuses that.
+struct Leave {
+    /// Not at all: it was here before.
+    copy: bool,
+    /// In its turn: at `time`, ns. Else as it came.
+    ordered: bool,
+    time: u64,
+    now: u64,
 }
 
 impl Leave {
+    const AT_ONCE: Self = Self {
+        copy: false,
+        ordered: false,
+        time: 0,
+        now: 0,
+    };
+
     #[inline(always)]
     fn send(self, packet: &Packet, bond: &Bond) -> i32 {
-        match self {
-            Self::AtOnce => redirect_inward(bond.ifindex),
-            Self::At { time, now } => {
-                packet.hold_until(time, now);
-                redirect(bond.release_ifindex)
-            }
+        if self.ordered {
+            packet.hold_until(self.time, self.now);
+            redirect(bond.release_ifindex)
+        } else {
+            redirect_inward(bond.ifindex)
         }
     }
 }
 
-/// Finds a packet's place in the order, where the bond keeps one and the packet has a number.
+/// Finds a packet's place among those that came, where the bond numbers them and this one has a number.
 #[inline(always)]
-fn order<F: Features>(path_id: u32, outer: &Outer, bond: &Bond) -> Result<Leave, Fate> {
-    if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
-        return Ok(Leave::AtOnce);
+fn order<F: Features>(path_id: u32, outer: &Outer, bond: &Bond) -> Leave {
+    if !F::has(feature::NUMBERED) || bond.flags & BOND_NUMBERED == 0 {
+        return Leave::AT_ONCE;
     }
     if !outer.stamped {
-        return Ok(Leave::AtOnce);
+        return Leave::AT_ONCE;
     }
     let stamp = outer.stamp;
     let now = monotonic();
     let (id, path) = (maps::bond_of(path_id), path_id % MAX_BOND_PATHS);
     let longest = u64::from(bond.longest_hold_ns);
+    let ordered = bond.flags & BOND_IN_ORDER != 0;
     let Some((strand, skew)) = maps::lock_strand(id, stamp.strand) else {
-        return Ok(Leave::At { time: now, now });
+        return Leave {
+            copy: false,
+            ordered,
+            time: now,
+            now,
+        };
     };
     let number = strand.number(path, stamp, outer.identification);
-    let arrival = strand.arrive(skew, path, number, now, longest);
+    let arrival = strand.arrive(skew, path, number, stamp.is_copied(), now, longest);
     maps::unlock(strand);
-    match arrival {
-        Arrival::Release(time) => Ok(Leave::At { time, now }),
-        Arrival::Copy => Err(Fate::RxCopy),
+    let (copy, time) = match arrival {
+        Arrival::Release(time) => (false, time),
+        Arrival::Copy => (true, 0),
+    };
+    Leave {
+        copy,
+        ordered,
+        time,
+        now,
     }
 }
 

@@ -57,14 +57,14 @@ fn netbond_in_l2(ctx: TcContext) -> i32 {
     ingress::receive::<{ EthHdr::LEN }, Plain>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
-/// As `netbond_in_l3`, for bonds that keep their packets in order.
+/// As `netbond_in_l3`, for bonds that number their packets.
 #[classifier]
 fn netbond_ord_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive::<0, Modes>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
-/// As `netbond_in_l2`, for bonds that keep their packets in order.
+/// As `netbond_in_l2`, for bonds that number their packets.
 #[classifier]
 fn netbond_ord_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
