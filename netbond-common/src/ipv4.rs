@@ -181,6 +181,31 @@ mod tests {
             prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
         }
 
+        /// A copy for another path is as if it had been made for that.
+        #[test]
+        fn copies_are_as_made_anew(
+            paths: [([u8; 4], [u8; 4]); 2], tos: u8, ttl: u8, dont_fragment: bool,
+            identification: u16, payload_len in 20..200_000_u32,
+        ) {
+            let [first, second] = paths.map(|(local, remote)| {
+                Outward {
+                    local: &mapped(local),
+                    remote: &mapped(remote),
+                    sum: constant_sum(local, remote),
+                    inner: Inner { protocol: gre::IPV4, tos, ttl: 64, dont_fragment },
+                    ttl,
+                    payload_len,
+                    identification,
+                }
+                .header(8)
+            });
+            let (mut copy, (local, remote)) = (first, paths[1]);
+            let sum = constant_sum(local, remote);
+            let part = path_part(&mapped(local), &mapped(remote), sum, variable_sum(&first));
+            copy[PATH_AT..].copy_from_slice(&part);
+            prop_assert_eq!(copy, second);
+        }
+
         #[test]
         fn checksum_follows_tos(local: [u8; 4], remote: [u8; 4], id: u16, old: u8, new: u8) {
             let mut header =

@@ -387,6 +387,59 @@ mod tests {
             let by_order = by_order(packed, |path| flags[path as usize]);
             prop_assert_eq!(by_order, want);
         }
+
+        /// Copies take the first of the best kind, and but one of them that needs a neighbour, last;
+        /// whatever was noted before.
+        #[test]
+        fn copies_take_the_first_of_the_best_kind(
+            order in Just((0..16).collect::<Vec<u32>>()).prop_shuffle(),
+            flags in flags_of(16),
+            neighbours: u16,
+            most in 1..=16_u32,
+            noted: u32,
+        ) {
+            let flags = |path: u32| {
+                let neighbour = u32::from(neighbours) >> path & 1;
+                flags[path as usize] | neighbour * PATH_NEIGHBOUR
+            };
+            let mut copies = Copies {
+                order: u64::from(noted) << 7,
+                count: noted,
+                stand_ins: noted,
+                rank: noted,
+                neighbour: noted,
+                found: [noted; 16],
+            };
+            copies.find(order::pack(order.iter().copied()), most, flags);
+            let kind = |path: u32| turns::rank(flags(path));
+            let best = order.iter().map(|&path| kind(path)).min().unwrap();
+            let (mut plain, mut neighbour) = (Vec::new(), None);
+            for &path in order.iter().filter(|&&path| best != 3 && kind(path) == best) {
+                if plain.len() + usize::from(neighbour.is_some()) == most as usize {
+                    break;
+                }
+                if flags(path) & PATH_NEIGHBOUR == 0 {
+                    plain.push(path);
+                } else if neighbour.is_none() {
+                    neighbour = Some(path);
+                }
+            }
+            plain.extend(neighbour);
+            let found: Vec<u32> = (0..copies.count)
+                .map(|place| order::first(copies.order >> (4 * place)))
+                .collect();
+            prop_assert_eq!(&found, &plain);
+            for path in found {
+                let place = order.iter().position(|&other| other == path).unwrap();
+                let due = match best {
+                    0 if place < most as usize => Choice::Wheel,
+                    0 => Choice::StandIn,
+                    _ => Choice::LastResort,
+                };
+                let choice = Copies::choice(copies.rank, copies.stand_ins, path);
+                prop_assert_eq!(choice, due);
+            }
+        }
     }
 
     #[test]
