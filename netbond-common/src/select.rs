@@ -400,7 +400,7 @@ mod tests {
         ) {
             let flags = |path: u32| {
                 let neighbour = u32::from(neighbours) >> path & 1;
-                flags[path as usize] | neighbour * PATH_NEIGHBOUR
+                flags[path as usize] | (neighbour * PATH_NEIGHBOUR)
             };
             let mut copies = Copies {
                 order: u64::from(noted) << 7,

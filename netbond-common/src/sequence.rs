@@ -104,7 +104,7 @@ impl Stamp {
     #[must_use]
     pub const fn copied(self, copied: bool) -> Self {
         Self {
-            flags: self.flags | copied as u32 * COPIED,
+            flags: self.flags | (copied as u32 * COPIED),
             ..self
         }
     }

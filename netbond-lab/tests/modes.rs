@@ -71,6 +71,9 @@ fn a_change_of_mode_loses_no_packet() {
         ("mode = \"flow\"", ["priority = 1", ""], voice),
         // All that there is.
         ("mode = \"flowlet\"", ["priority = 1", ""], &both),
+        ("mode = \"duplicate\"", none, ""),
+        ("mode = \"duplicate\"\nin_order = true", none, ""),
+        ("mode = \"duplicate\"\ncopies = 2", ["priority = 1", ""], ""),
         ("mode = \"round-robin\"", none, ""),
     ];
     for (bond, paths, rest) in steps {

@@ -173,6 +173,8 @@ fn each_path_gets_a_copy_and_the_first_that_comes_is_taken() {
             // The other end's: addresses turned round, the checksum is the same.
             for (at, copy) in sent.iter().enumerate() {
                 let mut frame = copy.frame.clone();
+                // A path's device makes a header of its own.
+                frame[12..14].copy_from_slice(&[8, 0]);
                 for byte in 26..30 {
                     frame.swap(byte, byte + 4);
                 }
