@@ -72,7 +72,6 @@ fn a_change_of_mode_loses_no_packet() {
         // All that there is.
         ("mode = \"flowlet\"", ["priority = 1", ""], &both),
         ("mode = \"duplicate\"", none, ""),
-        ("mode = \"duplicate\"\nin_order = true", none, ""),
         ("mode = \"duplicate\"\ncopies = 2", ["priority = 1", ""], ""),
         ("mode = \"round-robin\"", none, ""),
     ];
