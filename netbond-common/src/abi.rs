@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{class::Rule, fate::Fate};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -46,10 +46,13 @@ const _: () = assert!(size_of::<Meta>() == 16);
 
 /// The bond carries Ethernet frames ([`crate::names::Encap::Gretap`]), and nothing else.
 pub const BOND_ETHERNET: u8 = 1 << 0;
-/// The bond's packets carry sequence numbers, and those received are released in their order.
-pub const BOND_IN_ORDER: u8 = 1 << 1;
-/// Those of `BOND_*` that must be alike at both ends: probes tell the peer's.
-pub const BOND_AGREED: u8 = BOND_ETHERNET | BOND_IN_ORDER;
+/// The bond's packets carry sequence numbers, and of those received each is released once.
+pub const BOND_NUMBERED: u8 = 1 << 1;
+/// They are released in the order of their numbers, too.
+pub const BOND_IN_ORDER: u8 = 1 << 2;
+/// Those of `BOND_*` that must be alike at both ends: probes tell the peer's. What the receiver makes of
+/// numbers is its own matter.
+pub const BOND_AGREED: u8 = BOND_ETHERNET | BOND_NUMBERED;
 
 /// How a bond sends: an entry of `BONDS`, by bond id. Written by the controller.
 #[repr(C)]
@@ -91,8 +94,11 @@ pub struct Lane {
     pub shares: u32,
     /// The paths in order of preference, see [`crate::order`].
     pub order: u64,
+    /// On how many paths a packet is sent at the most, where the mode is to send copies.
+    pub copies: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Lane>() == 16);
+const _: () = assert!(size_of::<Lane>() == 24);
 
 /// The same for every path.
 pub const SHARES_EQUAL: u32 = 0;
@@ -217,6 +223,7 @@ const _: () = assert!(size_of::<Ticket>() == 8);
 ///
 /// Packets are those on the wire (a GSO super-packet counts its segments); bytes are those of the
 /// inner packets, without any encapsulation: IP packets, or Ethernet frames (without their checksum).
+/// A packet that is sent on several paths is counted by each, and so at the receiver.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct PathStats {
@@ -228,8 +235,12 @@ pub struct PathStats {
     pub tx_stand_in: u64,
     /// Of `tx_packets`: sent here though the path was not usable, as no path was.
     pub tx_last_resort: u64,
+    /// Of `tx_packets`: copies of packets that another path was sent first.
+    pub tx_copies: u64,
+    /// Of `rx_packets`: copies of packets that were received before. They ended here.
+    pub rx_copies: u64,
 }
-const _: () = assert!(size_of::<PathStats>() == 48);
+const _: () = assert!(size_of::<PathStats>() == 64);
 
 /// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
 /// two. Times the interval it is the longest round trip that can be measured: 1.9 s by default.

@@ -84,8 +84,6 @@ fates! {
     RxProbeReflected = "rx_probe_mirror", Drop, "our own probes, reflected to us";
     /// More requests than a path answers.
     RxProbeRate = "rx_probe_rate", Drop, "probes left without an answer: more than a path answers";
-    /// A packet that came before, on this path or another.
-    RxCopy = "rx_copy", Drop, "on a path, but received already: sent more than once, or doubled on the way";
     /// The kernel refused to remove the outer headers.
     RxNoDecap = "rx_no_decap", Drop, "on a path, but the kernel refused to decapsulate it";
 }

@@ -50,7 +50,7 @@ pub mod program {
     pub const INGRESS_L3: &str = "netbond_in_l3";
     /// Ingress of a path's device whose frames start with Ethernet.
     pub const INGRESS_L2: &str = "netbond_in_l2";
-    /// The same two where some bond keeps its packets in order.
+    /// The same two where some bond numbers its packets.
     pub const INGRESS_L3_ORDER: &str = "netbond_ord_l3";
     pub const INGRESS_L2_ORDER: &str = "netbond_ord_l2";
     /// Egress of the other end of a bond device's veth pair.
@@ -120,6 +120,8 @@ named! {
         /// One packet after the other, each path by what it is measured to carry; flow by flow, as in
         /// flowlet, where packets are not put in order.
         Adaptive = 5, "adaptive";
+        /// Each packet on several paths at once, of which the receiver takes the first that comes.
+        Duplicate = 6, "duplicate";
     }
 }
 
@@ -148,12 +150,14 @@ pub mod feature {
     pub const FLOWLET: u32 = 1 << 2;
     /// Some bond or class prefers paths to others.
     pub const ACTIVE_BACKUP: u32 = 1 << 3;
-    /// Some bond keeps its packets in order.
-    pub const IN_ORDER: u32 = 1 << 4;
+    /// Some bond numbers its packets.
+    pub const NUMBERED: u32 = 1 << 4;
     /// Some bond goes by what its paths are measured to carry.
     pub const MEASURED: u32 = 1 << 5;
+    /// Some bond or class sends packets on several paths.
+    pub const DUPLICATE: u32 = 1 << 6;
     /// All of them.
-    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | IN_ORDER | MEASURED;
+    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | NUMBERED | MEASURED | DUPLICATE;
 
     /// What a mode needs.
     #[must_use]
@@ -165,6 +169,7 @@ pub mod feature {
             Mode::ActiveBackup => ACTIVE_BACKUP,
             // Without order; with it this much is not used.
             Mode::Adaptive => MEASURED | FLOWLET,
+            Mode::Duplicate => DUPLICATE | NUMBERED,
         }
     }
 }

@@ -4,10 +4,11 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::{
     abi::{
-        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Ticket,
-        WHEEL_SLOTS,
+        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_STALE, PATH_USABLE,
+        Ticket, WHEEL_SLOTS,
     },
     order,
+    turns::{self, min},
 };
 
 /// How a path came to be chosen.
@@ -120,6 +121,101 @@ pub fn by_order(order: u64, mut flags: impl FnMut(u32) -> u32) -> Option<(u32, C
     }
     let (found, path) = if last_resort.0 { last_resort } else { stale };
     found.then_some((path, Choice::LastResort))
+}
+
+/// The paths on which a packet is sent at once, and how they are found: in the map of notes, see there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// They are the first so many of this order. Beyond them it says nothing.
+    pub order: u64,
+    pub count: u32,
+    /// A bit for each path: it is there for one that was passed over.
+    pub stand_ins: u32,
+    /// 0 where they are usable, else what kind of last resort they are.
+    pub rank: u32,
+    /// The one whose device needs a neighbour's address, with [`Self::NEIGHBOUR`]: the last.
+    neighbour: u32,
+    /// By place in the lane's order: its rank, with [`Self::NEIGHBOUR`].
+    found: [u32; MAX_BOND_PATHS as usize],
+}
+
+impl Copies {
+    const NEIGHBOUR: u32 = 1 << 31;
+    const RANK: u32 = 3;
+
+    /// On no path.
+    pub const NONE: Self = Self {
+        order: 0,
+        count: 0,
+        stand_ins: 0,
+        rank: 0,
+        neighbour: 0,
+        found: [0; MAX_BOND_PATHS as usize],
+    };
+
+    /// Finds the paths for a packet that is to be sent on so many: the first of an order that are usable.
+    /// Where none is, of those with a fresh proof of life, and else of all last resorts. `flags` as for
+    /// [`select`]. None where `count` is 0 then.
+    ///
+    /// Of paths whose device needs a neighbour's address only one takes part, the last: a copy cannot be
+    /// sent to a neighbour, only the packet itself.
+    #[inline(always)]
+    pub fn find(&mut self, order: u64, most: u32, mut flags: impl FnMut(u32) -> u32) {
+        let (mut rest, mut best) = (order, 3);
+        for place in 0..MAX_BOND_PATHS {
+            let found = flags(order::first(rest));
+            rest = order::rest(rest);
+            let neighbour = (found & PATH_NEIGHBOUR != 0) as u32 * Self::NEIGHBOUR;
+            let rank = turns::rank(found) as u32;
+            self.found[place as usize] = rank | neighbour;
+            compiler_fence(Ordering::SeqCst);
+            best = min(best, i64::from(self.found[place as usize] & Self::RANK));
+        }
+        self.rank = best as u32;
+        (self.order, self.count, self.stand_ins, self.neighbour) = (0, 0, 0, 0);
+        let mut rest = order;
+        for place in 0..MAX_BOND_PATHS {
+            let path = order::first(rest);
+            rest = order::rest(rest);
+            // What the verifier knows of these it would carry on into the next turn.
+            compiler_fence(Ordering::SeqCst);
+            let found = self.found[place as usize];
+            if found & Self::RANK != self.rank || self.rank == Self::RANK || self.count >= most {
+                continue;
+            }
+            if found & Self::NEIGHBOUR == 0 {
+                let neighbours = self.neighbour >> 31;
+                let at = (self.count - neighbours) & (MAX_BOND_PATHS - 1);
+                self.order |= u64::from(path) << (4 * at);
+            } else if self.neighbour == 0 {
+                self.neighbour = Self::NEIGHBOUR | path;
+            } else {
+                continue;
+            }
+            self.count += 1;
+            self.stand_ins |= ((place >= most) as u32) << path;
+        }
+        compiler_fence(Ordering::SeqCst);
+        if self.neighbour != 0 {
+            let at = self.count.wrapping_sub(1) & (MAX_BOND_PATHS - 1);
+            let path = u64::from(self.neighbour & (MAX_BOND_PATHS - 1));
+            self.order |= path << (4 * at);
+        }
+    }
+
+    /// How one of them came to be chosen, by [`Self::rank`] and [`Self::stand_ins`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn choice(rank: u32, stand_ins: u32, path: u32) -> Choice {
+        if rank != 0 {
+            Choice::LastResort
+        } else if stand_ins >> (path & (MAX_BOND_PATHS - 1)) & 1 != 0 {
+            Choice::StandIn
+        } else {
+            Choice::Wheel
+        }
+    }
 }
 
 impl Flowlet {
@@ -290,6 +386,59 @@ mod tests {
             let packed = order::pack(order.iter().copied());
             let by_order = by_order(packed, |path| flags[path as usize]);
             prop_assert_eq!(by_order, want);
+        }
+
+        /// Copies take the first of the best kind, and but one of them that needs a neighbour, last;
+        /// whatever was noted before.
+        #[test]
+        fn copies_take_the_first_of_the_best_kind(
+            order in Just((0..16).collect::<Vec<u32>>()).prop_shuffle(),
+            flags in flags_of(16),
+            neighbours: u16,
+            most in 1..=16_u32,
+            noted: u32,
+        ) {
+            let flags = |path: u32| {
+                let neighbour = u32::from(neighbours) >> path & 1;
+                flags[path as usize] | (neighbour * PATH_NEIGHBOUR)
+            };
+            let mut copies = Copies {
+                order: u64::from(noted) << 7,
+                count: noted,
+                stand_ins: noted,
+                rank: noted,
+                neighbour: noted,
+                found: [noted; 16],
+            };
+            copies.find(order::pack(order.iter().copied()), most, flags);
+            let kind = |path: u32| turns::rank(flags(path));
+            let best = order.iter().map(|&path| kind(path)).min().unwrap();
+            let (mut plain, mut neighbour) = (Vec::new(), None);
+            for &path in order.iter().filter(|&&path| best != 3 && kind(path) == best) {
+                if plain.len() + usize::from(neighbour.is_some()) == most as usize {
+                    break;
+                }
+                if flags(path) & PATH_NEIGHBOUR == 0 {
+                    plain.push(path);
+                } else if neighbour.is_none() {
+                    neighbour = Some(path);
+                }
+            }
+            plain.extend(neighbour);
+            let found: Vec<u32> = (0..copies.count)
+                .map(|place| order::first(copies.order >> (4 * place)))
+                .collect();
+            prop_assert_eq!(&found, &plain);
+            for path in found {
+                let place = order.iter().position(|&other| other == path).unwrap();
+                let due = match best {
+                    0 if place < most as usize => Choice::Wheel,
+                    0 => Choice::StandIn,
+                    _ => Choice::LastResort,
+                };
+                let choice = Copies::choice(copies.rank, copies.stand_ins, path);
+                prop_assert_eq!(choice, due);
+            }
         }
     }
 

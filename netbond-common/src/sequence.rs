@@ -9,6 +9,10 @@
 //! A packet waits for nothing where every path in use has passed what is missing: paths keep the order,
 //! so that is lost (the idea of RFC 1990, 4.1).
 //!
+//! Numbers also tell copies: a packet may be sent on several paths, and the first to come is released. What
+//! came is known for the last [`KNOWN`] numbers. A copy from further behind is none the wiser, and is
+//! dropped: the sender says which packets have copies, so that no other is ([`Strand::is_old`]).
+//!
 //! A bond has several [`Strand`]s, each with a sequence of its own, and a flow one of them by its hash: a
 //! flow's loss holds up no other strand. How late the paths are is learned by all strands together
 //! ([`Skew`]).
@@ -20,19 +24,32 @@ use crate::abi::MAX_BOND_PATHS;
 /// Strands of a bond, a power of two.
 pub const STRANDS: u32 = 1 << STRAND_BITS;
 const STRAND_BITS: u32 = 4;
-/// Bits of a sequence number: the rest of GRE's field names the strand.
-const SEQUENCE_BITS: u32 = u32::BITS - STRAND_BITS;
+/// Bits of a sequence number. Above them in GRE's field are two flags, and the strand.
+const SEQUENCE_BITS: u32 = 26;
 const SEQUENCE_MASK: u32 = (1 << SEQUENCE_BITS) - 1;
+const STRAND_SHIFT: u32 = u32::BITS - STRAND_BITS;
+/// The packet was one of several in a super-packet, all of which bear the same field.
+const SEVERAL: u32 = 1 << SEQUENCE_BITS;
+/// The packet was sent on other paths too.
+const COPIED: u32 = 1 << (SEQUENCE_BITS + 1);
+const _: () = assert!(COPIED << 1 == 1 << STRAND_SHIFT);
 
 /// Packets of a strand that are remembered, a power of two.
 pub const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
-/// How far ahead of what is due a packet may come.
-const AHEAD: i32 = SLOTS as i32 / 2;
-/// How far behind it a packet is known again. Less than the rest: the word of [`Strand::came`] in which
-/// the next packets will be noted is clear already.
-const BEHIND: i32 = SLOTS as i32 / 2 - 64;
-/// So many packets in a row from far behind: the peer counts anew.
+/// How far behind the newest a packet is known again, and what is due is waited for. Less than there is room
+/// for: the words of [`Strand::came`] in which the next packets will be noted are clear already. And how far
+/// ahead of it one may come: further, and nothing that is remembered is of use.
+pub const KNOWN: i32 = SLOTS as i32 - 128;
+/// How far behind the newest a copy may come on a path whose queue is long.
+const OLD: i32 = 1 << 20;
+/// By how much a path's numbers may jump ahead there, as it loses what does not fit.
+const JUMP: i32 = 1 << 15;
+/// For so long after the last packet that was none such do copies from far behind on a path that goes on
+/// where it was count as old, ns; and those on any path.
+const DRAINS: u64 = 10_000_000_000;
+const OVERTAKEN: u64 = 1_000_000_000;
+/// So many packets in a row from far behind, and not old: the peer counts anew.
 const STRAYS: u32 = 8;
 /// Gaps that a packet closes at the most, because what is behind them is released by now. Each opens
 /// one at the most, so that none is left for long.
@@ -50,8 +67,10 @@ const MARGIN: u64 = 2_000_000;
 /// No packet is held for longer, whatever is configured, ns: times in slots are 32 bits of ns.
 pub const LONGEST_HOLD: u64 = 1_000_000_000;
 
-/// In [`Strand::newest`] and [`Strand::last`]: there was one.
+/// In [`Strand::newest`], [`Strand::trail`] and [`Strand::last`]: there was one.
 const PRESENT: u32 = 1 << 31;
+/// In [`Strand::repeats`]: segments of this super-packet have identifications of their own.
+const TOLD: u32 = 1 << 31;
 
 /// What GRE's sequence number field says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +79,8 @@ pub struct Stamp {
     pub strand: u32,
     /// Of the first packet of a super-packet, all of whose segments bear the same field.
     pub sequence: u32,
+    /// [`SEVERAL`] where it is of a super-packet, and [`COPIED`] where it was sent on several paths.
+    pub flags: u32,
 }
 
 impl Stamp {
@@ -67,23 +88,42 @@ impl Stamp {
     pub const NONE: Self = Self {
         strand: 0,
         sequence: 0,
+        flags: 0,
     };
 
-    /// The stamp of a packet whose strand has counted `count` before it.
+    /// The stamp of a packet that stands for so many, whose strand has counted `count` before it.
     #[inline(always)]
     #[must_use]
-    pub const fn new(strand: u32, count: u64) -> Self {
+    pub const fn new(strand: u32, count: u64, packets: u32) -> Self {
         Self {
             strand: strand & (STRANDS - 1),
             sequence: count as u32 & SEQUENCE_MASK,
+            flags: (packets > 1) as u32 * SEVERAL,
         }
+    }
+
+    /// The same of a packet that is sent on several paths, if it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn copied(self, copied: bool) -> Self {
+        Self {
+            flags: self.flags | (copied as u32 * COPIED),
+            ..self
+        }
+    }
+
+    /// Whether it was sent on other paths too.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_copied(self) -> bool {
+        self.flags & COPIED != 0
     }
 
     /// As GRE carries it, big-endian.
     #[inline(always)]
     #[must_use]
     pub const fn to_field(self) -> [u8; 4] {
-        (self.strand << SEQUENCE_BITS | self.sequence).to_be_bytes()
+        (self.strand << STRAND_SHIFT | self.flags | self.sequence).to_be_bytes()
     }
 
     /// From a GRE header.
@@ -92,8 +132,9 @@ impl Stamp {
     pub const fn from_field(field: [u8; 4]) -> Self {
         let field = u32::from_be_bytes(field);
         Self {
-            strand: field >> SEQUENCE_BITS,
+            strand: field >> STRAND_SHIFT,
             sequence: field & SEQUENCE_MASK,
+            flags: field & (SEVERAL | COPIED),
         }
     }
 
@@ -138,15 +179,20 @@ pub struct Strand {
     next: u32,
     /// One more than the highest number that came.
     end: u32,
-    /// Packets in a row from far behind.
+    /// Packets in a row from far behind, and not old.
     strays: u32,
+    /// When the last packet came that was not from far behind, ns.
+    fresh_ns: u64,
     /// When the packet before `end` is released, ns.
     release_ns: u64,
     pub counts: Counts,
     /// By path of the bond: the highest number that came on it, with [`PRESENT`].
     newest: [u32; MAX_BOND_PATHS as usize],
+    /// By path: the last number that came on it, with [`PRESENT`], whether or not the sequence began anew
+    /// since.
+    trail: [u32; MAX_BOND_PATHS as usize],
     /// By path: the sequence of the last stamp, with [`PRESENT`], and how often it was repeated by
-    /// segments that cannot be told otherwise.
+    /// segments that cannot be told otherwise, or [`TOLD`].
     last: [u32; MAX_BOND_PATHS as usize],
     repeats: [u32; MAX_BOND_PATHS as usize],
     /// A bit for each of the last numbers: it came. Those from `end` on are 0.
@@ -166,7 +212,7 @@ pub struct Counts {
     /// Numbers that were given out, and those of them that came: the others are lost, or under way.
     pub expected: u64,
     pub came: u64,
-    /// Came more than once.
+    /// Came more than once, or were copies from too far behind to tell.
     pub copies: u64,
     /// Times that the sequence began anew.
     pub begun: u64,
@@ -193,14 +239,15 @@ pub struct Skew {
 pub enum Arrival {
     /// It leaves at this time, ns; at once where that is now.
     Release(u64),
-    /// It was here before.
+    /// It was here before, or is a copy of one that was, for all that can be known.
     Copy,
 }
 
 /// By how much `a` is ahead of `b`, modulo the sequence's length.
 #[inline(always)]
 const fn ahead(a: u32, b: u32) -> i32 {
-    (a.wrapping_sub(b) << STRAND_BITS) as i32 >> STRAND_BITS
+    const UNUSED: u32 = u32::BITS - SEQUENCE_BITS;
+    (a.wrapping_sub(b) << UNUSED) as i32 >> UNUSED
 }
 
 #[inline(always)]
@@ -264,45 +311,71 @@ const fn hold(lateness: u64, longest: u64) -> u64 {
 
 impl Strand {
     /// The number of the packet with this stamp that came on `path` in a packet of this identification.
+    ///
+    /// Segments of a super-packet are told by it. Where the kernel left it as it was, all of them seem to be
+    /// the first one, and are counted: so what a path loses of them is taken for the last ones.
     #[inline(always)]
     pub fn number(&mut self, path: u32, stamp: Stamp, identification: u16) -> u32 {
+        if stamp.flags & SEVERAL == 0 {
+            return stamp.sequence;
+        }
         let path = path as usize & (MAX_BOND_PATHS as usize - 1);
         let segment = stamp.segment(identification);
         let tag = PRESENT | stamp.sequence;
-        if segment != 0 || self.last[path] != tag {
-            self.last[path] = tag;
-            self.repeats[path] = segment;
-        } else {
-            self.repeats[path] += 1;
+        let same = self.last[path] == tag;
+        self.last[path] = tag;
+        if segment != 0 {
+            self.repeats[path] = TOLD;
+            return plus(stamp.sequence, segment);
         }
+        if !same {
+            self.repeats[path] = 0;
+            return stamp.sequence;
+        }
+        if self.repeats[path] & TOLD != 0 {
+            return stamp.sequence;
+        }
+        self.repeats[path] += 1;
         plus(stamp.sequence, self.repeats[path])
     }
 
     /// Notes the packet with this number that came on `path` (counted from 0 within the bond) at `now`
     /// (CLOCK_MONOTONIC, ns), and says when it leaves. No packet is held for more than `longest` ns.
+    /// `copied`: it was sent on other paths too.
     #[inline(always)]
     pub fn arrive(
         &mut self,
         skew: &mut Skew,
         path: u32,
         number: u32,
+        copied: bool,
         now: u64,
         longest: u64,
     ) -> Arrival {
         let path = path as usize & (MAX_BOND_PATHS as usize - 1);
         skew.seen_ns[path] = now;
-        let distance = ahead(number, self.next);
-        if distance < -BEHIND && self.begun != 0 {
+        let distance = ahead(number, self.end);
+        if distance < -KNOWN && self.begun != 0 {
+            if copied && self.is_old(path, number, now) {
+                self.trail[path] = PRESENT | number;
+                self.counts.copies += 1;
+                return Arrival::Copy;
+            }
             self.strays += 1;
             if self.strays < STRAYS {
                 self.counts.late += 1;
                 return Arrival::Release(now);
             }
         }
-        if self.begun == 0 || !(-BEHIND..AHEAD).contains(&distance) {
+        if self.begun == 0 || !(-KNOWN..KNOWN).contains(&distance) {
             self.begin(number);
+        } else if ahead(number, self.next) >= KNOWN {
+            // What is further back is not remembered.
+            self.next = plus(number, SEQUENCE_MASK - KNOWN as u32 + 2);
         }
+        self.trail[path] = PRESENT | number;
         self.strays = 0;
+        self.fresh_ns = now;
 
         let newest = self.newest[path];
         if newest & PRESENT == 0 || ahead(number, newest) > 0 {
@@ -320,7 +393,7 @@ impl Strand {
         } else {
             self.release_late(skew, number, now, longest)
         };
-        if release > now {
+        if release > now && longest != 0 {
             self.counts.held += 1;
         }
         self.came[word(number)] |= 1 << (number & 63);
@@ -329,6 +402,20 @@ impl Strand {
             release: release as u32,
         };
         Arrival::Release(release)
+    }
+
+    /// Whether a copy from further behind than is known is of the present sequence, and not of a peer that
+    /// counts anew. It is where others left it behind just now; and where its path goes on from its trail, as
+    /// one does that empties its queue after the others failed.
+    ///
+    /// A peer that counts anew begins at any number. So it is not taken for that but by a rare chance, and
+    /// then not for longer than [`DRAINS`].
+    #[inline(always)]
+    fn is_old(&self, path: usize, number: u32, now: u64) -> bool {
+        let (silence, trail) = (now.saturating_sub(self.fresh_ns), self.trail[path]);
+        let on = ahead(number, trail);
+        let goes_on = trail & PRESENT != 0 && (-KNOWN..JUMP).contains(&on);
+        ahead(self.end, number) < OLD && (silence < OVERTAKEN || goes_on && silence < DRAINS)
     }
 
     /// Begins anew: what was before this number is not waited for. Release times go on.
@@ -443,7 +530,7 @@ impl Strand {
         // The bits from the end on were those of numbers long past. Those of the next word too, which is
         // looked at where nothing is found in this one.
         let fresh = ((self.end & 63) + beyond + 1) / 64;
-        for step in 1..=WORDS as u32 / 2 + 1 {
+        for step in 1..=WORDS as u32 {
             if step > fresh {
                 break;
             }
@@ -529,6 +616,8 @@ mod tests {
         strand: Box<Strand>,
         skew: Skew,
         released: Vec<(u64, u64)>,
+        copied: bool,
+        longest: u64,
     }
 
     impl Receiver {
@@ -537,14 +626,37 @@ mod tests {
                 strand: Box::new(Strand::zeroed()),
                 skew: Skew::zeroed(),
                 released: Vec::new(),
+                copied: false,
+                longest: LONGEST,
             }
+        }
+
+        /// Of a peer that sends each packet on several paths.
+        fn of_copies(longest: u64) -> Self {
+            Self {
+                copied: true,
+                longest,
+                ..Self::new()
+            }
+        }
+
+        /// How often each number was released.
+        fn times(&self) -> std::collections::BTreeMap<u64, u32> {
+            let mut times = std::collections::BTreeMap::new();
+            for &(number, _) in &self.released {
+                *times.entry(number).or_default() += 1;
+            }
+            times
         }
 
         fn arrive(&mut self, path: u32, number: u64, now: u64) -> Arrival {
             let wire = number as u32 & SEQUENCE_MASK;
-            let arrival = self.strand.arrive(&mut self.skew, path, wire, now, LONGEST);
+            let (copied, longest) = (self.copied, self.longest);
+            let arrival = self
+                .strand
+                .arrive(&mut self.skew, path, wire, copied, now, longest);
             if let Arrival::Release(at) = arrival {
-                assert!((now..=now + LONGEST + SLOTS as u64).contains(&at));
+                assert!((now..=now + longest + SLOTS as u64).contains(&at));
                 self.released.push((number, at));
             }
             arrival
@@ -604,9 +716,13 @@ mod tests {
 
     #[test]
     fn a_stamp_is_read_back_and_names_its_segments() {
-        let stamp = Stamp::new(9, u64::MAX);
-        assert_eq!(stamp.sequence, SEQUENCE_MASK);
-        assert_eq!(Stamp::from_field(stamp.to_field()), stamp);
+        for (packets, copied) in [(1, false), (1, true), (2, false), (43, true)] {
+            let stamp = Stamp::new(9, u64::MAX, packets).copied(copied);
+            assert_eq!((stamp.strand, stamp.sequence), (9, SEQUENCE_MASK));
+            assert_eq!(Stamp::from_field(stamp.to_field()), stamp);
+            assert_eq!(stamp.is_copied(), copied);
+        }
+        let stamp = Stamp::new(9, u64::MAX, 43);
         let id = stamp.identification();
         assert_eq!(stamp.segment(id), 0);
         assert_eq!(stamp.segment(id.wrapping_add(43)), 43);
@@ -616,13 +732,30 @@ mod tests {
     #[test]
     fn segments_count_whether_they_can_be_told_or_not() {
         let mut strand: Box<Strand> = Box::new(Strand::zeroed());
-        let stamp = Stamp::new(1, 70);
+        let stamp = Stamp::new(1, 70, 4);
         let id = stamp.identification();
         let told: Vec<u32> = [0, 1, 3].map(|n| strand.number(0, stamp, id + n)).to_vec();
         assert_eq!(told, [70, 71, 73]);
+        // In any order, and more than once.
+        let told: Vec<u32> = [2, 0, 0, 2]
+            .map(|n| strand.number(0, stamp, id + n))
+            .to_vec();
+        assert_eq!(told, [72, 70, 70, 72]);
         // Path 1 has not seen it; these all have the first's.
         let repeated: Vec<u32> = (0..3).map(|_| strand.number(1, stamp, id)).collect();
         assert_eq!(repeated, [70, 71, 72]);
+    }
+
+    /// A packet by itself is what it says, however often it comes and whatever became of its
+    /// identification on the way.
+    #[test]
+    fn a_packet_by_itself_has_one_number() {
+        let mut strand: Box<Strand> = Box::new(Strand::zeroed());
+        let stamp = Stamp::new(1, 70, 1);
+        let id = stamp.identification();
+        for other in [0, 0, 1, 500] {
+            assert_eq!(strand.number(0, stamp, id + other), 70);
+        }
     }
 
     #[test]
@@ -760,6 +893,90 @@ mod tests {
         assert_eq!(receiver.out_of_order(), 0);
     }
 
+    /// Packets that are sent on all paths at once, one each `gap` ns, as they come: (time, path, number).
+    /// `delay` says for how long each path holds one, `None` where it is lost; a path keeps its order.
+    fn copied(
+        n: u64,
+        first: u64,
+        gap: u64,
+        paths: u32,
+        delay: impl Fn(u64, u32) -> Option<u64>,
+    ) -> Vec<(u64, u32, u64)> {
+        let mut came = Vec::new();
+        for path in 0..paths {
+            let mut free = 0;
+            for i in 0..n {
+                let sent = 20_000 * MS + i * gap;
+                if let Some(delay) = delay(i, path) {
+                    free = (sent + delay).max(free + 1);
+                    came.push((free, path, first + i));
+                }
+            }
+        }
+        came.sort_unstable();
+        came
+    }
+
+    /// Copies on a slow path, further behind than anything is remembered: also at the beginning, after the
+    /// path was idle, and as its queue runs empty when the fast one has failed.
+    #[test]
+    fn copies_from_far_behind_are_old() {
+        for longest in [0, LONGEST] {
+            let first = (1 << SEQUENCE_BITS) - 7_000;
+            let came = copied(60_000, first, MS / 20, 2, |number, path| {
+                match (path, number) {
+                    // 2,000 packets a second pass, and 400 ms of them wait.
+                    (1, 20_000..50_000) if number % 10 == 0 => Some(400 * MS),
+                    (1, 20_000..50_000) => None,
+                    // 10,000 packets behind.
+                    (1, _) => Some(500 * MS),
+                    (_, 30_000..31_500) => None,
+                    (_, 58_000..) => None,
+                    _ => Some(5 * MS),
+                }
+            });
+            let mut receiver = Receiver::of_copies(longest);
+            for (at, path, number) in came {
+                receiver.arrive(path, number, at);
+            }
+            assert_eq!(receiver.strand.counts.begun, 0);
+            let times = receiver.times();
+            assert!(times.values().all(|&times| times == 1));
+            let on_fast = |i| !(30_000..31_500).contains(&i) && i < 58_000;
+            for i in (0..60_000).filter(|&i| on_fast(i)) {
+                assert!(times.contains_key(&(first + i)), "{i}");
+            }
+            // What the slow path alone had is there as soon as it is no longer behind the rest.
+            assert!((58_000..60_000).all(|i| times.contains_key(&(first + i))));
+        }
+    }
+
+    /// No path is told from another by a peer that counts anew; all that it sends is released but once.
+    #[test]
+    fn copies_of_a_peer_that_counts_anew() {
+        for (next, silence) in [
+            (5_000_000, MS),
+            (50_000_000, MS),
+            (29_990_000, 2_000 * MS),
+            (29_990_000, 11_000 * MS),
+        ] {
+            let mut receiver = Receiver::of_copies(0);
+            let slow = |_, path: u32| Some(if path == 1 { 30 * MS } else { 5 * MS });
+            let before = copied(10_000, 30_000_000, MS / 10, 2, slow);
+            let end = before.last().unwrap().0;
+            for (at, path, number) in before {
+                receiver.arrive(path, number, at);
+            }
+            for (at, path, number) in copied(10_000, next, MS / 10, 2, slow) {
+                receiver.arrive(path, number, at + end + silence);
+            }
+            let times = receiver.times();
+            assert!((0..10_000).all(|i| times.contains_key(&(next + i))));
+            let twice = times.values().filter(|&&times| times > 1).count();
+            assert!(twice <= STRAYS as usize, "{next}: {twice}");
+        }
+    }
+
     #[test]
     fn a_peer_that_counts_anew_is_followed() {
         for next in [5_000_000, 200_000_000] {
@@ -775,6 +992,79 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever paths lose and delay: what comes on any of them is released once.
+        #[test]
+        fn copies_are_released_once(
+            first in 0..1_u64 << SEQUENCE_BITS,
+            gap in MS / 20..MS,
+            paths in proptest::collection::vec((0..80 * MS, 0..40 * MS, 0..=100_u64), 1..=5),
+            bursts in proptest::collection::vec((0..5_u32, 0..6_000_u64, 1..5_000_u64), 0..6),
+            ordered: bool,
+            seed: u64,
+        ) {
+            let random = |number: u64, path: u32, what: u64| {
+                let mixed = number << 8 | u64::from(path) << 4 | what;
+                (mixed ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+                    .wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33
+            };
+            let came = copied(6_000, first, gap, paths.len() as u32, |number, path| {
+                let (delay, jitter, loss) = paths[path as usize];
+                let burst = |&(of, from, len): &(u32, u64, u64)| {
+                    of == path && (from..from + len).contains(&number)
+                };
+                let lost = random(number, path, 0) % 100 < loss || bursts.iter().any(burst);
+                (!lost).then(|| delay + random(number, path, 1) % (jitter + 1))
+            });
+            let mut receiver = Receiver::of_copies(if ordered { LONGEST } else { 0 });
+            let mut all = std::collections::BTreeSet::new();
+            for (at, path, number) in came {
+                receiver.arrive(path, number, at);
+                all.insert(number);
+            }
+            let times = receiver.times();
+            prop_assert!(times.values().all(|&times| times == 1));
+            prop_assert!(all.iter().eq(times.keys()));
+            prop_assert_eq!(receiver.strand.counts.came, all.len() as u64);
+        }
+
+        /// The same of super-packets, whichever of their segments are lost, and in whatever order a path
+        /// delivers them.
+        #[test]
+        fn segments_are_released_once(
+            lens in proptest::collection::vec(1..=44_u32, 1..200),
+            order in proptest::collection::vec((0..3_u32, 0..6_u64, 0..4_u32), 1..400),
+        ) {
+            let mut came = Vec::new();
+            let mut number = 77_777_u32;
+            for (i, &len) in lens.iter().enumerate() {
+                let stamp = Stamp::new(3, number.into(), len).copied(true);
+                for segment in 0..len {
+                    for path in 0..3 {
+                        let (of, shift, lost) = order[(i * 50 + segment as usize) % order.len()];
+                        if of == path && lost != 0 {
+                            continue;
+                        }
+                        let id = stamp.identification().wrapping_add(segment as u16);
+                        let at = u64::from(number + segment) * 4 + shift * u64::from(path);
+                        came.push((at, path, stamp, id, number + segment));
+                    }
+                }
+                number += len;
+            }
+            came.sort_by_key(|&(at, path, ..)| (at, path));
+            let mut receiver = Receiver::of_copies(0);
+            let mut all = std::collections::BTreeSet::new();
+            for (at, path, stamp, id, number) in came {
+                let told = receiver.strand.number(path, stamp, id);
+                prop_assert_eq!(told, number);
+                receiver.arrive(path, told.into(), 20_000 * MS + at);
+                all.insert(u64::from(number));
+            }
+            let times = receiver.times();
+            prop_assert!(times.values().all(|&times| times == 1));
+            prop_assert!(all.iter().eq(times.keys()));
+        }
+
         /// Whatever comes whenever: no packet leaves after a later one that it could have preceded,
         /// but those counted, and nothing is held longer than allowed (`arrive` above asserts it).
         #[test]

@@ -171,7 +171,7 @@ const fn path_of(key: i64) -> u32 {
 ///
 /// Without a branch, as all here that is done for each path: the ways through a loop multiply.
 #[inline(always)]
-const fn rank(flags: u32) -> u64 {
+pub(crate) const fn rank(flags: u32) -> u64 {
     const { assert!(PATH_USABLE == 1 && PATH_LAST_RESORT == 2 && PATH_STALE == 1 << 31) }
     let unusable = (flags & PATH_USABLE).wrapping_sub(1);
     let resort = (flags >> 1 & 1).wrapping_sub(1);
@@ -188,7 +188,7 @@ fn forget(keys: &mut Keys, number: i64) -> i64 {
 
 /// The lesser of two numbers less than 2^62.
 #[inline(always)]
-const fn min(a: i64, b: i64) -> i64 {
+pub(crate) const fn min(a: i64, b: i64) -> i64 {
     let difference = a.wrapping_sub(b);
     b.wrapping_add(difference & difference >> 63)
 }
@@ -293,10 +293,6 @@ mod tests {
         let (shares, mut keys) = (shares(&weights(&[1, 1])), [0; PATHS]);
         assert_eq!(
             Turns::zeroed().take(&shares, &mut keys, 2, 1400, |_| 0),
-            None
-        );
-        assert_eq!(
-            Turns::zeroed().take(&shares, &mut keys, 0, 1400, |_| USABLE),
             None
         );
     }

@@ -2,10 +2,13 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT},
+    programs::TcContext,
+};
 use netbond_common::{
     abi::{
-        BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE,
+        BOND_ETHERNET, BOND_NUMBERED, Bond, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE,
         Path, PathStats,
     },
     class::{Subject, classify},
@@ -17,7 +20,8 @@ use netbond_common::{
     ipv4::{self, Outward},
     names::{Mode, feature},
     notes::Notes,
-    select::{self, Choice, select},
+    order,
+    select::{self, Choice, Copies, select},
     sequence::Stamp,
 };
 use network_types::{
@@ -59,10 +63,15 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
         return Ok(netbond_ask(packet.raw(), path, more as u32));
     }
     let chosen = netbond_choose(packet.raw(), id);
-    Ok(if ethernet {
+    let action = if ethernet {
         netbond_send_l2(packet.raw(), id, chosen)
     } else {
         netbond_send_l3(packet.raw(), id, chosen)
+    };
+    Ok(if Modes::has(feature::DUPLICATE) && action == COPIES {
+        netbond_copy(packet.raw(), id)
+    } else {
+        action
     })
 }
 
@@ -72,6 +81,67 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
 extern "C" fn netbond_ask(context: *mut __sk_buff, path: u32, more: u32) -> i32 {
     let packet = Packet::new(TcContext::new(context));
     probe::ask(&packet, path, more).unwrap_or_else(|end| end.settle(&packet))
+}
+
+/// No action of the kernel's: the packet is encapsulated, and to be sent on several paths.
+const COPIES: i32 = 0x6e62;
+
+/// Sends the encapsulated packet in `context` on the paths that [`netbond_choose`] noted: copies, and on the
+/// last one the packet itself.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_copy(context: *mut __sk_buff, id: u32) -> i32 {
+    let packet = Packet::new(TcContext::new(context));
+    let sent = copy(&packet, id);
+    sent.unwrap_or_else(|end| end.settle(&packet))
+}
+
+#[inline(always)]
+fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
+    let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
+    // All that is needed of them: a copy may be sent by a device whose program takes notes of its own.
+    let (packets, len) = (u64::from(notes.packets), u64::from(notes.len));
+    let (mut rest, count) = (notes.copies.order, notes.copies.count);
+    let (rank, stand_ins) = (notes.copies.rank, notes.copies.stand_ins);
+    let (_, header) = packet.load(EthHdr::LEN);
+    let variable = ipv4::variable_sum(&header);
+    packet.forget_route();
+    for place in 0..MAX_BOND_PATHS {
+        let slot = order::first(rest);
+        rest = order::rest(rest);
+        let path_id = maps::path_of(id, slot);
+        let (Some(path), Some(stats)) = (maps::path(path_id), maps::path_stats(path_id)) else {
+            break;
+        };
+        // The first one's are there.
+        if place != 0 {
+            let part = ipv4::path_part(&path.local, &path.remote, path.sum, variable);
+            let written = packet.write(EthHdr::LEN + ipv4::PATH_AT, &part);
+            if written.is_err() {
+                break;
+            }
+            stats.tx_copies += packets;
+        }
+        stats.tx_packets += packets;
+        stats.tx_bytes += len;
+        match Copies::choice(rank, stand_ins, slot) {
+            Choice::Wheel => {}
+            Choice::StandIn => stats.tx_stand_in += packets,
+            Choice::LastResort => stats.tx_last_resort += packets,
+        }
+        if place + 1 >= count {
+            if path.flags & PATH_NEIGHBOUR == 0 {
+                return Ok(redirect(path.ifindex));
+            }
+            if packet.to_one().is_err() {
+                break;
+            }
+            return Ok(redirect_to_neighbour(path.ifindex));
+        }
+        packet.send_copy(path.ifindex);
+    }
+    // It was counted where it was sent.
+    Ok(TC_ACT_SHOT)
 }
 
 /// Sends the packet in `context` on the path that [`netbond_choose`] chose.
@@ -117,7 +187,7 @@ fn send_packet<F: Features>(
     };
     let way = way::<F>(id, bond, chosen)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
-    let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(&way, id, bond, packets);
     let identification = if stamped {
         stamp.identification()
     } else if inner.dont_fragment {
@@ -129,7 +199,7 @@ fn send_packet<F: Features>(
     packet
         .encapsulate(&outward, gre_header(way.path, inner, stamped, stamp), 0)
         .map_err(|_| end(Fate::TxNoRoom))?;
-    way.leave(packet, id, packets, len)
+    way.leave::<F>(packet, id, packets, len)
 }
 
 /// Sends a whole frame, whatever is in it.
@@ -150,7 +220,7 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     };
     let len = packet.len() + (tags.count * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
-    let (stamped, stamp) = stamp::<F>(way.flow, id, bond, packets);
+    let (stamped, stamp) = stamp::<F>(&way, id, bond, packets);
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
@@ -164,18 +234,17 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
             _ => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags.tags)),
         })
         .map_err(|_| end(Fate::TxNoRoom))?;
-    way.leave(packet, id, packets, len)
+    way.leave::<F>(packet, id, packets, len)
 }
 
-/// The place in its flow's strand of a packet that stands for so many; false where the bond keeps no
-/// order.
+/// The place in its flow's strand of a packet that stands for so many; false where the bond numbers none.
 #[inline(always)]
-fn stamp<F: Features>(flow: u32, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
-    if !F::has(feature::IN_ORDER) || bond.flags & BOND_IN_ORDER == 0 {
+fn stamp<F: Features>(way: &Way, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
+    if !F::has(feature::NUMBERED) || bond.flags & BOND_NUMBERED == 0 {
         return (false, Stamp::NONE);
     }
-    match maps::stamp(id, flow, packets) {
-        Some(stamp) => (true, stamp),
+    match maps::stamp(id, way.flow, packets) {
+        Some(stamp) => (true, stamp.copied(way.copied)),
         None => (false, Stamp::NONE),
     }
 }
@@ -229,6 +298,8 @@ struct Way {
     class: u32,
     /// Hash of its flow, where some feature needs one.
     flow: u32,
+    /// Whether it takes others as well.
+    copied: bool,
 }
 
 /// In [`Way::class`]: it is of none.
@@ -241,7 +312,7 @@ fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
         let ticket = maps::ticket(id).ok_or(End::new(id, Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
         let (path, choice) = select(bond, ticket, flags).ok_or(End::new(id, Fate::TxNoPath))?;
-        return Way::new(id, path, choice, NO_CLASS, 0);
+        return Way::new(id, path, choice, (NO_CLASS, 0), false);
     }
     let choice = match (chosen >> CHOICE) as u8 {
         WHEEL => Choice::Wheel,
@@ -252,7 +323,8 @@ fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
     };
     let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
     let path = chosen & (MAX_BOND_PATHS - 1);
-    Way::new(id, path, choice, notes.class, notes.flow)
+    let copied = F::has(feature::DUPLICATE) && notes.copies.count > 1;
+    Way::new(id, path, choice, (notes.class, notes.flow), copied)
 }
 
 /// Chooses the path of the packet in `context` as its class says, or the bond. Returns the path, and
@@ -282,10 +354,13 @@ const NO_BOND: u8 = 17;
 /// bond.
 #[inline(always)]
 fn by_mode<F: Features>(packet: &Packet, id: u32) -> Option<Option<(u32, Choice)>> {
-    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::IN_ORDER;
+    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::NUMBERED;
     let bond = maps::bond(id)?;
     let notes = maps::notes()?;
     (notes.class, notes.flow) = (NO_CLASS, 0);
+    if F::has(feature::DUPLICATE) {
+        notes.copies.count = 0;
+    }
     if F::has(FLOWS) {
         notes.subject = subject(packet);
         compiler_fence(Ordering::SeqCst);
@@ -313,6 +388,13 @@ fn in_lane<F: Features>(
 ) -> Option<Option<(u32, Choice)>> {
     let flags = |path| maps::path_flags(maps::path_of(id, path));
     let lane = maps::lane(notes.lane)?;
+    if F::has(feature::DUPLICATE) && lane.mode == Mode::Duplicate as u32 {
+        let copies = &mut notes.copies;
+        copies.find(lane.order, lane.copies, flags);
+        let first = order::first(copies.order);
+        let choice = Copies::choice(copies.rank, copies.stand_ins, first);
+        return Some((copies.count != 0).then_some((first, choice)));
+    }
     let preferred = if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
         maps::flow_order(id, notes.flow)
     } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
@@ -377,7 +459,13 @@ fn subject(packet: &Packet) -> Subject {
 
 impl Way {
     #[inline(always)]
-    fn new(id: u32, path: u32, choice: Choice, class: u32, flow: u32) -> Result<Self, End> {
+    fn new(
+        id: u32,
+        path: u32,
+        choice: Choice,
+        (class, flow): (u32, u32),
+        copied: bool,
+    ) -> Result<Self, End> {
         let no_path = || End::new(id, Fate::TxNoPath);
         let path_id = maps::path_of(id, path);
         Ok(Self {
@@ -386,12 +474,27 @@ impl Way {
             choice,
             class,
             flow,
+            copied,
         })
     }
 
     /// Counts an encapsulated packet that was `len` bytes before, and sends it.
     #[inline(always)]
-    fn leave(self, packet: &Packet, id: u32, packets: u32, len: u32) -> Result<i32, End> {
+    fn leave<F: Features>(
+        self,
+        packet: &Packet,
+        id: u32,
+        packets: u32,
+        len: u32,
+    ) -> Result<i32, End> {
+        if self.class != NO_CLASS {
+            maps::count_class(self.class, u64::from(packets), u64::from(len));
+        }
+        if F::has(feature::DUPLICATE) && self.copied {
+            let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
+            (notes.packets, notes.len) = (packets, len);
+            return Ok(COPIES);
+        }
         if self.path.flags & PATH_NEIGHBOUR != 0 {
             packet.to_one().map_err(|_| End::new(id, Fate::TxNoRoom))?;
         }
@@ -402,9 +505,6 @@ impl Way {
             Choice::Wheel => {}
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
-        }
-        if self.class != NO_CLASS {
-            maps::count_class(self.class, packets, u64::from(len));
         }
         Ok(leave(packet, self.path))
     }

@@ -1,9 +1,14 @@
 //! A packet comes in on a device of a path: if it is the bond's, decapsulate it and hand it to the
 //! bond device.
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT},
+    programs::TcContext,
+};
 use netbond_common::{
-    abi::{BOND_ETHERNET, BOND_IN_ORDER, Bond, MAX_BOND_PATHS, PathStats, TunnelKey},
+    abi::{
+        BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED, Bond, MAX_BOND_PATHS, PathStats, TunnelKey,
+    },
     ecn::{self, Decapsulated},
     fate::Fate,
     frame::Header,
@@ -38,12 +43,12 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     take::<L3>(packet, path_id, outer.cover(), Leave::AtOnce)
 }
 
-/// The same for bonds that keep their packets in order.
+/// The same for bonds that number their packets.
 ///
 /// It is functions with symbols of their own: the verifier walks through each once, and each has the
 /// stack almost to itself.
 #[inline(always)]
-pub(crate) fn receive_in_order<const L3: usize>(packet: &Packet) -> Result<i32, End> {
+pub(crate) fn receive_numbered<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     let context = packet.raw();
     let path_id = if L3 == 0 {
         netbond_find_l3(context)
@@ -68,11 +73,14 @@ pub(crate) fn receive_in_order<const L3: usize>(packet: &Packet) -> Result<i32, 
     // What is not of the bond's encap is left to the kernel.
     let ours = (cover.protocol == gre::ETHERNET) == (bond.flags & BOND_ETHERNET != 0);
     let (mut time, now) = (0, monotonic());
-    if notes.stamped != 0 && bond.flags & BOND_IN_ORDER != 0 && ours {
+    if notes.stamped != 0 && bond.flags & BOND_NUMBERED != 0 && ours {
         let (field, identification) = (notes.field, notes.identification);
         time = netbond_arrive(path_id, field, identification, bond.longest_hold_ns, now);
         if time == COPY {
-            return Err(End::new(id, Fate::RxCopy));
+            return drop_copy(packet, path_id, L3 + cover.len);
+        }
+        if bond.flags & BOND_IN_ORDER == 0 {
+            time = 0;
         }
     }
     Ok(if L3 == 0 {
@@ -80,6 +88,19 @@ pub(crate) fn receive_in_order<const L3: usize>(packet: &Packet) -> Result<i32, 
     } else {
         netbond_take_l2(context, path_id, cover.pack(), time, now)
     })
+}
+
+/// Counts a copy, behind so many bytes of headers, of what was received before: the path did its work, and
+/// the peer is to know.
+#[inline(always)]
+fn drop_copy(packet: &Packet, path_id: u32, start: usize) -> Result<i32, End> {
+    let foreign = End::new(maps::bond_of(path_id), Fate::RxForeign);
+    let stats = maps::path_stats(path_id).ok_or(foreign)?;
+    let packets = u64::from(packet.wire_packets());
+    stats.rx_packets += packets;
+    stats.rx_bytes += u64::from(packet.len()) - start as u64;
+    stats.rx_copies += packets;
+    Ok(TC_ACT_SHOT)
 }
 
 /// In place of a path's id.
@@ -332,7 +353,8 @@ extern "C" fn netbond_arrive(
         return now;
     };
     let number = strand.number(path, stamp, identification as u16);
-    let arrival = strand.arrive(skew, path, number, now, longest_ns.into());
+    let longest = u64::from(longest_ns);
+    let arrival = strand.arrive(skew, path, number, stamp.is_copied(), now, longest);
     maps::unlock(strand);
     match arrival {
         Arrival::Release(time) => time,

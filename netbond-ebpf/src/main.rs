@@ -54,18 +54,18 @@ fn netbond_in_l2(ctx: TcContext) -> i32 {
     ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
-/// As `netbond_in_l3`, for bonds that keep their packets in order.
+/// As `netbond_in_l3`, for bonds that number their packets.
 #[classifier]
 fn netbond_ord_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive_in_order::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive_numbered::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
-/// As `netbond_in_l2`, for bonds that keep their packets in order.
+/// As `netbond_in_l2`, for bonds that number their packets.
 #[classifier]
 fn netbond_ord_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
-    ingress::receive_in_order::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
+    ingress::receive_numbered::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// Egress of the other end of a bond device's veth pair: a received packet waits for its turn in the

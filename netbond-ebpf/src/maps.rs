@@ -252,7 +252,7 @@ pub(crate) fn stamp(bond: u32, strand: u32, packets: u32) -> Option<Stamp> {
     let count = SEQUENCES.get_ptr_mut(bond * BOND_STRANDS + strand)?;
     // SAFETY: a live element; programs change it by atomic additions alone.
     let count = unsafe { atomic::fetch_add(count, u64::from(packets)) };
-    Some(Stamp::new(strand, count))
+    Some(Stamp::new(strand, count, packets))
 }
 
 /// How often a strand's lock is tried: whoever has it works for less than a microsecond, and is never

@@ -11,10 +11,10 @@ use aya_ebpf::{
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
-        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_set_tstamp, bpf_skb_set_tunnel_key, bpf_skb_vlan_pop,
-        bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_redirect, bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_set_tstamp, bpf_skb_set_tunnel_key,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -432,6 +432,15 @@ impl Packet {
         // SAFETY: a plain helper call on this program's own context.
         let result = unsafe { bpf_skb_change_tail(self.ctx.as_ptr().cast(), len as u32, 0) };
         if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Sends a copy of the packet out of a device, as [`redirect`] does with the packet itself. That device
+    /// may be another bond's: what this CPU noted of the packet is lost.
+    #[inline(always)]
+    pub(crate) fn send_copy(&self, ifindex: u32) {
+        // SAFETY: a plain helper call on this program's own context. What it refuses is lost, as what a
+        // device refuses to which packets are redirected.
+        let _ = unsafe { bpf_clone_redirect(self.raw(), ifindex, 0) };
     }
 
     /// Addresses the frame to no group: the kernel finds the next hop of no other, though it replaces

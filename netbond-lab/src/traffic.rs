@@ -106,6 +106,8 @@ pub struct PingLog {
     requests: Vec<Request>,
     /// Whether it is known which arrived: then both ways count, and a packet that was sent back is two.
     each_way: bool,
+    /// How often a packet arrived, or came back, that had done so before.
+    repeated: u64,
 }
 
 /// A time in which requests were lost.
@@ -137,6 +139,12 @@ impl PingLog {
     fn parse(text: &str, end: SystemTime) -> Self {
         let mut requests = Vec::new();
         let (mut arrivals, mut answers) = (BTreeSet::new(), BTreeSet::new());
+        let mut repeated = 0;
+        let mut enter = |seen: &mut BTreeSet<u64>, number: &str| {
+            if let Ok(number) = number.parse() {
+                repeated += u64::from(!seen.insert(number));
+            }
+        };
         // The sender was killed: its last line may be cut short.
         for line in text
             .split_inclusive('\n')
@@ -150,8 +158,8 @@ impl PingLog {
                     };
                     requests.push((number, UNIX_EPOCH + Duration::from_micros(time)));
                 }
-                ["here", number] => arrivals.extend(number.parse::<u64>()),
-                ["back", number] => answers.extend(number.parse::<u64>()),
+                ["here", number] => enter(&mut arrivals, number),
+                ["back", number] => enter(&mut answers, number),
                 _ => {}
             }
         }
@@ -167,7 +175,13 @@ impl PingLog {
         Self {
             requests,
             each_way: !arrivals.is_empty(),
+            repeated,
         }
+    }
+
+    /// How often a packet was delivered once more, in either direction.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     /// All requests.
@@ -463,6 +477,11 @@ mod tests {
         let text = "sent 1 1000\nsent 2 2000\nsent 3 3000\nsent 4 4000\nback 1\nhere 1\nhere 2\n";
         let log = PingLog::parse(text, at(1.0));
         assert_eq!(log.counts(), Counts { sent: 6, lost: 3 });
+        assert_eq!(log.repeated(), 0);
+        let text = format!("{text}here 2\nback 1\nback 1\n");
+        let log = PingLog::parse(&text, at(1.0));
+        assert_eq!(log.counts(), Counts { sent: 6, lost: 3 });
+        assert_eq!(log.repeated(), 3);
     }
 
     #[test]

@@ -73,6 +73,8 @@ fn a_change_of_mode_loses_no_packet() {
         ("mode = \"flow\"", ["priority = 1", ""], voice),
         // All that there is.
         ("mode = \"flowlet\"", ["priority = 1", ""], &both),
+        ("mode = \"duplicate\"", none, ""),
+        ("mode = \"duplicate\"\ncopies = 2", ["priority = 1", ""], ""),
         ("mode = \"round-robin\"", none, ""),
     ];
     for (bond, paths, rest) in steps {
@@ -225,4 +227,80 @@ fn a_class_by_dscp_takes_another_mode() {
         Ok((classes == 0).then_some(()))
     })
     .unwrap();
+}
+
+/// Paths fail and return one after the other, silently, so that one of them always lives: nothing is lost,
+/// nothing is delivered twice, and no end takes the copies that it sent for lost.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn copies_lose_nothing_while_a_path_lives() {
+    const FAILURES: usize = 12;
+    let mut topology = Topology::reference().with_bond_line("hold_down = 0");
+    for bond in &mut topology.bonds {
+        bond.mode = "duplicate".to_owned();
+    }
+    let lab = Lab::up("duplicate", &topology).unwrap();
+    let routers @ [a, b] = ["A", "B"].map(|name| lab.router(name));
+    for router in routers {
+        wait_proven(router);
+        assert_eq!(status(router)["bonds"][0]["mtu"], 1392);
+    }
+    let streams = [
+        traffic::Numbered::start(a, b, B, PACE).unwrap(),
+        traffic::Numbered::start(b, a, A, PACE).unwrap(),
+    ];
+    let both = carried(a, "tx_packets", || {
+        std::thread::sleep(Duration::from_secs(3));
+    });
+    assert!(both.iter().all(|&packets| packets > 1000), "{both:?}");
+    for name in ["via-m1", "via-m2"] {
+        let probe = path(a, name)["probe"].clone();
+        // But for what was sent before the other end was there.
+        assert!(probe["data_loss"].as_f64() < Some(0.01), "{name}: {probe}");
+    }
+    for failure in 0..FAILURES {
+        let (router, failing) = [("M1", "via-m1"), ("M2", "via-m2")][failure % 2];
+        lab.fail_router(router).unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        lab.restore_router(router).unwrap();
+        for end in routers {
+            wait_for(&format!("{failing} in {}", end.name()), SOON, || {
+                let path = path(end, failing);
+                Ok((path["state"] == "up" && path["in_use"] == true).then_some(()))
+            })
+            .unwrap();
+        }
+    }
+    let end = SystemTime::now();
+    for stream in streams {
+        let log = stream.stop_after(end).unwrap();
+        let counts = log.counts();
+        assert!(counts.sent > 1000, "{counts:?}");
+        assert_eq!((counts.lost, log.repeated()), (0, 0), "of {}", counts.sent);
+    }
+    for router in routers {
+        let numbered = status(router)["bonds"][0]["numbered"].clone();
+        assert_eq!(
+            (&numbered["lost"], &numbered["begun"]),
+            (&0.into(), &0.into())
+        );
+        assert!(numbered["copies"].as_u64() > Some(1000), "{numbered}");
+        let copies: u64 = counters(router, "rx_copies").iter().sum();
+        assert_eq!(numbered["copies"], copies);
+        let table = router.run(&["netbond", "status"]).unwrap();
+        assert!(
+            table.contains("RX COPIES") && table.contains("copies dropped"),
+            "{table}"
+        );
+        for name in ["via-m1", "via-m2"] {
+            let to_dead = router
+                .netbond_events()
+                .unwrap()
+                .into_iter()
+                .filter(|event| {
+                    event.path.as_deref() == Some(name) && event.to.as_deref() == Some("dead")
+                });
+            assert!(to_dead.count() >= FAILURES / 2, "{name} failed each time");
+        }
+    }
 }

@@ -98,7 +98,7 @@ pub const fn egress_program(features: u32) -> &'static str {
 /// The program at the ingress of a path's device for these `feature` bits.
 #[must_use]
 pub const fn ingress_program(features: u32, ethernet: bool) -> &'static str {
-    match (features & feature::IN_ORDER != 0, ethernet) {
+    match (features & feature::NUMBERED != 0, ethernet) {
         (false, false) => program::INGRESS_L3,
         (false, true) => program::INGRESS_L2,
         (true, false) => program::INGRESS_L3_ORDER,

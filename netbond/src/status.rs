@@ -13,7 +13,9 @@ use netbond_common::{
     },
     fate::Fate,
     names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
-    order, turns,
+    order,
+    sequence::Counts,
+    turns,
 };
 use nix::net::if_::if_indextoname;
 use nix::time::{ClockId, clock_gettime};
@@ -62,6 +64,8 @@ pub struct Bond {
     pub peer: Option<Peer>,
     /// In what the peer's settings differ that must be alike, and what to do.
     pub disagreements: Vec<&'static str>,
+    /// `null` where the bond numbers no packets.
+    pub numbered: Option<Numbered>,
     /// `null` where the bond keeps no order.
     pub in_order: Option<Order>,
     pub paths: Vec<Path>,
@@ -69,6 +73,18 @@ pub struct Bond {
     pub classes: Vec<Class>,
     /// Packets of the bond that took no path, by fate.
     pub fates: BTreeMap<&'static str, u64>,
+}
+
+/// What became of the peer's numbered packets.
+#[derive(Serialize)]
+pub struct Numbered {
+    /// That were received, each once; that never came on any path; and of those that came again, which were
+    /// dropped.
+    pub received: u64,
+    pub lost: u64,
+    pub copies: u64,
+    /// Times that the peer's numbers began anew.
+    pub begun: u64,
 }
 
 /// How received packets were put in order.
@@ -135,6 +151,10 @@ pub struct Path {
     pub rx_bytes: u64,
     pub tx_stand_in: u64,
     pub tx_last_resort: u64,
+    /// Of the packets sent: copies of what another path was sent first. Of those received: copies of what
+    /// was here already, which were dropped.
+    pub tx_copies: u64,
+    pub rx_copies: u64,
     pub route: Option<Route>,
     pub ospf_cost: Option<u32>,
     pub neighbour: Option<Neighbour>,
@@ -263,6 +283,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             let best = value(&tables.lanes, id).map_or(0, |lane| lane.order);
             stand_by(&ids, &mut paths, best);
         }
+        let counts = tables.order(id);
         bonds.push(Bond {
             name: text(&info.name),
             ifindex: info.ifindex,
@@ -281,7 +302,13 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
                 reachable: info.peer_reachable != 0,
             }),
             disagreements: disagreements(tables, id),
-            in_order: order(tables, id, info.longest_hold_ns),
+            numbered: counts.map(|counts| Numbered {
+                received: counts.came,
+                lost: counts.lost(),
+                copies: counts.copies,
+                begun: counts.begun,
+            }),
+            in_order: counts.and_then(|counts| order(tables, id, &counts, info.longest_hold_ns)),
             paths,
             classes: classes
                 .iter()
@@ -317,8 +344,10 @@ fn disagreements(tables: &Tables, bond: u32) -> Vec<&'static str> {
     })
 }
 
-fn order(tables: &Tables, bond: u32, longest_hold_ns: u32) -> Option<Order> {
-    let counts = tables.order(bond)?;
+fn order(tables: &Tables, bond: u32, counts: &Counts, longest_hold_ns: u32) -> Option<Order> {
+    if longest_hold_ns == 0 {
+        return None;
+    }
     let skew = value(&tables.skews, bond)?;
     Some(Order {
         hold_ms: ms(skew.hold_ns),
@@ -401,6 +430,8 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         rx_bytes: stats.rx_bytes,
         tx_stand_in: stats.tx_stand_in,
         tx_last_resort: stats.tx_last_resort,
+        tx_copies: stats.tx_copies,
+        rx_copies: stats.rx_copies,
         route: route(&info),
         ospf_cost: (info.ospf_cost != 0).then_some(info.ospf_cost),
         neighbour: (info.neighbour != [0; 4]).then(|| Neighbour {

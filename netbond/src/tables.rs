@@ -163,6 +163,8 @@ impl Tables {
                 rx_bytes: sum.rx_bytes + one.rx_bytes,
                 tx_stand_in: sum.tx_stand_in + one.tx_stand_in,
                 tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
+                tx_copies: sum.tx_copies + one.tx_copies,
+                rx_copies: sum.rx_copies + one.rx_copies,
             }))
     }
 
@@ -216,7 +218,7 @@ impl Tables {
         bond * STRANDS..(bond + 1) * STRANDS
     }
 
-    /// What became of the packets that a bond put in order; `None` where it keeps none.
+    /// What became of the numbered packets that a bond received; `None` where it numbers none.
     #[must_use]
     pub fn order(&self, bond: u32) -> Option<Counts> {
         let mut sum: Option<Counts> = None;

@@ -48,6 +48,7 @@ fn set_lane(kernel: &mut Kernel, id: u32, mode: Mode) {
         mode: mode as u32,
         shares: SHARES_WEIGHTED,
         order: order::pack([2, 1, 0]),
+        ..Lane::zeroed()
     };
     kernel.tables.lanes.set(id, Raw(lane), 0).unwrap();
     let shares = turns::shares(&weights());

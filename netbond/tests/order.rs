@@ -8,11 +8,12 @@
 mod common;
 
 use bytemuck::Zeroable as _;
-use common::{BOND, Kernel, Ran, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame, ipv6_frame};
+use common::{
+    BOND, Kernel, Ran, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame, ipv6_frame, path_id,
+};
 use netbond::tables::{Raw, Tables};
 use netbond_common::{
-    abi::{BOND_IN_ORDER, BOND_SHARES, Bond, Lane, SHARES_EQUAL},
-    fate::Fate,
+    abi::{BOND_IN_ORDER, BOND_NUMBERED, BOND_SHARES, Bond, Lane, SHARES_EQUAL},
     names::{Mode, feature, program},
     sequence::{Counts, STRANDS, Stamp, Strand},
     turns,
@@ -20,10 +21,10 @@ use netbond_common::{
 
 /// A kernel with a bond of two paths that keeps the order.
 fn kernel(key: Option<u32>) -> Kernel {
-    let mut kernel = Kernel::with_features(&[1, 1], key, feature::IN_ORDER);
+    let mut kernel = Kernel::with_features(&[1, 1], key, feature::NUMBERED);
     let bond = kernel.bond();
     kernel.set_bond(&Bond {
-        flags: BOND_IN_ORDER,
+        flags: BOND_NUMBERED | BOND_IN_ORDER,
         release_ifindex: bond.ifindex,
         longest_hold_ns: 100_000_000,
         ..bond
@@ -98,11 +99,17 @@ fn packets_of_a_flow_are_numbered() {
 fn a_number_is_received_once() {
     let mut kernel = kernel(None);
     for number in 0..3 {
-        let stamp = Stamp::new(5, number);
+        let stamp = Stamp::new(5, number, 1);
         assert_eq!(receive(&mut kernel, 0, stamp).action, TC_ACT_REDIRECT);
         assert_eq!(receive(&mut kernel, 1, stamp).action, TC_ACT_SHOT);
     }
-    assert_eq!(kernel.fates(), [(BOND, Fate::RxCopy, 3)]);
+    // The path carried them: the peer must not take them for lost.
+    assert_eq!(kernel.fates(), []);
+    let stats = [0, 1].map(|slot| kernel.tables.path_stats(path_id(slot)).unwrap());
+    assert_eq!(stats[1].rx_copies, 3);
+    assert_eq!(stats[0].rx_copies, 0);
+    let received = stats.map(|stats| (stats.rx_packets, stats.rx_bytes));
+    assert_eq!(received, [(3, 300); 2]);
     let Counts {
         came, copies, held, ..
     } = counts(&kernel);
@@ -113,7 +120,7 @@ fn a_number_is_received_once() {
 #[ignore = "needs CAP_BPF: cargo xtask test test-run"]
 fn what_comes_early_is_held_once_the_lateness_is_known() {
     let mut kernel = kernel(None);
-    let stamp = |number| Stamp::new(5, number);
+    let stamp = |number| Stamp::new(5, number, 1);
     // 1 is late on the other path: how much, is known from then on.
     for (path, number) in [(0, 0), (0, 2), (1, 1)] {
         receive(&mut kernel, path, stamp(number));
@@ -122,7 +129,7 @@ fn what_comes_early_is_held_once_the_lateness_is_known() {
     receive(&mut kernel, 0, stamp(4));
     assert_eq!(counts(&kernel).held, 1, "3 may still come");
     // Another strand waits for nothing.
-    receive(&mut kernel, 0, Stamp::new(6, 70));
+    receive(&mut kernel, 0, Stamp::new(6, 70, 1));
     assert_eq!(counts(&kernel).held, 1);
 }
 

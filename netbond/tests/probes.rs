@@ -12,7 +12,7 @@ use common::{BOND, Kernel, TC_ACT_REDIRECT, TC_ACT_SHOT, Wrap, ipv4_frame, path_
 use etherparse::Ipv4HeaderSlice;
 use netbond::tables::Raw;
 use netbond_common::{
-    abi::{BOND_IN_ORDER, Bond, Live, PathStats, Sample},
+    abi::{BOND_NUMBERED, Bond, Live, PathStats, Sample},
     fate::Fate,
     probe::{LEN, STRANGER_LIMIT, TRIGGER},
 };
@@ -120,7 +120,7 @@ fn an_answer_tells_what_was_sent_and_what_of_it_came() {
         Kernel::with_bond(&[1, 1], None),
     );
     there.set_bond(&Bond {
-        flags: BOND_IN_ORDER,
+        flags: BOND_NUMBERED,
         ..there.bond()
     });
     for number in 0..20 {
@@ -142,7 +142,7 @@ fn an_answer_tells_what_was_sent_and_what_of_it_came() {
     let lost = 101 + 107 + 113 + 119;
     let received = (sample.received_packets, sample.received_bytes);
     assert_eq!(received, (6, bytes - lost));
-    assert_eq!(sample.peer_options, u32::from(BOND_IN_ORDER));
+    assert_eq!(sample.peer_options, u32::from(BOND_NUMBERED));
     // Both clocks are this host's.
     let asked = sample.at_ns - sample.rtt_ns;
     assert!(

@@ -193,7 +193,14 @@ fn test_run() -> Result<u32> {
         );
     }
     let mut test = tests()?;
-    for name in ["test_run", "probes", "frames", "lanes", "order"] {
+    for name in [
+        "test_run",
+        "probes",
+        "frames",
+        "lanes",
+        "order",
+        "duplicate",
+    ] {
         test.args(["--test", name]);
     }
     cargo_test(test.args(["--", "--ignored"]))

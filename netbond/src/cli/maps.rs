@@ -253,7 +253,10 @@ fn bond(bond: &Bond) -> Value {
 }
 
 fn lane(lane: &Lane) -> Value {
-    json!({"mode": lane.mode, "order": paths_of(lane.order), "shares": lane.shares})
+    json!({
+        "mode": lane.mode, "order": paths_of(lane.order), "shares": lane.shares,
+        "copies": lane.copies,
+    })
 }
 
 fn shares(shares: &Shares) -> Value {
@@ -336,6 +339,7 @@ fn path_stats(stats: &PathStats) -> Value {
         "tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes,
         "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
         "tx_stand_in": stats.tx_stand_in, "tx_last_resort": stats.tx_last_resort,
+        "tx_copies": stats.tx_copies, "rx_copies": stats.rx_copies,
     })
 }
 

@@ -12,7 +12,7 @@ use netbond_common::{
 use super::{format::since, table::Table};
 use crate::{
     pins::Pins,
-    status::{self, Bond, Path, Probe, Status},
+    status::{self, Bond, Numbered, Path, Probe, Status},
     tables::Tables,
 };
 
@@ -81,6 +81,18 @@ fn print(status: &Status, out: &mut impl std::io::Write) -> Result<()> {
         }
         writeln!(out)?;
         write!(out, "{}\n{}", paths(bond), traffic(bond))?;
+        if let Some(numbered) = &bond.numbered {
+            let Numbered {
+                received,
+                lost,
+                copies,
+                ..
+            } = numbered;
+            writeln!(
+                out,
+                "  numbered: {received} packets received, {lost} lost; {copies} copies dropped"
+            )?;
+        }
         if let Some(order) = &bond.in_order {
             writeln!(
                 out,
@@ -167,7 +179,9 @@ fn reason(path: &Path) -> String {
 /// What each path carried, and what probes measured of it.
 fn traffic(bond: &Bond) -> Table {
     let by_priority = bond.mode == Mode::ActiveBackup.label();
-    let mut table = Table::new(&[
+    let copies = |path: &Path| path.tx_copies + path.rx_copies != 0;
+    let copies = bond.mode == Mode::Duplicate.label() || bond.paths.iter().any(copies);
+    let mut titles = vec![
         "PATH",
         if by_priority { "PRIORITY" } else { "WEIGHT" },
         "RTT ms",
@@ -183,14 +197,19 @@ fn traffic(bond: &Bond) -> Table {
         "RX PACKETS",
         "RX BYTES",
         "RX %",
-    ]);
+    ];
+    if copies {
+        titles.push("TX COPIES");
+        titles.push("RX COPIES");
+    }
+    let mut table = Table::new(&titles);
     let number = |number: Option<f64>, digits: usize| {
         number.map_or_else(|| DASH.to_owned(), |number| format!("{number:.digits$}"))
     };
     let percent = |share: Option<f64>| number(share.map(|share| share * 100.0), 1);
     for path in &bond.paths {
         let probe = path.probe.as_ref();
-        table.row([
+        let mut row = vec![
             path.name.clone(),
             if by_priority {
                 path.priority.to_string()
@@ -210,7 +229,12 @@ fn traffic(bond: &Bond) -> Table {
             path.rx_packets.to_string(),
             path.rx_bytes.to_string(),
             percent(path.rx_share),
-        ]);
+        ];
+        if copies {
+            row.push(path.tx_copies.to_string());
+            row.push(path.rx_copies.to_string());
+        }
+        table.row(row);
     }
     table
 }

@@ -325,6 +325,8 @@ mod tests {
             rx_bytes: 0,
             tx_stand_in: 0,
             tx_last_resort: 0,
+            tx_copies: 0,
+            rx_copies: 0,
             route: Some(Route {
                 prefix: "10.65.0.4/30".to_owned(),
                 protocol: "bird".to_owned(),
@@ -396,6 +398,7 @@ mod tests {
             flowlet_gap_ms: None,
             key: None,
             disagreements: Vec::new(),
+            numbered: None,
             in_order: None,
             peer: None,
             paths: vec![path, other],

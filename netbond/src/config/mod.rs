@@ -68,6 +68,9 @@ pub struct Bond {
     pub mode: Mode,
     /// How received packets are put in order; `None`: not at all.
     pub in_order: Option<InOrder>,
+    /// On how many paths at the most a packet is sent in mode duplicate, 2 to
+    /// [`netbond_common::abi::MAX_BOND_PATHS`]; `None`: on all that are usable.
+    pub copies: Option<u32>,
     /// Where the paths' weights come from, in modes that go by weight.
     pub weights: Weights,
     /// After what pause a flow may move in mode flowlet, ms; `None`: as long as the measured latencies
@@ -109,6 +112,12 @@ impl Bond {
     #[must_use]
     pub fn measures(&self) -> bool {
         self.weights == Weights::Measured || self.modes().any(|mode| mode == Mode::Adaptive)
+    }
+
+    /// Whether its packets carry numbers, and of those received each is released once.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        self.in_order.is_some() || self.modes().any(|mode| mode == Mode::Duplicate)
     }
 
     /// Its own mode, and those of its classes.
@@ -344,7 +353,7 @@ impl Config {
         };
         features
             | any(|bond| !bond.classes.is_empty(), feature::CLASSES)
-            | any(|bond| bond.in_order.is_some(), feature::IN_ORDER)
+            | any(Bond::is_numbered, feature::NUMBERED)
             | any(Bond::measures, feature::MEASURED)
     }
 

@@ -287,6 +287,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
     let mut in_use = InUse::new(&bond, mode, &classes);
     let weights = weights(&mut bond, asks_ospf, probing, mode, &mut in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
+    let copies = copies(&mut bond, &in_use);
     let paths = paths(&mut bond, key, &in_use, seen);
     if matches!(bfd, Ok(Some(_))) {
         unique_sessions(&bond, &paths, seen);
@@ -299,6 +300,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         encap: encap?.unwrap_or(Encap::Gre),
         mode: mode?.unwrap_or(Mode::RoundRobin),
         in_order: in_order?,
+        copies: copies?,
         weights: weights?,
         flowlet_gap_ms: flowlet_gap_ms?,
         classes,
@@ -360,6 +362,7 @@ struct InUse {
     priorities: bool,
     flowlets: bool,
     measured: bool,
+    copies: bool,
 }
 
 impl InUse {
@@ -372,11 +375,12 @@ impl InUse {
         Self {
             weights: any(|mode| match mode {
                 Mode::Weighted | Mode::Flow | Mode::Flowlet | Mode::Adaptive => true,
-                Mode::RoundRobin | Mode::ActiveBackup => false,
+                Mode::RoundRobin | Mode::ActiveBackup | Mode::Duplicate => false,
             }),
-            priorities: any(|mode| mode == Mode::ActiveBackup),
+            priorities: any(|mode| matches!(mode, Mode::ActiveBackup | Mode::Duplicate)),
             flowlets: any(|mode| matches!(mode, Mode::Flowlet | Mode::Adaptive)),
             measured: !unknown && any(|mode| mode == Mode::Adaptive),
+            copies: any(|mode| mode == Mode::Duplicate),
         }
     }
 }
@@ -466,6 +470,15 @@ fn flowlet_gap(
         );
     }
     Ok(gap)
+}
+
+/// On how many paths at the most a packet is sent.
+fn copies(bond: &mut Section<'_>, in_use: &InUse) -> Result<Option<u32>, Reported> {
+    let copies = number(bond, "copies", "paths for each packet", 2, MAX_BOND_PATHS)?;
+    if copies.is_some() && !in_use.copies {
+        of_no_use(bond, "copies", Mode::Duplicate);
+    }
+    Ok(copies)
 }
 
 /// How the paths are probed; an interval of 0 turns it off.

@@ -99,6 +99,7 @@ fn minimal() {
         addresses: Vec::new(),
         encap: Encap::Gre,
         in_order: None,
+        copies: None,
         mode: Mode::RoundRobin,
         weights: Weights::Static,
         flowlet_gap_ms: None,
@@ -186,6 +187,7 @@ fn full() {
         ],
         encap: Encap::Gre,
         in_order: None,
+        copies: None,
         mode: Mode::Weighted,
         weights: Weights::Static,
         flowlet_gap_ms: None,
@@ -219,6 +221,7 @@ fn full() {
         addresses: vec![prefix("10.67.1.1/32"), prefix("fe80::1/64")],
         encap: Encap::Gre,
         in_order: None,
+        copies: None,
         mode: Mode::RoundRobin,
         weights: Weights::Static,
         flowlet_gap_ms: None,
@@ -240,6 +243,7 @@ fn full() {
         addresses: Vec::new(),
         encap: Encap::Gretap,
         in_order: None,
+        copies: None,
         key: None,
         ttl: Ttl::Inherit,
         paths: vec![path("d", "10.65.0.2", "10.65.0.6", 44)],
@@ -295,6 +299,7 @@ fn example() {
         addresses: vec![prefix("10.67.0.1/24"), prefix("fd67::1/64")],
         encap: Encap::Gre,
         in_order: None,
+        copies: None,
         mode: Mode::RoundRobin,
         weights: Weights::Static,
         flowlet_gap_ms: None,
@@ -574,7 +579,7 @@ fn bad_classes() {
              one",
             "18: class \"c\": name \"c\" is used on line 14 already: choose another",
             "19: class \"c\": mode \"rr\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \
-             \"flowlet\", \"active-backup\" or \"adaptive\"",
+             \"flowlet\", \"active-backup\", \"adaptive\" or \"duplicate\"",
         ],
     );
     let mut many = GOOD.to_owned();
@@ -599,6 +604,37 @@ fn a_class_may_go_by_weight() {
     assert_eq!(config.bonds[0].paths[0].weight, 3);
     assert_eq!(config.features(), feature::CLASSES | feature::FLOW);
     assert_eq!(parse(GOOD).unwrap().features(), 0);
+}
+
+#[test]
+fn copies_are_numbered() {
+    let bond = |keys: &str| {
+        let config = parse(&with(4, keys)).unwrap();
+        let features = config.features();
+        (config.bonds.into_iter().next().unwrap(), features)
+    };
+    let (plain, features) = bond("");
+    assert_eq!((plain.is_numbered(), features), (false, 0));
+    let (all, features) = bond("mode = \"duplicate\"");
+    assert_eq!((all.mode, all.copies), (Mode::Duplicate, None));
+    assert_eq!((all.is_numbered(), all.in_order), (true, None));
+    assert_eq!(features, feature::DUPLICATE | feature::NUMBERED);
+    let (two, _) = bond("mode = \"duplicate\"\ncopies = 2\nin_order = true");
+    assert_eq!(two.copies, Some(2));
+    assert!(two.in_order.is_some());
+    let (ordered, features) = bond("in_order = true");
+    assert!(ordered.is_numbered());
+    assert_eq!(features, feature::NUMBERED);
+
+    let text = with_class("dscp = 46").replace("mode = \"flow\"", "mode = \"duplicate\"");
+    let config = parse(&text).unwrap();
+    let bond = &config.bonds[0];
+    assert_eq!(bond.classes[0].mode, Mode::Duplicate);
+    assert!(bond.is_numbered() && bond.mode == Mode::RoundRobin);
+    assert_eq!(
+        config.features(),
+        feature::CLASSES | feature::DUPLICATE | feature::NUMBERED
+    );
 }
 
 #[test]
@@ -752,7 +788,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: in_order_hold = 50
     3: bond "nb0": in_order_hold is of no use without in_order: write in_order = true too, or remove it
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -778,9 +814,9 @@ const ONE_WRONG_LINE: &str = r#"
 3: encap = 6558
     3: bond "nb0": encap 6558 is an integer: write "gre" or "gretap"
 3: mode = "balance-rr"
-    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin", "weighted", "flow", "flowlet", "active-backup" or "adaptive"
+    3: bond "nb0": mode "balance-rr" does not exist: write "round-robin", "weighted", "flow", "flowlet", "active-backup", "adaptive" or "duplicate"
 3: mode = []
-    3: bond "nb0": mode [] is an array: write "round-robin", "weighted", "flow", "flowlet", "active-backup" or "adaptive"
+    3: bond "nb0": mode [] is an array: write "round-robin", "weighted", "flow", "flowlet", "active-backup", "adaptive" or "duplicate"
 3: weights = "ospf"
     3: bond "nb0": weights is of no use: no mode of the bond goes by it. Write mode = "weighted" in its [[bond]] (the default is "round-robin"), or remove it
 3: mode = "flow"¶weights = "ospf"
@@ -797,6 +833,14 @@ const ONE_WRONG_LINE: &str = r#"
     4: bond "nb0": flowlet_gap 0 is out of range: write an integer from 1 to 10000, ms
 3: mode = "flowlet"¶probe_interval = 0
     4: bond "nb0": without probes nothing tells how the paths' latencies differ, which mode "flowlet" goes by: write flowlet_gap (ms) too, or give probe_interval another value than 0
+3: copies = 2
+    3: bond "nb0": copies is of no use: no mode of the bond goes by it. Write mode = "duplicate" in its [[bond]] (the default is "round-robin"), or remove it
+3: mode = "duplicate"¶copies = 1
+    4: bond "nb0": copies 1 is out of range: write an integer from 2 to 16, paths for each packet
+3: mode = "duplicate"¶copies = 17
+    4: bond "nb0": copies 17 is out of range: write an integer from 2 to 16, paths for each packet
+3: mode = "duplicate"¶in_order_hold = 50
+    4: bond "nb0": in_order_hold is of no use without in_order: write in_order = true too, or remove it
 3: class = 1
     3: bond "nb0": class 1 is an integer: write [[bond.class]] before the keys of each class
 4: key = -1
@@ -1124,13 +1168,13 @@ weight = 1.5
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.0/24\" is the address of the network, not of a host in it: write addresses with their prefix lengths such as [\"10.67.0.1/24\"]",
             "8: bond \"a-name-that-is-too-long\": address \"10.67.0.1/24\" is used on line 8 already: remove one, or choose another",
             "9: bond \"a-name-that-is-too-long\": encap \"GRETAP\" does not exist: write \"gre\" or \"gretap\"",
-            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \"flowlet\", \"active-backup\" or \"adaptive\"",
+            "10: bond \"a-name-that-is-too-long\": mode \"failover\" does not exist: write \"round-robin\", \"weighted\", \"flow\", \"flowlet\", \"active-backup\", \"adaptive\" or \"duplicate\"",
             "11: bond \"a-name-that-is-too-long\": key -1 is out of range: write an integer from 0 to 4294967295",
             "12: bond \"a-name-that-is-too-long\": mtu 68 is out of range: write an integer from 1280 to 65535, bytes",
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",

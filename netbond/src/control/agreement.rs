@@ -1,20 +1,21 @@
 //! What both ends of a bond must have alike, and what to say where they have not.
 
 use netbond_common::{
-    abi::{BOND_AGREED, BOND_ETHERNET, BOND_IN_ORDER},
+    abi::{BOND_AGREED, BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED},
     names::Encap,
 };
 
 use crate::config::Bond;
 
-/// A bond's `BOND_*` flags of [`BOND_AGREED`].
+/// A bond's `BOND_*` flags: those of [`BOND_AGREED`], and what is this end's own matter.
 #[must_use]
 pub fn options(bond: &Bond) -> u8 {
     let encap = match bond.encap {
         Encap::Gre => 0,
         Encap::Gretap => BOND_ETHERNET,
     };
-    encap | bond.in_order.map_or(0, |_| BOND_IN_ORDER)
+    let numbered = if bond.is_numbered() { BOND_NUMBERED } else { 0 };
+    encap | numbered | bond.in_order.map_or(0, |_| BOND_IN_ORDER)
 }
 
 /// Those in which the peer differs. What this build does not know is not its matter.
@@ -33,9 +34,9 @@ pub fn complaints(difference: u8, peer: u32) -> Vec<&'static str> {
             "the peer's encap is gre: set the same at both ends",
         ),
         (
-            BOND_IN_ORDER,
-            "the peer numbers its packets: set in_order at both ends",
-            "the peer does not number its packets: set in_order at both ends",
+            BOND_NUMBERED,
+            "the peer numbers its packets: set mode duplicate or in_order at both ends",
+            "the peer does not number its packets: set mode duplicate or in_order at both ends",
         ),
     ];
     all.into_iter()
@@ -59,12 +60,15 @@ mod tests {
         let say = |here: u8, peer: u32| complaints(difference(here, peer), peer);
         assert!(say(0, 0).is_empty());
         assert!(say(BOND_AGREED, BOND_AGREED.into()).is_empty());
-        let order = "the peer does not number its packets: set in_order at both ends";
-        assert_eq!(say(BOND_IN_ORDER, 0), [order]);
-        let both = say(BOND_IN_ORDER, BOND_ETHERNET.into());
+        let order =
+            "the peer does not number its packets: set mode duplicate or in_order at both ends";
+        assert_eq!(say(BOND_NUMBERED, 0), [order]);
+        // What an end makes of numbers is its own matter.
+        assert!(say(BOND_NUMBERED | BOND_IN_ORDER, BOND_NUMBERED.into()).is_empty());
+        let both = say(BOND_NUMBERED, BOND_ETHERNET.into());
         assert_eq!(both.len(), 2);
         assert!(both[0].contains("gretap") && both[1] == order);
-        assert!(say(0, BOND_IN_ORDER.into())[0].contains("numbers its packets"));
+        assert!(say(0, BOND_NUMBERED.into())[0].contains("numbers its packets"));
         // A later version's.
         assert!(say(0, 1 << 31 | 1 << 8).is_empty());
     }

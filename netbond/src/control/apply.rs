@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo,
-        ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta,
-        PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
+        ABI_VERSION, ADMIN_DOWN, BOND_IN_ORDER, BOND_SHARES, Bond, BondInfo, BondStats, Class,
+        ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
+        Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
         SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket, TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
@@ -261,6 +261,8 @@ impl Applier {
             let peer = bond.peer_device();
             self.programs
                 .attach(&peer, device.peer_ifindex, Hook::Release)?;
+        }
+        if bond.is_numbered() {
             self.add_strands(id)?;
         }
         if device.created {
@@ -289,12 +291,14 @@ impl Applier {
                 .get(&id)
                 .map_or(device.arp, |live| arp(&live.config));
             let addresses = addresses(bond);
-            let in_order = self
-                .live
-                .get(&id)
-                .is_some_and(|live| live.config.in_order.is_some());
+            let live = self.live.get(&id).map(|live| &live.config);
+            let in_order = live.is_some_and(|live| live.in_order.is_some());
+            let numbered = live.is_some_and(config::Bond::is_numbered);
             if !in_order {
-                self.end_order(id, device).await;
+                self.end_order(device).await;
+            }
+            if !numbered {
+                self.remove_strands(id);
             }
             match self.netlink.set_arp(device, arp).await {
                 Ok(device) => {
@@ -318,17 +322,21 @@ impl Applier {
                 self.tables
                     .strands
                     .insert(strand, Raw(Strand::zeroed()), 0)
-                    .context("no memory for the strands of in-order release")?;
+                    .context("no memory to note which of the peer's packets came")?;
             }
         }
         Ok(())
     }
 
-    /// Takes away what only in-order release needs; what is not there is no matter.
-    async fn end_order(&mut self, id: u32, device: BondDevice) {
+    /// Takes a bond's strands away; what is not there is no matter.
+    fn remove_strands(&mut self, id: u32) {
         for strand in Tables::strand_ids(id) {
             let _ = self.tables.strands.remove(&strand);
         }
+    }
+
+    /// Takes away what only in-order release needs; what is not there is no matter.
+    async fn end_order(&mut self, device: BondDevice) {
         let peer = self.netlink.link_by_index(device.peer_ifindex);
         if let Ok(Some(peer)) = peer {
             let _ = self
@@ -346,7 +354,7 @@ impl Applier {
             .map(|info| info.mtu)
             .filter(|&mtu| mtu != 0);
         known.unwrap_or_else(|| {
-            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.in_order.is_some());
+            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.is_numbered());
             first.min(bond.mtu.unwrap_or(u32::MAX))
         })
     }
@@ -402,8 +410,11 @@ impl Applier {
         }
         let reachable = known.map(|known| known.peer_reachable != 0);
         self.write_bond_info(ids.bond, bond, device, mtu, reachable)?;
-        if bond.in_order.is_none() && self.tables.order(ids.bond).is_some() {
-            self.end_order(ids.bond, device).await;
+        if bond.in_order.is_none() && before.flags & BOND_IN_ORDER != 0 {
+            self.end_order(device).await;
+        }
+        if !bond.is_numbered() {
+            self.remove_strands(ids.bond);
         }
 
         let earlier = self.live.remove(&ids.bond);
@@ -538,9 +549,7 @@ impl Applier {
             .set(id, Raw(BondInfo::zeroed()), 0)
             .context("writing BOND_INFO")?;
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
-        for strand in Tables::strand_ids(id) {
-            let _ = self.tables.strands.remove(&strand);
-        }
+        self.remove_strands(id);
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
         self.journal
@@ -605,14 +614,27 @@ impl Applier {
             return Ok(());
         };
         let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
-        let weighing = live.plan.as_ref().map(|plan| plan.weighing.clone());
+        let before = live.plan.clone();
         // What packets see goes first.
         for path in &plan.paths {
             self.write_path(&bond, path)?;
         }
         self.write_lanes(&bond, &plan)?;
-        if weighing.unwrap_or(Weighing::Static) != plan.weighing {
+        let weighing = before
+            .as_ref()
+            .map_or(&Weighing::Static, |plan| &plan.weighing);
+        if *weighing != plan.weighing {
             self.tell_weighing(&plan);
+        }
+        let neighbours = |plan: &BondPlan| ethernet_paths(&bond, plan);
+        let several = neighbours(&plan);
+        if several.len() > 1 && before.as_ref().map(neighbours).as_ref() != Some(&several) {
+            let text = format!(
+                "mode duplicate sends a packet on one Ethernet device at the most: of {} only the first in \
+                 use has it",
+                several.join(", ")
+            );
+            self.journal.failed(About::bond(&plan.name), &text);
         }
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
@@ -893,10 +915,11 @@ impl Applier {
                 | Mode::Flow
                 | Mode::Flowlet
                 | Mode::ActiveBackup
-                | Mode::Adaptive => mode,
+                | Mode::Adaptive
+                | Mode::Duplicate => mode,
             } as u32,
             shares: match (mode, bond.weights) {
-                (Mode::RoundRobin | Mode::ActiveBackup, _) => SHARES_EQUAL,
+                (Mode::RoundRobin | Mode::ActiveBackup | Mode::Duplicate, _) => SHARES_EQUAL,
                 (Mode::Adaptive, _)
                 | (Mode::Weighted | Mode::Flow | Mode::Flowlet, Weights::Measured) => {
                     SHARES_MEASURED
@@ -906,6 +929,8 @@ impl Applier {
                 }
             },
             order,
+            copies: bond.copies.unwrap_or(MAX_BOND_PATHS),
+            reserved: 0,
         };
         let counters = self.live.get(&plan.id).map(|live| live.counters.clone());
         let counters = counters.unwrap_or_default();
@@ -923,7 +948,7 @@ impl Applier {
         set_if_new(&mut self.tables.lanes, plan.id, lane(bond.mode)).context("writing LANES")?;
         let mut wheel = [0; WHEEL_SLOTS];
         let by_weight = match bond.mode {
-            Mode::RoundRobin | Mode::ActiveBackup => &equal,
+            Mode::RoundRobin | Mode::ActiveBackup | Mode::Duplicate => &equal,
             Mode::Weighted | Mode::Flow | Mode::Flowlet | Mode::Adaptive => &weighted,
         };
         let wheel_len = wheel::build(by_weight, &mut wheel) as u32;
@@ -1089,6 +1114,16 @@ const fn arp(bond: &config::Bond) -> bool {
         Encap::Gre => false,
         Encap::Gretap => true,
     }
+}
+
+/// Paths of which packets can take but one, where they take several: copies cannot be sent to a neighbour.
+fn ethernet_paths(bond: &config::Bond, plan: &BondPlan) -> Vec<String> {
+    if bond.modes().all(|mode| mode != Mode::Duplicate) {
+        return Vec::new();
+    }
+    let ethernet = |path: &&PathPlan| path.device.as_ref().is_some_and(|device| device.ethernet);
+    let paths = plan.paths.iter().filter(ethernet);
+    paths.map(|path| path.name.clone()).collect()
 }
 
 fn longest_hold_ns(bond: &config::Bond) -> u32 {

@@ -14,8 +14,8 @@ use crate::config::{self, Encap, Remedy, Weights};
 
 /// Bytes that a bond takes from a path device's MTU: IPv4, GRE with its key and sequence number, and
 /// the frame's header.
-pub(crate) const fn overhead(encap: Encap, key: Option<u32>, in_order: bool) -> u32 {
-    let fields = key.is_some() as u32 + in_order as u32;
+pub(crate) const fn overhead(encap: Encap, key: Option<u32>, numbered: bool) -> u32 {
+    let fields = key.is_some() as u32 + numbered as u32;
     20 + 4 + 4 * fields + encap.header_len()
 }
 
@@ -247,7 +247,7 @@ impl Member {
                 link.mtu.saturating_sub(overhead(
                     self.config.encap,
                     self.config.key,
-                    self.config.in_order.is_some(),
+                    self.config.is_numbered(),
                 ))
             })
             .chain(self.config.mtu)

@@ -1,0 +1,294 @@
+//! Packets that are sent on several paths, by the programs in this kernel: copies are really sent, out of
+//! the loopback device of a network namespace of ours.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::Command;
+
+use bytemuck::Zeroable as _;
+use common::{BOND, Kernel, TC_ACT_REDIRECT, TC_ACT_SHOT, ipv4_frame, ipv6_frame, path_id};
+use etherparse::Ipv4HeaderSlice;
+use netbond::tables::{Raw, Tables};
+use netbond_common::{
+    abi::{
+        BOND_ETHERNET, BOND_NUMBERED, Bond, Class, Lane, MAX_BOND_CLASSES, MAX_BONDS, PATH_KEY,
+        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, PathStats,
+    },
+    class::Rule,
+    fate::Fate,
+    names::{Mode, feature, program},
+    order,
+    sequence::{Stamp, Strand},
+};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+
+const USABLE: u32 = PATH_USABLE | PATH_LAST_RESORT;
+
+/// A bond of three paths in mode duplicate, preferred from the last to the first, and what its copies are
+/// seen by.
+struct Bench {
+    kernel: Kernel,
+    capture: OwnedFd,
+    key: Option<u32>,
+}
+
+/// A packet that was sent.
+struct Sent {
+    path: u32,
+    stamp: Stamp,
+    frame: Vec<u8>,
+}
+
+impl Bench {
+    fn new(key: Option<u32>, flags: u8, copies: u32) -> Self {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let capture = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_NONBLOCK,
+            SockProtocol::EthAll,
+        );
+        let features = feature::NUMBERED | feature::DUPLICATE | feature::CLASSES;
+        let mut kernel = Kernel::with_features(&[1, 1, 1], key, features);
+        let bond = kernel.bond();
+        kernel.set_bond(&Bond {
+            flags: BOND_NUMBERED | flags,
+            ..bond
+        });
+        for strand in Tables::strand_ids(BOND) {
+            let empty = Raw(Strand::zeroed());
+            kernel.tables.strands.insert(strand, empty, 0).unwrap();
+        }
+        let mut bench = Self {
+            kernel,
+            capture: capture.unwrap(),
+            key,
+        };
+        bench.set_lane(BOND, copies);
+        bench
+    }
+
+    fn set_lane(&mut self, id: u32, copies: u32) {
+        let lane = Lane {
+            mode: Mode::Duplicate as u32,
+            order: order::pack([2, 1, 0]),
+            copies,
+            ..Lane::zeroed()
+        };
+        self.kernel.tables.lanes.set(id, Raw(lane), 0).unwrap();
+    }
+
+    fn set_flags(&mut self, flags: [u32; 3]) {
+        let key = if self.key.is_some() { PATH_KEY } else { 0 };
+        for (slot, flags) in (0..).zip(flags) {
+            self.kernel.set_flags(slot, flags | key);
+        }
+    }
+
+    fn sent(&self, frame: &[u8]) -> Sent {
+        let ip = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap();
+        let header = ip.to_header();
+        assert_eq!(header.calc_header_checksum(), ip.header_checksum());
+        let path = u32::from(ip.source()[2]);
+        let (local, remote) = common::outer(path);
+        assert_eq!((ip.source_addr(), ip.destination_addr()), (local, remote));
+        let at = if self.key.is_some() { 42 } else { 38 };
+        Sent {
+            path,
+            stamp: Stamp::from_field(frame[at..at + 4].try_into().unwrap()),
+            frame: frame.to_vec(),
+        }
+    }
+
+    /// Sends a packet; on which paths it went, the last one being the packet itself.
+    fn send(&mut self, frame: &[u8]) -> Vec<Sent> {
+        while self.capture(&mut [0; 4096]).is_some() {}
+        let ran = self.kernel.egress(frame);
+        assert_eq!(ran.action, TC_ACT_REDIRECT, "{:?}", self.kernel.fates());
+        let mut buffer = [0; 4096];
+        let mut all: Vec<Sent> = Vec::new();
+        // Each is seen twice, going out and coming in.
+        let mut seen = BTreeSet::new();
+        while let Some(len) = self.capture(&mut buffer) {
+            let copy = &buffer[..len];
+            if copy[14] == 0x45 && copy[23] == 47 && seen.insert(copy.to_vec()) {
+                all.push(self.sent(copy));
+            }
+        }
+        all.push(self.sent(&ran.frame));
+        for copy in &all {
+            assert_eq!(copy.stamp, all[0].stamp);
+            assert_eq!(copy.stamp.is_copied(), all.len() > 1);
+            // Nothing else differs.
+            assert_eq!(copy.frame[14..24], all[0].frame[14..24]);
+            assert_eq!(copy.frame[34..], all[0].frame[34..]);
+        }
+        all
+    }
+
+    fn capture(&self, buffer: &mut [u8]) -> Option<usize> {
+        recv(self.capture.as_raw_fd(), buffer, MsgFlags::empty()).ok()
+    }
+
+    /// The paths that a packet takes.
+    fn paths(&mut self) -> Vec<u32> {
+        let sent = self.send(&ipv4_frame(100));
+        sent.iter().map(|copy| copy.path).collect()
+    }
+
+    fn stats(&self) -> [PathStats; 3] {
+        [0, 1, 2].map(|slot| self.kernel.tables.path_stats(path_id(slot)).unwrap())
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn each_path_gets_a_copy_and_the_first_that_comes_is_taken() {
+    for (key, flags) in [
+        (None, 0),
+        (Some(7), 0),
+        (None, BOND_ETHERNET),
+        (Some(7), BOND_ETHERNET),
+    ] {
+        let mut bench = Bench::new(key, flags, 16);
+        for (count, frame) in (1..).zip([ipv4_frame(100), ipv6_frame(100), ipv4_frame(1300)]) {
+            let sent = bench.send(&frame);
+            let paths: Vec<u32> = sent.iter().map(|copy| copy.path).collect();
+            assert_eq!(paths, [2, 1, 0]);
+            let stats = bench.stats();
+            assert!(stats.iter().all(|stats| stats.tx_packets == count));
+            assert_eq!(stats.map(|stats| stats.tx_copies), [count, count, 0]);
+            assert_eq!(stats.map(|stats| stats.tx_bytes), [stats[0].tx_bytes; 3]);
+            // The other end's: addresses turned round, the checksum is the same.
+            for (at, copy) in sent.iter().enumerate() {
+                let mut frame = copy.frame.clone();
+                // A path's device makes a header of its own.
+                frame[12..14].copy_from_slice(&[8, 0]);
+                for byte in 26..30 {
+                    frame.swap(byte, byte + 4);
+                }
+                let ran = bench.kernel.run(program::INGRESS_L2_ORDER, &frame, None);
+                let due = if at == 0 {
+                    TC_ACT_REDIRECT
+                } else {
+                    TC_ACT_SHOT
+                };
+                assert_eq!(ran.action, due);
+            }
+            let stats = bench.stats();
+            assert!(stats.iter().all(|stats| stats.rx_packets == count));
+            assert_eq!(stats.map(|stats| stats.rx_copies), [count, count, 0]);
+            let (tx, rx) = (stats.map(|s| s.tx_bytes), stats.map(|s| s.rx_bytes));
+            assert_eq!(tx, rx);
+        }
+        assert_eq!(bench.kernel.fates(), []);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn copies_take_the_paths_that_are_best() {
+    let mut bench = Bench::new(None, 0, 2);
+    assert_eq!(bench.paths(), [2, 1]);
+    bench.set_flags([USABLE, USABLE, 0]);
+    assert_eq!(bench.paths(), [1, 0]);
+    let stand_ins = bench.stats().map(|stats| stats.tx_stand_in);
+    assert_eq!(stand_ins, [1, 0, 0], "it was not to be one of two");
+    // Alone: a packet as any other.
+    bench.set_flags([PATH_LAST_RESORT, USABLE, 0]);
+    assert_eq!(bench.paths(), [1]);
+    bench.set_flags([PATH_LAST_RESORT, 0, PATH_LAST_RESORT]);
+    assert_eq!(bench.paths(), [2, 0]);
+    let last_resort = bench.stats().map(|stats| stats.tx_last_resort);
+    assert_eq!(last_resort, [1, 0, 1]);
+    // One whose last proof is too old is a last resort after the others.
+    bench.set_flags([USABLE; 3]);
+    for slot in [1, 2] {
+        let written = bench.kernel.tables.limits.set(path_id(slot), 1, 0);
+        written.unwrap();
+    }
+    assert_eq!(bench.paths(), [0]);
+    bench.set_flags([PATH_LAST_RESORT, USABLE, USABLE]);
+    assert_eq!(bench.paths(), [0]);
+    bench.set_flags([0, USABLE, USABLE]);
+    assert_eq!(bench.paths(), [2, 1]);
+    bench.set_flags([0; 3]);
+    assert_eq!(bench.kernel.egress(&ipv4_frame(100)).action, TC_ACT_SHOT);
+    assert_eq!(bench.kernel.fates(), [(BOND, Fate::TxNoPath, 1)]);
+}
+
+/// A copy cannot be sent to a neighbour: the packet itself is, and one only.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn one_path_with_a_neighbour_comes_last() {
+    let mut bench = Bench::new(None, 0, 16);
+    bench.set_flags([USABLE, USABLE, USABLE | PATH_NEIGHBOUR]);
+    assert_eq!(bench.paths(), [1, 0, 2]);
+    bench.set_flags([USABLE | PATH_NEIGHBOUR, USABLE, USABLE | PATH_NEIGHBOUR]);
+    assert_eq!(bench.paths(), [1, 2]);
+    bench.set_flags([USABLE | PATH_NEIGHBOUR, 0, PATH_NEIGHBOUR]);
+    assert_eq!(bench.paths(), [0]);
+}
+
+/// The rest of the bond goes by its own mode, numbered all the same.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_class_may_have_copies() {
+    let mut bench = Bench::new(None, 0, 16);
+    let lane = Lane {
+        mode: Mode::RoundRobin as u32,
+        ..Lane::zeroed()
+    };
+    let kernel = &mut bench.kernel;
+    kernel.tables.lanes.set(BOND, Raw(lane), 0).unwrap();
+    let class = Class {
+        rule: Rule {
+            mark: 5,
+            mark_mask: u32::MAX,
+            ..Rule::ANY
+        },
+        counter: BOND * MAX_BOND_CLASSES,
+        reserved: 0,
+    };
+    let id = BOND * MAX_BOND_CLASSES;
+    kernel.tables.classes.set(id, Raw(class), 0).unwrap();
+    let bond = kernel.bond();
+    kernel.set_bond(&Bond { classes: 1, ..bond });
+    bench.set_lane(MAX_BONDS + id, 16);
+    assert_eq!(bench.paths().len(), 1);
+    bench.kernel.mark = 5;
+    assert_eq!(bench.paths(), [2, 1, 0]);
+    let stats = bench.kernel.tables.class_stats(id).unwrap();
+    assert_eq!((stats.tx_packets, stats.tx_bytes), (1, 100));
+}
+
+/// A super-packet has a number for each of its segments. (A test run cannot say of which type one is, so the
+/// kernel refuses to encapsulate it; lab tests carry real ones.)
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_super_packet_has_a_number_for_each_segment() {
+    let mut bench = Bench::new(None, 0, 16);
+    let first = bench.send(&ipv4_frame(100)).remove(0).stamp;
+    let egress = program::EGRESS_MODES;
+    let ran = bench.kernel.run(egress, &ipv4_frame(3028), Some((3, 1000)));
+    assert_eq!(ran.action, TC_ACT_SHOT);
+    assert_eq!(bench.kernel.fates(), [(BOND, Fate::TxNoRoom, 3)]);
+    let next = bench.send(&ipv4_frame(100)).remove(0).stamp;
+    let due = Stamp {
+        sequence: first.sequence + 4,
+        ..first
+    };
+    assert_eq!(next, due);
+    assert!(bench.stats().iter().all(|stats| stats.tx_packets == 2));
+}
