@@ -459,7 +459,7 @@ fn what_is_not_asked_for_is_not_there() {
         feature::FLOW,
         feature::FLOWLET,
         feature::ACTIVE_BACKUP,
-        feature::IN_ORDER,
+        feature::NUMBERED,
     ] {
         let some = size(one);
         println!("feature {one:#x}: {some:?}");
