@@ -474,5 +474,5 @@ fn what_is_not_asked_for_is_not_there() {
     }
     assert_eq!(netbond::loader::egress_program(0), program::EGRESS);
     // The verifier gives up at a million. Older kernels need more than this one, and longer.
-    assert!(all.2 < 300_000 && plain.2 < 300_000, "{plain:?} {all:?}");
+    assert!(all.2 < 500_000 && plain.2 < 500_000, "{plain:?} {all:?}");
 }
