@@ -252,8 +252,8 @@ impl Scenario {
             System::Path | System::Mptcp => !self.has_hosts(),
             // With equal ones it is netbond-order.
             System::NetbondWeighted => self.has_unlike_rates(),
-            // Modes that are not there yet.
-            System::NetbondDuplicate => false,
+            // It gives up a path's rate for that alone.
+            System::NetbondDuplicate => self == Self::Failures,
             // It differs from netbond in what is around each packet.
             System::NetbondGretap => {
                 matches!(self, Self::Equal2 | Self::CpuLarge | Self::CpuSmall)

@@ -31,7 +31,7 @@ const FIRST_GROWTH: f64 = 1.5;
 const BLEND: f64 = 0.5;
 /// Rates this much below the estimate are another rate, not noise.
 const STEP: f64 = 0.75;
-/// In this time the queues of full paths are to be as long as each other, ns.
+/// In this time the queues of full paths are to be as long as those of the others, ns.
 const BALANCE: f64 = 500e6;
 /// By how much a path's share may differ from its rate for that.
 const MOST_BALANCE: f64 = 0.5;
@@ -194,11 +194,9 @@ impl Rates {
     pub fn weights(&self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
         let paths = || self.paths.iter().filter(|(path, _)| usable(**path));
         let full = |rate: &Rate| rate.last.filter(|last| last.full);
-        let queues: Vec<f64> = paths()
-            .filter_map(|(_, rate)| full(rate))
-            .map(|last| last.queue)
-            .collect();
-        let mean = queues.iter().sum::<f64>() / queues.len().max(1) as f64;
+        // That of a path with room is next to nothing.
+        let queues = || paths().map(|(_, rate)| rate.last.map_or(0.0, |last| last.queue));
+        let mean = queues().sum::<f64>() / queues().count().max(1) as f64;
         let wanted: BTreeMap<u32, f64> = paths()
             .map(|(&path, rate)| {
                 let bias = full(rate).map_or(0.0, |last| (mean - last.queue) / BALANCE);
