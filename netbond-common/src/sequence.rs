@@ -357,7 +357,10 @@ impl Strand {
         let distance = ahead(number, self.end);
         if distance < -KNOWN && self.begun != 0 {
             if copied && self.is_old(path, number, now) {
-                self.trail[path] = PRESENT | number;
+                // Nothing else makes a trail: a peer that counts anew is followed after a second.
+                if self.goes_on(path, number) {
+                    self.trail[path] = PRESENT | number;
+                }
                 self.counts.copies += 1;
                 return Arrival::Copy;
             }
@@ -412,10 +415,16 @@ impl Strand {
     /// then not for longer than [`DRAINS`].
     #[inline(always)]
     fn is_old(&self, path: usize, number: u32, now: u64) -> bool {
-        let (silence, trail) = (now.saturating_sub(self.fresh_ns), self.trail[path]);
-        let on = ahead(number, trail);
-        let goes_on = trail & PRESENT != 0 && (-KNOWN..JUMP).contains(&on);
-        ahead(self.end, number) < OLD && (silence < OVERTAKEN || goes_on && silence < DRAINS)
+        let silence = now.saturating_sub(self.fresh_ns);
+        let drains = self.goes_on(path, number) && silence < DRAINS;
+        ahead(self.end, number) < OLD && (silence < OVERTAKEN || drains)
+    }
+
+    /// Whether a path's numbers go on from the last one.
+    #[inline(always)]
+    fn goes_on(&self, path: usize, number: u32) -> bool {
+        let trail = self.trail[path];
+        trail & PRESENT != 0 && (-KNOWN..JUMP).contains(&ahead(number, trail))
     }
 
     /// Begins anew: what was before this number is not waited for. Release times go on.

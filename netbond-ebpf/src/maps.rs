@@ -299,7 +299,7 @@ pub(crate) fn path_stats(path: u32) -> Option<&'static mut PathStats> {
 }
 
 /// CPUs whose counters are summed up at the most: each is a turn that the verifier takes.
-const MAX_CPUS: u32 = 128;
+const MAX_CPUS: u32 = 256;
 
 /// What all CPUs sent on a path: packets, bytes.
 #[inline(always)]

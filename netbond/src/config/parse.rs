@@ -32,6 +32,8 @@ const MAX_HOLD: u32 = (netbond_common::sequence::LONGEST_HOLD / 1_000_000) as u3
 /// as its share is still too large.
 const ADAPTIVE_HOLD: u32 = 250;
 const MAX_PRIORITY: u32 = 255;
+/// Probes further apart than this do not measure what a path carries, ms.
+const MAX_MEASURING: u32 = 100;
 /// Mbit/s.
 const MAX_RATE_CAP: u32 = 1_000_000;
 /// IPv6's minimum: below it, the kernel takes IPv6 off the device.
@@ -359,6 +361,8 @@ fn in_order(
 /// Which settings mean something in the modes of a bond and its classes.
 struct InUse {
     weights: bool,
+    /// Paths take turns by weight.
+    turns: bool,
     priorities: bool,
     flowlets: bool,
     measured: bool,
@@ -379,6 +383,7 @@ impl InUse {
             }),
             priorities: any(|mode| matches!(mode, Mode::ActiveBackup | Mode::Duplicate)),
             flowlets: any(|mode| matches!(mode, Mode::Flowlet | Mode::Adaptive)),
+            turns: any(|mode| matches!(mode, Mode::Weighted | Mode::Flowlet | Mode::Adaptive)),
             measured: !unknown && any(|mode| mode == Mode::Adaptive),
             copies: any(|mode| mode == Mode::Duplicate),
         }
@@ -418,10 +423,24 @@ fn weights(
         "weights \"measured\" go"
     };
     in_use.measured |= weights == Some(Weights::Measured);
-    if in_use.measured && matches!(probing, Ok(None)) {
+    let too_few = match probing {
+        Ok(Some(probing)) => probing.interval_ms > MAX_MEASURING,
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    if in_use.measured && too_few {
         bond.report(
             bond.line_of("probe_interval"),
-            format_args!("{what} by what probes measure: give probe_interval another value than 0"),
+            format_args!(
+                "{what} by what probes measure: give probe_interval a value from 5 to {MAX_MEASURING}"
+            ),
+        );
+    }
+    if weights == Some(Weights::Measured) && in_use.weights && !in_use.turns {
+        bond.report(
+            bond.line_of("weights"),
+            "flows keep their paths in mode \"flow\", whatever those carry: write mode = \"flowlet\" or \
+             \"adaptive\", or other weights than \"measured\"",
         );
     }
     if let Some(weights) = weights

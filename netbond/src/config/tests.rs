@@ -826,7 +826,11 @@ const ONE_WRONG_LINE: &str = r#"
 3: mode = "adaptive"¶weights = "ospf"
     4: bond "nb0": mode "adaptive" measures the weights: remove weights = "ospf", or write mode = "weighted"
 3: mode = "adaptive"¶flowlet_gap = 5¶probe_interval = 0
-    5: bond "nb0": mode "adaptive" goes by what probes measure: give probe_interval another value than 0
+    5: bond "nb0": mode "adaptive" goes by what probes measure: give probe_interval a value from 5 to 100
+3: mode = "weighted"¶weights = "measured"¶probe_interval = 500
+    5: bond "nb0": weights "measured" go by what probes measure: give probe_interval a value from 5 to 100
+3: mode = "flow"¶weights = "measured"
+    4: bond "nb0": flows keep their paths in mode "flow", whatever those carry: write mode = "flowlet" or "adaptive", or other weights than "measured"
 3: mode = "flow"¶flowlet_gap = 20
     4: bond "nb0": flowlet_gap is of no use: no mode of the bond goes by it. Write mode = "flowlet" in its [[bond]] (the default is "round-robin"), or remove it
 3: mode = "flowlet"¶flowlet_gap = 0

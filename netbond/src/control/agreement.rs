@@ -35,8 +35,8 @@ pub fn complaints(difference: u8, peer: u32) -> Vec<&'static str> {
         ),
         (
             BOND_NUMBERED,
-            "the peer numbers its packets: set mode duplicate or in_order at both ends",
-            "the peer does not number its packets: set mode duplicate or in_order at both ends",
+            "the peer numbers its packets: set the same mode, or in_order = true, at both ends",
+            "the peer does not number its packets: set the same mode, or in_order = true, at both ends",
         ),
     ];
     all.into_iter()
@@ -60,8 +60,7 @@ mod tests {
         let say = |here: u8, peer: u32| complaints(difference(here, peer), peer);
         assert!(say(0, 0).is_empty());
         assert!(say(BOND_AGREED, BOND_AGREED.into()).is_empty());
-        let order =
-            "the peer does not number its packets: set mode duplicate or in_order at both ends";
+        let order = "the peer does not number its packets: set the same mode, or in_order = true, at both ends";
         assert_eq!(say(BOND_NUMBERED, 0), [order]);
         // What an end makes of numbers is its own matter.
         assert!(say(BOND_NUMBERED | BOND_IN_ORDER, BOND_NUMBERED.into()).is_empty());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
@@ -411,6 +411,9 @@ impl Applier {
         let reachable = known.map(|known| known.peer_reachable != 0);
         self.write_bond_info(ids.bond, bond, device, mtu, reachable)?;
         if bond.in_order.is_none() && before.flags & BOND_IN_ORDER != 0 {
+            // What is held comes out first.
+            let longest = Duration::from_nanos(before.longest_hold_ns.into());
+            tokio::time::sleep(longest + Duration::from_millis(10)).await;
             self.end_order(device).await;
         }
         if !bond.is_numbered() {
@@ -785,7 +788,7 @@ impl Applier {
         let meta = Meta {
             abi: ABI_VERSION,
             pid: std::process::id(),
-            heartbeat_ns: std::time::Duration::from(now).as_nanos() as u64,
+            heartbeat_ns: Duration::from(now).as_nanos() as u64,
         };
         self.tables
             .meta

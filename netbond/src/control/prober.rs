@@ -38,7 +38,7 @@ use super::{
     event::Event,
     gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
-    rates::Rates,
+    rates::{Candidate, Rates},
     tally::{self, Observation, Tally},
 };
 use crate::{
@@ -58,7 +58,10 @@ const LOOK: u64 = 500_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
 /// The least time between two words about a path's share, ns.
-const TELL_SHARE: u64 = 1_000_000_000;
+const TELL_SHARE: u64 = 10_000_000_000;
+/// What the peer says is older than what it said by another path by less than this, ns by its clock; where
+/// it seems to be by more, it is another clock.
+const OVERTAKEN: u64 = 10_000_000_000;
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
 /// Bytes of the longest probe: larger bond MTUs are beyond what underlays have.
@@ -155,6 +158,7 @@ impl Prober {
             best_rtt: HashMap::new(),
             fastest: HashMap::new(),
             differences: HashMap::new(),
+            heard: HashMap::new(),
             gaps: BTreeMap::new(),
             rates: BTreeMap::new(),
             events,
@@ -242,7 +246,7 @@ impl Told {
     /// Whether a share is so much another that people may want to know; notes that they do then.
     fn is_news(&mut self, share: u32, now: u64) -> bool {
         let difference = share.abs_diff(self.share);
-        let news = difference > (self.share / 5).max(20) && now >= self.at_ns + TELL_SHARE;
+        let news = difference > (self.share / 4).max(20) && now >= self.at_ns + TELL_SHARE;
         if news {
             *self = Self { share, at_ns: now };
         }
@@ -345,6 +349,8 @@ struct Worker {
     fastest: HashMap<u32, i64>,
     /// In what the peers of bonds differ from them, as the controller was told, by bond id.
     differences: HashMap<u32, u8>,
+    /// When, by its own clock, the peer of a bond last told its options, ns, by bond id.
+    heard: HashMap<u32, u64>,
     /// What the bonds ask for whose flows may move after a pause, by id.
     gaps: BTreeMap<u32, Gap>,
     /// What the paths carry of the bonds that go by it, by id.
@@ -419,11 +425,12 @@ impl Worker {
     fn take_over(&mut self, paths: Vec<Watched>, failed: &BTreeSet<u32>) {
         let now = monotonic();
         let mut before = std::mem::take(&mut self.paths);
+        let first = !std::mem::replace(&mut self.began, true);
         // At first also those of a controller before this one.
-        let stale: Vec<u32> = if std::mem::replace(&mut self.began, true) {
-            before.keys().copied().collect()
-        } else {
+        let stale: Vec<u32> = if first {
             (0..self.tables.limits.len()).collect()
+        } else {
+            before.keys().copied().collect()
         };
         for watched in paths {
             let path = watched.path;
@@ -441,7 +448,8 @@ impl Worker {
         });
         let bonds: BTreeSet<u32> = self.paths.keys().map(|id| id / MAX_BOND_PATHS).collect();
         self.differences.retain(|bond, _| bonds.contains(bond));
-        self.expect();
+        self.heard.retain(|bond, _| bonds.contains(bond));
+        self.expect(first, now);
         self.find_bonds();
         self.told = 0;
     }
@@ -523,8 +531,17 @@ impl Worker {
     /// Tells the controller of a change in what the peer has otherwise.
     fn compare(&mut self, sample: &Sample, difference: u8) {
         let &Sample {
-            path, peer_options, ..
+            path,
+            peer_options,
+            peer_ns,
+            ..
         } = sample;
+        // What a slower path tells may be older than what is known.
+        let heard = self.heard.entry(path / MAX_BOND_PATHS).or_default();
+        if heard.wrapping_sub(peer_ns) < OVERTAKEN {
+            return;
+        }
+        *heard = peer_ns;
         let told = self.differences.entry(path / MAX_BOND_PATHS).or_default();
         if std::mem::replace(told, difference) != difference {
             let event = Event::Options {
@@ -609,7 +626,7 @@ impl Worker {
     }
 
     /// Begins, goes on or ends to measure what the paths of each bond carry.
-    fn expect(&mut self) {
+    fn expect(&mut self, first: bool, now: u64) {
         let mut before = std::mem::take(&mut self.rates);
         let mut expected: BTreeMap<u32, Vec<(u32, Expected)>> = BTreeMap::new();
         for (&path, target) in &self.paths {
@@ -619,15 +636,29 @@ impl Worker {
             }
         }
         for (bond, paths) in expected {
-            let known = value(&self.tables.shares, bond * BOND_SHARES + SHARES_MEASURED);
-            let known = known.map_or_else(BTreeMap::new, |shares| turns::weights(&shares));
             let mut rates = before.remove(&bond).unwrap_or_default();
             // A controller before this one knew more than the configuration does.
-            rates.set(paths.into_iter().map(|(path, expected)| {
-                let weight = known.get(&path).copied();
-                let cap = expected.cap.map(|cap| cap as f64);
-                (path, weight.unwrap_or(expected.weight.into()), cap)
-            }));
+            let mut known: BTreeMap<u32, f64> = BTreeMap::new();
+            if first
+                && let Some(shares) =
+                    value(&self.tables.shares, bond * BOND_SHARES + SHARES_MEASURED)
+            {
+                known = turns::weights(&shares);
+            }
+            let candidate = |(path, expected): (u32, Expected)| Candidate {
+                path,
+                weight: expected.weight.into(),
+                taken_over: known.get(&path).copied(),
+                cap: expected.cap.map(|cap| cap as f64),
+            };
+            for &(path, _) in &paths {
+                let target = self.paths.get(&(bond * MAX_BOND_PATHS + path));
+                if target.is_some_and(|target| target.since == now) {
+                    rates.forget(path);
+                }
+            }
+            let candidates: Vec<Candidate> = paths.into_iter().map(candidate).collect();
+            rates.set(&candidates);
             self.rates.insert(bond, rates);
         }
     }
@@ -651,7 +682,14 @@ impl Worker {
             let path = value(&self.tables.paths, bond * MAX_BOND_PATHS + path);
             path.is_some_and(|path| path.flags & PATH_USABLE != 0)
         };
-        let wanted = rates.weights(usable);
+        let mut wanted = rates.weights(usable);
+        // A policy may give a path less than it carries.
+        for (path, weight) in &mut wanted {
+            let info = self.tables.path_info(bond * MAX_BOND_PATHS + path);
+            if info.is_some_and(|info| info.quarters < 4 * info.weight) {
+                *weight = (*weight / 4).max(1);
+            }
+        }
         let mut weights = [0; MAX_BOND_PATHS as usize];
         for (&path, &weight) in &wanted {
             if let Some(slot) = weights.get_mut(path as usize) {

@@ -15,12 +15,17 @@ use super::tally::Observation;
 
 /// Observations are summed for so long before anything is concluded, ns: several bursts of a sender.
 const EPOCH: u64 = 200_000_000;
-/// A path whose packets wait at least so long throughout an epoch is full, ns.
-const FULL_QUEUE: u64 = 4_000_000;
-/// So is one that loses more than this share of its packets: what random loss does not do.
+/// An observation of more than this, ns, is of a path that was away: what was sent meanwhile says nothing.
+const AWAY: u64 = 1_000_000_000;
+/// A path whose packets wait at least so long throughout an epoch is full, ns, if
+const FULL_QUEUE: f64 = 4e6;
+/// so many bytes of ours are among them.
+const WAITING: f64 = 3000.0;
+/// So is one that loses more than this share of its packets, and not fewer than so many.
 const FULL_LOSS: f64 = 0.05;
-/// Packets in an epoch without which its losses say nothing.
-const ENOUGH: u64 = 20;
+const ENOUGH: u64 = 5;
+/// No estimate falls by more in one step.
+const MOST_FALL: f64 = 0.25;
 /// A path whose estimate is to grow carried this much of it.
 const USED: f64 = 0.85;
 /// By how much the estimate of a path with room grows in an epoch.
@@ -40,6 +45,19 @@ const LEAST: f64 = 1.0 / 64.0;
 /// Bytes per second that an estimate may not exceed: 10 Tbit/s.
 const MOST: f64 = 1.25e12;
 
+/// A path, as [`Rates::set`] wants to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its slot in the bond.
+    pub path: u32,
+    /// Its weight before anything is known.
+    pub weight: f64,
+    /// Its share as a controller before this one left it, relative to the best path.
+    pub taken_over: Option<f64>,
+    /// Not to be exceeded, bytes per second.
+    pub cap: Option<f64>,
+}
+
 /// The rates of a bond's paths.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
@@ -57,6 +75,8 @@ struct Rate {
     epoch: Epoch,
     /// What was concluded from the last epoch.
     last: Option<Conclusion>,
+    /// When that ended, if the path was full.
+    full: Option<u64>,
 }
 
 /// Sums of observations.
@@ -73,7 +93,10 @@ struct Epoch {
 
 #[derive(Clone, Copy, Debug)]
 struct Conclusion {
-    full: bool,
+    /// Packets of ours waited all the time.
+    waiting: bool,
+    /// More were lost than chance loses.
+    losing: bool,
     /// Bytes per second.
     delivered: f64,
     /// The shortest wait, ns.
@@ -96,34 +119,59 @@ impl Epoch {
 
     fn conclude(&self) -> Conclusion {
         let delivered = self.delivered as f64 / self.span.max(1) as f64 * 1e9;
+        let queue = self.shortest.unwrap_or(0) as f64;
         let loss = self.lost as f64 / self.sent.max(1) as f64;
-        let queue = self.shortest.unwrap_or(0);
-        let losing = self.sent >= ENOUGH && loss > FULL_LOSS;
         Conclusion {
-            full: self.delivered != 0 && (queue >= FULL_QUEUE || losing),
+            // Others' packets may wait there, too: then few of ours do.
+            waiting: queue >= FULL_QUEUE && delivered * queue / 1e9 >= WAITING,
+            losing: self.lost >= ENOUGH && loss > FULL_LOSS,
             delivered,
-            queue: queue as f64,
+            queue,
             at: self.ended,
         }
     }
 }
 
 impl Rates {
-    /// Makes the paths of the bond these: (slot, weight before anything is known, cap in bytes per
-    /// second). What is known of those that stay, stays.
-    pub fn set(&mut self, paths: impl IntoIterator<Item = (u32, f64, Option<f64>)>) {
+    /// Makes the paths of the bond these. What is known of those that stay, stays.
+    pub fn set(&mut self, paths: &[Candidate]) {
         let mut before = std::mem::take(&mut self.paths);
-        for (path, weight, cap) in paths {
-            let mut rate = before.remove(&path).unwrap_or_else(|| Rate {
-                estimate: weight.clamp(LEAST, MOST),
+        let mut ratios = Vec::new();
+        for candidate in paths {
+            let estimate = match (before.get(&candidate.path), candidate.taken_over) {
+                (Some(rate), _) => rate.estimate,
+                (None, Some(weight)) => weight,
+                (None, None) => continue,
+            };
+            ratios.push(estimate / candidate.weight.max(LEAST));
+        }
+        // In the unit of what is known.
+        let unit = if ratios.is_empty() {
+            1.0
+        } else {
+            ratios.iter().sum::<f64>() / ratios.len() as f64
+        };
+        for candidate in paths {
+            let new = || Rate {
+                estimate: candidate
+                    .taken_over
+                    .unwrap_or(candidate.weight * unit)
+                    .clamp(LEAST, MOST),
                 known: false,
                 cap: None,
                 epoch: Epoch::default(),
                 last: None,
-            });
-            rate.cap = cap;
-            self.paths.insert(path, rate);
+                full: None,
+            };
+            let mut rate = before.remove(&candidate.path).unwrap_or_else(new);
+            rate.cap = candidate.cap;
+            self.paths.insert(candidate.path, rate);
         }
+    }
+
+    /// Forgets a path: another one has its place.
+    pub fn forget(&mut self, path: u32) {
+        self.paths.remove(&path);
     }
 
     /// Takes in what was measured on a path. True where the rates may have changed.
@@ -131,18 +179,36 @@ impl Rates {
         let Some(rate) = self.paths.get_mut(&path) else {
             return false;
         };
+        if seen.delivered_span_ns > AWAY || seen.offered_span_ns > AWAY {
+            (rate.epoch, rate.last) = (Epoch::default(), None);
+            return false;
+        }
         rate.epoch.add(seen);
         if rate.epoch.span < EPOCH {
             return false;
         }
         let epoch = std::mem::take(&mut rate.epoch);
-        let conclusion = epoch.conclude();
+        let (conclusion, before) = (epoch.conclude(), rate.last);
         rate.last = Some(conclusion);
-        if conclusion.full {
+        // That little came may be chance, once.
+        let by_loss = conclusion.losing
+            && (conclusion.delivered >= rate.estimate / 2.0
+                || before.is_some_and(|last| last.losing));
+        if conclusion.delivered > 0.0 && (conclusion.waiting || by_loss) {
+            rate.full = Some(conclusion.at);
             rate.learn(conclusion.delivered);
             self.scale(path);
         } else {
+            rate.full = None;
             self.grow(path, conclusion.at);
+        }
+        // Less would change no share, and take all the longer to grow again.
+        let best = self
+            .paths
+            .values()
+            .fold(0.0, |best: f64, rate| best.max(rate.estimate));
+        for rate in self.paths.values_mut() {
+            rate.estimate = rate.estimate.max(best * LEAST);
         }
         true
     }
@@ -174,10 +240,11 @@ impl Rates {
     /// A path that is not full while another is gets more, if it carried what it was thought to carry: else
     /// the sender has just slowed down, and the division may be right.
     fn grow(&mut self, path: u32, now: u64) {
-        let recent = |last: &Conclusion| now.saturating_sub(last.at) < 2 * EPOCH;
-        let others_full = self.paths.iter().any(|(&other, rate)| {
-            other != path && rate.last.is_some_and(|last| last.full && recent(&last))
-        });
+        let recent = |at| now.saturating_sub(at) < 2 * EPOCH;
+        let others_full = self
+            .paths
+            .iter()
+            .any(|(&other, rate)| other != path && rate.full.is_some_and(recent));
         if let Some(rate) = self.paths.get_mut(&path)
             && others_full
             && rate
@@ -193,7 +260,7 @@ impl Rates {
     #[must_use]
     pub fn weights(&self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
         let paths = || self.paths.iter().filter(|(path, _)| usable(**path));
-        let full = |rate: &Rate| rate.last.filter(|last| last.full);
+        let full = |rate: &Rate| rate.last.filter(|_| rate.full.is_some());
         // That of a path with room is next to nothing.
         let queues = || paths().map(|(_, rate)| rate.last.map_or(0.0, |last| last.queue));
         let mean = queues().sum::<f64>() / queues().count().max(1) as f64;
@@ -232,7 +299,7 @@ impl Rate {
         }
         let far = delivered < self.estimate * STEP;
         let estimate = if far {
-            delivered
+            delivered.max(self.estimate * MOST_FALL)
         } else {
             self.estimate + BLEND * (delivered - self.estimate)
         };
@@ -325,12 +392,22 @@ mod tests {
         }
     }
 
+    fn candidate(path: u32, weight: f64) -> Candidate {
+        Candidate {
+            path,
+            weight,
+            taken_over: None,
+            cap: None,
+        }
+    }
+
     fn rates(weights: &[f64]) -> Rates {
         let mut rates = Rates::default();
+        let paths = (0..).zip(weights);
         rates.set(
-            (0..)
-                .zip(weights)
-                .map(|(path, &weight)| (path, weight, None)),
+            &paths
+                .map(|(path, &weight)| candidate(path, weight))
+                .collect::<Vec<_>>(),
         );
         rates
     }
@@ -401,9 +478,77 @@ mod tests {
         let weights = rates.weights(|_| true);
         assert!(weights[&0] > 3 * weights[&1], "{weights:?}");
         let known = rates.known(1).unwrap();
-        rates.set([(0, 1.0, Some(known)), (1, 1.0, None), (5, 1.0, None)]);
+        let capped = Candidate {
+            cap: Some(known),
+            ..candidate(0, 1.0)
+        };
+        rates.set(&[capped, candidate(1, 1.0), candidate(5, 1.0)]);
+        // In the unit of those that are known: the mean of their rates.
+        let all = rates.weights(|_| true);
+        assert!(all[&5] > all[&1], "{all:?}");
         let weights = rates.weights(|path| path < 2);
         assert!(weights[&0].abs_diff(weights[&1]) < 20_000, "{weights:?}");
+    }
+
+    #[test]
+    fn an_absence_says_nothing() {
+        let mut rates = rates(&[1.0, 1.0]);
+        let mut links = [Link::new(16.0), Link::new(4.0)];
+        let mut sender = Sender { rate: 1e6, now: 0 };
+        sender.run(&mut rates, &mut links, 6_000);
+        let before = rates.weights(|_| true);
+        // It died under load, and is back after a minute.
+        let seen = Observation {
+            at_ns: sender.now + 60_000 * MS,
+            delivered_span_ns: 60_000 * MS,
+            offered_span_ns: 60_000 * MS,
+            delivered_bytes: 60_000,
+            offered_bytes: 240_000,
+            sent_packets: 170,
+            lost_packets: 130,
+            queue_ns: 0,
+        };
+        assert!(!rates.observe(0, &seen));
+        assert_eq!(rates.weights(|path| path == 0).len(), 1);
+        let after = rates.weights(|_| true);
+        assert!(
+            after[&0].abs_diff(before[&0]) < 8_000,
+            "{before:?} {after:?}"
+        );
+        assert!(
+            after[&1].abs_diff(before[&1]) < 8_000,
+            "{before:?} {after:?}"
+        );
+    }
+
+    /// Whose packets wait is not known; but a path that carries next to nothing is not full of them.
+    #[test]
+    fn a_thin_stream_says_nothing() {
+        let mut rates = rates(&[1.0, 1.0]);
+        let mut links = [Link::new(16.0), Link::new(4.0)];
+        let mut sender = Sender { rate: 1e6, now: 0 };
+        sender.run(&mut rates, &mut links, 6_000);
+        let mut known = None;
+        for step in 0..100 {
+            sender.now += 30 * MS;
+            let seen = Observation {
+                at_ns: sender.now,
+                delivered_span_ns: 30 * MS,
+                offered_span_ns: 30 * MS,
+                delivered_bytes: 200,
+                offered_bytes: 250,
+                sent_packets: 3,
+                lost_packets: u64::from(sender.now.is_multiple_of(120 * MS)),
+                queue_ns: 12 * MS,
+            };
+            rates.observe(0, &seen);
+            // The first epoch has some of the stream before.
+            if step == 10 {
+                known = rates.known(0);
+            }
+        }
+        assert!(known.is_some());
+        assert_eq!(rates.known(0), known);
     }
 
     fn observations() -> impl Strategy<Value = Observation> {
