@@ -5,13 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
-use super::outage::COMPANY_MBIT;
+use super::outage::streams;
 use super::scenario::Scenario;
-use super::system::{RECEIVER, SENDER, System};
-use super::traffic::{WARM_UP, listen, pause, words};
-use crate::goodput::Stream;
+use super::system::System;
+use super::traffic::{WARM_UP, pause};
 use crate::lab::Lab;
-use crate::traffic::Numbered;
 use crate::wait::check_interrupt;
 
 /// Between two packets.
@@ -26,7 +24,7 @@ const ALIVE: Duration = Duration::from_millis(300);
 pub(super) struct Failures {
     /// What became of UDP packets that were sent there and back; MPTCP has none.
     pub(super) packets: Option<Packets>,
-    /// Payload of a TCP stream of [`COMPANY_MBIT`] received meanwhile, Mbit/s.
+    /// Payload of a TCP stream of [`super::outage::COMPANY_MBIT`] received meanwhile, Mbit/s.
     pub(super) tcp: f64,
 }
 
@@ -41,16 +39,7 @@ pub(super) struct Packets {
 /// Has paths fail `count` times, in turn. Everything that the path's middle router sends is lost then,
 /// and no device changes its state.
 pub(super) fn run(lab: &Lab, system: System, scenario: Scenario, count: u32) -> Result<Failures> {
-    let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
-    let target = system.target(lab)?;
-    let iperf3 = words(system, &["iperf3"]);
-    let listen = listen(system, &target);
-    let company = Stream::start_by(&iperf3, listen, from, to, &target, Some(COMPANY_MBIT))?;
-    let stream = if system.is_mptcp() {
-        None
-    } else {
-        Some(Numbered::start(from, to, &target, INTERVAL)?)
-    };
+    let (company, stream) = streams(lab, system, INTERVAL)?;
     pause(WARM_UP)?;
     let (begin, start) = (SystemTime::now(), Instant::now());
     let lines = scenario.lines();

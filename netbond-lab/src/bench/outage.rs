@@ -45,18 +45,29 @@ pub(super) struct Packets {
     pub(super) gap: Duration,
 }
 
-/// Fails the first path for `time`.
-pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
+/// Starts a TCP stream of [`COMPANY_MBIT`], and UDP packets that are sent there and back, one each
+/// `interval`; MPTCP has none of these.
+pub(super) fn streams(
+    lab: &Lab,
+    system: System,
+    interval: Duration,
+) -> Result<(Stream, Option<Numbered>)> {
     let (from, to) = (lab.router(SENDER), lab.router(RECEIVER));
     let target = system.target(lab)?;
     let iperf3 = words(system, &["iperf3"]);
     let listen = listen(system, &target);
     let company = Stream::start_by(&iperf3, listen, from, to, &target, Some(COMPANY_MBIT))?;
-    let stream = if system.is_mptcp() {
+    let packets = if system.is_mptcp() {
         None
     } else {
-        Some(Numbered::start(from, to, &target, INTERVAL)?)
+        Some(Numbered::start(from, to, &target, interval)?)
     };
+    Ok((company, packets))
+}
+
+/// Fails the first path for `time`.
+pub(super) fn run(lab: &Lab, system: System, time: Duration) -> Result<Outage> {
+    let (company, stream) = streams(lab, system, INTERVAL)?;
     pause(CALM)?;
     let failed = SystemTime::now();
     let dead = lab.fail_router(VICTIM).and_then(|()| pause(time));
