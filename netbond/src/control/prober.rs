@@ -455,8 +455,7 @@ impl Worker {
     }
 
     fn conclude(&mut self, path: u32, verdict: Option<Verdict>) {
-        let event = |verdict| (path, Event::Liveness { path, verdict });
-        self.unsaid.extend(verdict.map(event));
+        self.unsaid.extend(news(path, verdict));
     }
 
     /// Takes back what the maps say of a path that is no longer watched, or in another way.
@@ -585,8 +584,7 @@ impl Worker {
                 }
             }
             let verdict = target.tick(now, best_rtt);
-            let event = |verdict| (path, Event::Liveness { path, verdict });
-            self.unsaid.extend(verdict.map(event));
+            self.unsaid.extend(news(path, verdict));
         }
         if lost && now >= self.looked + LOOK {
             self.find_bonds();
@@ -745,6 +743,17 @@ impl Worker {
             }
         }
     }
+}
+
+/// What the controller is told of a verdict, with its path.
+fn news(path: u32, verdict: Option<Verdict>) -> Option<(u32, Event)> {
+    Some((
+        path,
+        Event::Liveness {
+            path,
+            verdict: verdict?,
+        },
+    ))
 }
 
 /// Has the program send a probe of `bytes`.

@@ -75,8 +75,6 @@ struct Rate {
     epoch: Epoch,
     /// What was concluded from the last epoch.
     last: Option<Conclusion>,
-    /// When that ended, if the path was full.
-    full: Option<u64>,
 }
 
 /// Sums of observations.
@@ -97,6 +95,8 @@ struct Conclusion {
     waiting: bool,
     /// More were lost than chance loses.
     losing: bool,
+    /// The path was full, by the one or the other.
+    full: bool,
     /// Bytes per second.
     delivered: f64,
     /// The shortest wait, ns.
@@ -125,6 +125,7 @@ impl Epoch {
             // Others' packets may wait there, too: then few of ours do.
             waiting: queue >= FULL_QUEUE && delivered * queue / 1e9 >= WAITING,
             losing: self.lost >= ENOUGH && loss > FULL_LOSS,
+            full: false,
             delivered,
             queue,
             at: self.ended,
@@ -161,7 +162,6 @@ impl Rates {
                 cap: None,
                 epoch: Epoch::default(),
                 last: None,
-                full: None,
             };
             let mut rate = before.remove(&candidate.path).unwrap_or_else(new);
             rate.cap = candidate.cap;
@@ -188,18 +188,17 @@ impl Rates {
             return false;
         }
         let epoch = std::mem::take(&mut rate.epoch);
-        let (conclusion, before) = (epoch.conclude(), rate.last);
-        rate.last = Some(conclusion);
+        let (mut conclusion, before) = (epoch.conclude(), rate.last);
         // That little came may be chance, once.
         let by_loss = conclusion.losing
             && (conclusion.delivered >= rate.estimate / 2.0
                 || before.is_some_and(|last| last.losing));
-        if conclusion.delivered > 0.0 && (conclusion.waiting || by_loss) {
-            rate.full = Some(conclusion.at);
+        conclusion.full = conclusion.delivered > 0.0 && (conclusion.waiting || by_loss);
+        rate.last = Some(conclusion);
+        if conclusion.full {
             rate.learn(conclusion.delivered);
             self.scale(path);
         } else {
-            rate.full = None;
             self.grow(path, conclusion.at);
         }
         // Less would change no share, and take all the longer to grow again.
@@ -240,11 +239,11 @@ impl Rates {
     /// A path that is not full while another is gets more, if it carried what it was thought to carry: else
     /// the sender has just slowed down, and the division may be right.
     fn grow(&mut self, path: u32, now: u64) {
-        let recent = |at| now.saturating_sub(at) < 2 * EPOCH;
+        let full = |last: Conclusion| last.full && now.saturating_sub(last.at) < 2 * EPOCH;
         let others_full = self
             .paths
             .iter()
-            .any(|(&other, rate)| other != path && rate.full.is_some_and(recent));
+            .any(|(&other, rate)| other != path && rate.last.is_some_and(full));
         if let Some(rate) = self.paths.get_mut(&path)
             && others_full
             && rate
@@ -260,7 +259,7 @@ impl Rates {
     #[must_use]
     pub fn weights(&self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
         let paths = || self.paths.iter().filter(|(path, _)| usable(**path));
-        let full = |rate: &Rate| rate.last.filter(|_| rate.full.is_some());
+        let full = |rate: &Rate| rate.last.filter(|last| last.full);
         // That of a path with room is next to nothing.
         let queues = || paths().map(|(_, rate)| rate.last.map_or(0.0, |last| last.queue));
         let mean = queues().sum::<f64>() / queues().count().max(1) as f64;
