@@ -36,7 +36,8 @@ pub enum Event {
         difference: u8,
     },
     /// Where paths get what they were measured to carry: this one's share of the bond's bytes, per mille,
-    /// and what it carries, bytes/s, where it was ever full.
+    /// 0 where quicker paths carry a light load alone; and what it carries, bytes/s, where it was ever
+    /// full.
     Share {
         path: u32,
         per_mille: u32,

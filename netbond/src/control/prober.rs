@@ -316,6 +316,11 @@ impl Target {
         }
     }
 
+    /// The same without queues.
+    fn least_delay(&self) -> Option<i64> {
+        self.delay().and(self.tally.least_delay_ns())
+    }
+
     /// `fastest` is the shortest [`Target::delay`] of the bond's paths.
     fn info(&self, now: u64, fastest: Option<i64>) -> ProbeInfo {
         let info = match &self.life {
@@ -611,6 +616,9 @@ impl Worker {
                 let fastest = self.fastest.entry(bond).or_insert(delay);
                 *fastest = delay.min(*fastest);
             }
+            if let Some(rates) = self.rates.get_mut(&bond) {
+                rates.set_delay(path % MAX_BOND_PATHS, target.least_delay());
+            }
         }
         for (&path, target) in &self.paths {
             let fastest = self.fastest.get(&(path / MAX_BOND_PATHS)).copied();
@@ -673,7 +681,7 @@ impl Worker {
 
     /// Writes how the bytes of a bond are to be divided, if that is not what is written.
     fn set_shares(&mut self, bond: u32) {
-        let Some(rates) = self.rates.get(&bond) else {
+        let Some(rates) = self.rates.get_mut(&bond) else {
             return;
         };
         let usable = |path: u32| {
@@ -685,7 +693,7 @@ impl Worker {
         for (path, weight) in &mut wanted {
             let info = self.tables.path_info(bond * MAX_BOND_PATHS + path);
             if info.is_some_and(|info| info.quarters < 4 * info.weight) {
-                *weight = (*weight / 4).max(1);
+                *weight = weight.div_ceil(4);
             }
         }
         let mut weights = [0; MAX_BOND_PATHS as usize];

@@ -4,7 +4,7 @@
 //! are lost there, and what comes out at the far end is its rate. So where every path in use is full,
 //! the rates are known. Where only some are, the others have room that nobody knows: their estimates
 //! grow until they are full too. Where none is, the load is less than the bond carries and any division
-//! will do: nothing changes.
+//! will do: what is known does not change, and the quickest paths carry it alone if they do so with ease.
 //!
 //! Rates are learned, not the weights that follow from them: a path that was away comes back with what
 //! was known of it.
@@ -40,6 +40,12 @@ const STEP: f64 = 0.75;
 const BALANCE: f64 = 500e6;
 /// By how much a path's share may differ from its rate for that.
 const MOST_BALANCE: f64 = 0.5;
+/// Paths whose way is longer than the shortest by no more than this, ns, are as quick as that.
+const AS_QUICK: i64 = 5_000_000;
+/// The quickest paths carry a light load alone: after no path was full for so long, ns,
+const CALM: u64 = 1_000_000_000;
+/// and up to this share of what they are known to carry.
+const LIGHT: f64 = 0.6;
 /// No path gets less than this share of what the best one gets: it could not show what it can do.
 const LEAST: f64 = 1.0 / 64.0;
 /// Bytes per second that an estimate may not exceed: 10 Tbit/s.
@@ -62,6 +68,10 @@ pub struct Candidate {
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     paths: BTreeMap<u32, Rate>,
+    /// When the last observation was made, and the last of a path that was full or of a load that is not
+    /// light.
+    now: u64,
+    strained: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +82,8 @@ struct Rate {
     known: bool,
     /// Not to be exceeded, bytes per second.
     cap: Option<f64>,
+    /// The way there with empty queues, ns; only differences between paths mean anything.
+    delay: Option<i64>,
     epoch: Epoch,
     /// What was concluded from the last epoch.
     last: Option<Conclusion>,
@@ -82,6 +94,8 @@ struct Rate {
 struct Epoch {
     span: u64,
     delivered: u64,
+    offered: u64,
+    offered_span: u64,
     sent: u64,
     lost: u64,
     /// The shortest wait, ns.
@@ -99,15 +113,30 @@ struct Conclusion {
     full: bool,
     /// Bytes per second.
     delivered: f64,
+    offered: f64,
     /// The shortest wait, ns.
     queue: f64,
     at: u64,
+}
+
+impl Conclusion {
+    const fn is_fresh(&self, now: u64) -> bool {
+        now.saturating_sub(self.at) < 2 * EPOCH
+    }
+}
+
+/// Whether packets of ours wait that long, ns, where so many bytes per second come out: others' packets may
+/// wait there, too, and then few of ours do.
+fn is_waiting(queue: f64, delivered: f64) -> bool {
+    queue >= FULL_QUEUE && delivered * queue / 1e9 >= WAITING
 }
 
 impl Epoch {
     fn add(&mut self, seen: &Observation) {
         self.span = self.span.saturating_add(seen.delivered_span_ns);
         self.delivered = self.delivered.saturating_add(seen.delivered_bytes);
+        self.offered = self.offered.saturating_add(seen.offered_bytes);
+        self.offered_span = self.offered_span.saturating_add(seen.offered_span_ns);
         self.sent = self.sent.saturating_add(seen.sent_packets);
         self.lost = self.lost.saturating_add(seen.lost_packets);
         self.shortest = Some(
@@ -118,15 +147,16 @@ impl Epoch {
     }
 
     fn conclude(&self) -> Conclusion {
-        let delivered = self.delivered as f64 / self.span.max(1) as f64 * 1e9;
+        let rate = |bytes: u64, span: u64| bytes as f64 / span.max(1) as f64 * 1e9;
+        let delivered = rate(self.delivered, self.span);
         let queue = self.shortest.unwrap_or(0) as f64;
         let loss = self.lost as f64 / self.sent.max(1) as f64;
         Conclusion {
-            // Others' packets may wait there, too: then few of ours do.
-            waiting: queue >= FULL_QUEUE && delivered * queue / 1e9 >= WAITING,
+            waiting: is_waiting(queue, delivered),
             losing: self.lost >= ENOUGH && loss > FULL_LOSS,
             full: false,
             delivered,
+            offered: rate(self.offered, self.offered_span),
             queue,
             at: self.ended,
         }
@@ -160,6 +190,7 @@ impl Rates {
                     .clamp(LEAST, MOST),
                 known: false,
                 cap: None,
+                delay: None,
                 epoch: Epoch::default(),
                 last: None,
             };
@@ -174,8 +205,17 @@ impl Rates {
         self.paths.remove(&path);
     }
 
-    /// Takes in what was measured on a path. True where the rates may have changed.
+    /// Takes in how long the way there is without queues, ns; `None` where that is not known. Only
+    /// differences between paths mean anything.
+    pub fn set_delay(&mut self, path: u32, delay: Option<i64>) {
+        if let Some(rate) = self.paths.get_mut(&path) {
+            rate.delay = delay;
+        }
+    }
+
+    /// Takes in what was measured on a path. True where the shares may have changed.
     pub fn observe(&mut self, path: u32, seen: &Observation) -> bool {
+        let was_calm = self.is_calm();
         let Some(rate) = self.paths.get_mut(&path) else {
             return false;
         };
@@ -183,9 +223,17 @@ impl Rates {
             (rate.epoch, rate.last) = (Epoch::default(), None);
             return false;
         }
+        if self.now == 0 {
+            self.strained = seen.at_ns;
+        }
+        self.now = self.now.max(seen.at_ns);
+        // Not only when an epoch ends: a load that has become heavy is to be divided at once.
+        if is_waiting(seen.queue_ns as f64, seen.delivered() as f64) {
+            self.strained = self.now;
+        }
         rate.epoch.add(seen);
         if rate.epoch.span < EPOCH {
-            return false;
+            return was_calm && !self.is_calm();
         }
         let epoch = std::mem::take(&mut rate.epoch);
         let (mut conclusion, before) = (epoch.conclude(), rate.last);
@@ -196,6 +244,7 @@ impl Rates {
         conclusion.full = conclusion.delivered > 0.0 && (conclusion.waiting || by_loss);
         rate.last = Some(conclusion);
         if conclusion.full {
+            self.strained = self.now;
             rate.learn(conclusion.delivered);
             self.scale(path);
         } else {
@@ -239,7 +288,7 @@ impl Rates {
     /// A path that is not full while another is gets more, if it carried what it was thought to carry: else
     /// the sender has just slowed down, and the division may be right.
     fn grow(&mut self, path: u32, now: u64) {
-        let full = |last: Conclusion| last.full && now.saturating_sub(last.at) < 2 * EPOCH;
+        let full = |last: Conclusion| last.full && last.is_fresh(now);
         let others_full = self
             .paths
             .iter()
@@ -255,29 +304,69 @@ impl Rates {
         }
     }
 
-    /// How much each of these paths is to get, as a weight: at most `u16::MAX`, never 0.
+    /// How much each of these paths is to get, as a weight: at most `u16::MAX`; 0 for those that a light
+    /// load leaves out.
     #[must_use]
-    pub fn weights(&self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
+    pub fn weights(&mut self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
+        self.look_at_load(&usable);
+        let shortest = self.shortest(&usable);
         let paths = || self.paths.iter().filter(|(path, _)| usable(**path));
         let full = |rate: &Rate| rate.last.filter(|last| last.full);
         // That of a path with room is next to nothing.
         let queues = || paths().map(|(_, rate)| rate.last.map_or(0.0, |last| last.queue));
         let mean = queues().sum::<f64>() / queues().count().max(1) as f64;
-        let wanted: BTreeMap<u32, f64> = paths()
+        let wanted: BTreeMap<u32, Option<f64>> = paths()
             .map(|(&path, rate)| {
                 let bias = full(rate).map_or(0.0, |last| (mean - last.queue) / BALANCE);
                 let wanted = rate.estimate * (1.0 + bias.clamp(-MOST_BALANCE, MOST_BALANCE));
-                (path, rate.cap.map_or(wanted, |cap| wanted.min(cap)))
+                let wanted = rate.cap.map_or(wanted, |cap| wanted.min(cap));
+                let takes_part = !self.is_calm() || rate.is_as_quick_as(shortest);
+                (path, takes_part.then_some(wanted))
             })
             .collect();
-        let best = wanted.values().fold(0.0, |best: f64, &rate| best.max(rate));
+        let rates = wanted.values().flatten();
+        let best = rates.fold(0.0, |best: f64, &rate| best.max(rate));
+        let weight = |rate: f64| {
+            let share = (rate / best).clamp(LEAST, 1.0);
+            (share * f64::from(u16::MAX)).round() as u32
+        };
         wanted
             .into_iter()
-            .map(|(path, rate)| {
-                let share = (rate / best).clamp(LEAST, 1.0);
-                (path, (share * f64::from(u16::MAX)).round() as u32)
-            })
+            .map(|(path, rate)| (path, rate.map_or(0, weight)))
             .collect()
+    }
+
+    /// Whether the load is so light that the quickest paths are to carry it alone.
+    fn is_calm(&self) -> bool {
+        self.now.saturating_sub(self.strained) >= CALM
+    }
+
+    /// The load is not light where the quickest of these paths cannot carry it with ease. While what they
+    /// carry is not known their queues tell.
+    fn look_at_load(&mut self, usable: impl Fn(u32) -> bool) {
+        let shortest = self.shortest(&usable);
+        let last = |rate: &Rate| rate.last.filter(|last| last.is_fresh(self.now));
+        let offered: f64 = self
+            .paths
+            .values()
+            .filter_map(last)
+            .map(|last| last.offered)
+            .sum();
+        let carried: Option<f64> = self
+            .paths
+            .iter()
+            .filter(|(path, rate)| usable(**path) && rate.is_as_quick_as(shortest))
+            .map(|(_, rate)| rate.carries())
+            .sum();
+        if carried.is_some_and(|carried| offered > LIGHT * carried) {
+            self.strained = self.now;
+        }
+    }
+
+    /// The shortest way of these paths.
+    fn shortest(&self, usable: impl Fn(u32) -> bool) -> Option<i64> {
+        let usable = self.paths.iter().filter(|(path, _)| usable(**path));
+        usable.filter_map(|(_, rate)| rate.delay).min()
     }
 
     /// What a path is known to carry, bytes per second; `None` where it was never full.
@@ -291,6 +380,18 @@ impl Rates {
 }
 
 impl Rate {
+    /// Whether its way is next to as short as this one; so is one that is not known.
+    fn is_as_quick_as(&self, shortest: Option<i64>) -> bool {
+        let longer = self.delay.zip(shortest);
+        longer.is_none_or(|(delay, shortest)| delay.saturating_sub(shortest) <= AS_QUICK)
+    }
+
+    /// Bytes per second, where that is known.
+    fn carries(&self) -> Option<f64> {
+        let known = self.known.then_some(self.estimate);
+        known.into_iter().chain(self.cap).reduce(f64::min)
+    }
+
     /// Takes in what came out of the full path.
     fn learn(&mut self, delivered: f64) {
         if !self.known {
@@ -452,6 +553,58 @@ mod tests {
         assert!((0.75..1.35).contains(&ratio), "{ratio}");
     }
 
+    /// Two paths of 16 Mbit/s, the second one with a longer way, and a load of so many bytes each 30 ms for
+    /// so many ms.
+    fn run_light(rates: &mut Rates, links: &mut [Link; 2], from: u64, bytes: f64, ms: u64) -> u64 {
+        let steps = ms / 30;
+        for step in 1..=steps {
+            let weights = rates.weights(|_| true);
+            let all: u32 = weights.values().sum();
+            for (path, link) in (0..).zip(links.iter_mut()) {
+                let share = f64::from(weights[&path]) / f64::from(all);
+                let seen = link.carry(bytes * share, from + step * 30 * MS, 30 * MS);
+                rates.observe(path, &seen);
+            }
+        }
+        from + steps * 30 * MS
+    }
+
+    #[test]
+    fn a_light_load_takes_the_quickest_path_and_a_heavy_one_all() {
+        let mut rates = rates(&[1.0, 1.0]);
+        let mut links = [Link::new(16.0), Link::new(16.0)];
+        rates.set_delay(0, Some(-5_000_000));
+        rates.set_delay(1, Some(15_000_000));
+        let shares = |rates: &mut Rates| rates.weights(|_| true).into_values().collect::<Vec<_>>();
+        const ALL: u32 = u16::MAX as u32;
+        // At first nothing is known.
+        assert_eq!(shares(&mut rates), [ALL, ALL]);
+        let now = run_light(&mut rates, &mut links, 0, 6_000.0, 1500);
+        assert_eq!(shares(&mut rates), [ALL, 0]);
+        assert_eq!(
+            rates
+                .weights(|path| path == 1)
+                .into_values()
+                .collect::<Vec<_>>(),
+            [ALL],
+            "the quickest of those there are"
+        );
+        // More than the quick one carries: all within a tenth of a second.
+        let now = run_light(&mut rates, &mut links, now, 90_000.0, 90);
+        assert_eq!(shares(&mut rates), [ALL, ALL]);
+        let now = run_light(&mut rates, &mut links, now, 130_000.0, 2000);
+        assert!(rates.known(0).is_some());
+        // Three quarters of what the quick one carries: no queue, and yet no light load.
+        let now = run_light(&mut rates, &mut links, now, 45_000.0, 3000);
+        assert!(shares(&mut rates).iter().all(|&share| share > ALL / 2));
+        let now = run_light(&mut rates, &mut links, now, 6_000.0, 1500);
+        assert_eq!(shares(&mut rates)[1], 0);
+        // A way that is next to as short.
+        rates.set_delay(1, Some(-1_000_000));
+        run_light(&mut rates, &mut links, now, 6_000.0, 1500);
+        assert!(shares(&mut rates)[1] > ALL / 2);
+    }
+
     #[test]
     fn without_full_paths_nothing_changes() {
         let mut rates = rates(&[3.0, 1.0]);
@@ -570,21 +723,26 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a peer reports: every path keeps a share, none more than the most, and no estimate
-        /// leaves its bounds.
+        /// Whatever a peer reports: a path has a share worth the name or is left out, one has the most, and
+        /// no estimate leaves its bounds.
         #[test]
         fn shares_stay_within_bounds(
             seen in proptest::collection::vec((0..5_u32, observations()), 0..300),
             weights in proptest::collection::vec(1..=64_u32, 1..=5),
+            delays in proptest::collection::vec(any::<Option<i64>>(), 5),
         ) {
             let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
             let mut rates = rates(&weights);
+            for (path, delay) in (0..).zip(delays) {
+                rates.set_delay(path, delay);
+            }
             for (path, seen) in seen {
                 rates.observe(path, &seen);
                 let shares = rates.weights(|_| true);
                 prop_assert_eq!(shares.len(), weights.len());
                 prop_assert_eq!(shares.values().copied().max(), Some(u32::from(u16::MAX)));
-                prop_assert!(shares.values().all(|&share| share >= u32::from(u16::MAX) / 64));
+                let least = u32::from(u16::MAX) / 64;
+                prop_assert!(shares.values().all(|&share| share == 0 || share >= least));
                 for path in 0..5 {
                     let known = rates.known(path);
                     prop_assert!(known.is_none_or(|rate| (LEAST..=MOST).contains(&rate)));

@@ -436,6 +436,9 @@ impl Controller {
                 }
                 let share = f64::from(*per_mille) / 10.0;
                 let text = match carries {
+                    _ if *per_mille == 0 => {
+                        "share 0 %: quicker paths carry the light load alone".to_owned()
+                    }
                     Some(bytes) => {
                         let mbit = *bytes as f64 * 8e-6;
                         format!("share {share:.1} %: measured to carry {mbit:.1} Mbit/s")

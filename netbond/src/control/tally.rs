@@ -331,6 +331,12 @@ impl Tally {
     pub fn delay_ns(&self) -> Option<i64> {
         self.last.as_ref().map(|_| self.delay)
     }
+
+    /// The same without what waiting in queues took: the shortest in the last half minute.
+    #[must_use]
+    pub fn least_delay_ns(&self) -> Option<i64> {
+        self.least_delay.get()
+    }
 }
 
 /// How much longer a way is than the fastest, ns, both by [`Tally::delay_ns`]; `None` where one of them
