@@ -187,6 +187,30 @@ fn carries_ipv4_and_ipv6_tcp_and_udp_both_ways() {
     }
 }
 
+/// What is meant for one link only (OSPF, MLD: TTL 1) reaches the other end, however many routers are
+/// between.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_bond_is_one_hop() {
+    let lab = up("one-hop");
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    for (from, address) in [(a, B), (b, A), (a, B6), (b, A6)] {
+        let before = counters(from, "tx_packets");
+        let words = ["ping", "-n", "-c", "8", "-i", "0.02", "-t", "1", address];
+        let text = from.run(&words).unwrap();
+        assert!(
+            text.contains(" 8 received"),
+            "{} -> {address}: {text}",
+            from.name()
+        );
+        let after = counters(from, "tx_packets");
+        assert!(
+            after[0] > before[0] && after[1] > before[1],
+            "on both paths"
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
 fn single_packets_are_shared_evenly() {

@@ -523,7 +523,7 @@ fn a_reload_changes_the_encap() {
 #[ignore = "needs root: cargo xtask test lab"]
 fn without_probes_and_with_a_new_controller() {
     let topology = Topology::reference().with_encap("gretap");
-    let topology = topology.with_bond_line("probe_interval = 0\nkey = 5\nttl = 64");
+    let topology = topology.with_bond_line("probe_interval = 0\nkey = 5");
     let lab = Lab::up("gretap-plain", &topology).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
     let before = mac(a, "nb0");

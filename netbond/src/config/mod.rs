@@ -293,10 +293,17 @@ impl Policies {
 /// TTL (hop limit) of the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
-    /// That of the inner packet.
+    /// That of the inner packet: what is meant for the link only dies at the first middle router.
     Inherit,
     /// Hops, never 0.
     Fixed(u8),
+}
+
+impl Default for Ttl {
+    /// As many hops as IP's own default (RFC 1700), so that a bond is one hop whatever its paths are.
+    fn default() -> Self {
+        Self::Fixed(64)
+    }
 }
 
 /// What to do with a path whose remote address OSPF reaches over another device than its own.

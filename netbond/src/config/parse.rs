@@ -308,7 +308,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         classes,
         key: key?,
         mtu: mtu?,
-        ttl: ttl?.unwrap_or(Ttl::Inherit),
+        ttl: ttl?.unwrap_or_default(),
         detour: detour?.unwrap_or(DetourPolicy::Avoid),
         probing: probing?,
         bfd: bfd?,

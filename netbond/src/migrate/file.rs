@@ -245,7 +245,12 @@ fn settings(text: &mut Text, setup: &Setup<'_>) {
     }
     match setup.ttl {
         Some(ttl) => text.line(format!("ttl = {ttl}")),
-        None => text.line("ttl = \"inherit\""),
+        None => {
+            text.comment(
+                "As the tunnels. Without it 64, and what has TTL 1 (OSPF, MLD) reaches the other end.",
+            );
+            text.line("ttl = \"inherit\"");
+        }
     }
     text.line("");
     text.comment(
