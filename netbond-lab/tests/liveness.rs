@@ -103,7 +103,9 @@ fn detection_works_with_one_controller_dead() {
     assert_eq!(
         (counts.lost, sent() - before),
         (0, 0),
-        "A uses the living path alone"
+        "A uses the living path alone: {}, {}",
+        status(a)["bonds"][0],
+        status(b)["bonds"][0]
     );
 }
 

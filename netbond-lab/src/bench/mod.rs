@@ -256,6 +256,10 @@ impl Task<'_> {
             Ends::of(self.lab, self.system)?
         };
         self.tcp(&ends)?;
+        if self.scenario.lines().is_empty() {
+            // There is no load of which a share could arrive.
+            return Ok(());
+        }
         self.udp(&ends)
     }
 
@@ -265,14 +269,15 @@ impl Task<'_> {
         let ideal = self.tcp_ideal(&self.scenario.lines());
         for &kind in self.options.kinds() {
             let tcp = traffic::tcp(ends, self.system, kind, self.options.traffic())?;
-            eprintln!(
-                "  TCP {}: {:.2} of {ideal:.2} Mbit/s",
-                kind.name(),
-                tcp.mbit
-            );
             let at = self.at();
-            self.figures
-                .add_of(at, Measure::Goodput(kind), tcp.mbit, ideal);
+            let (name, measure) = (kind.name(), Measure::Goodput(kind));
+            if ideal > 0.0 {
+                eprintln!("  TCP {name}: {:.2} of {ideal:.2} Mbit/s", tcp.mbit);
+                self.figures.add_of(at, measure, tcp.mbit, ideal);
+            } else {
+                eprintln!("  TCP {name}: {:.2} Mbit/s", tcp.mbit);
+                self.figures.add(at, measure, tcp.mbit);
+            }
             let retransmits = tcp.retransmits as f64;
             self.figures
                 .add(at, Measure::Retransmits(kind), retransmits);

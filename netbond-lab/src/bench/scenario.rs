@@ -49,6 +49,8 @@ pub enum Scenario {
     Failures,
     /// As equal2; the first path drops to a quarter of its rate in the middle of a stream
     Drop,
+    /// Two paths without limits: TCP as fast as the processor goes
+    Unshaped,
     /// Two paths without limits, large packets: the processor is the bottleneck
     CpuLarge,
     /// Two paths without limits, small packets
@@ -155,6 +157,7 @@ impl Scenario {
             Self::Failure => "failure",
             Self::Failures => "failures",
             Self::Drop => "drop",
+            Self::Unshaped => "unshaped",
             Self::CpuLarge => "cpu-large",
             Self::CpuSmall => "cpu-small",
         }
@@ -175,6 +178,7 @@ impl Scenario {
             | Self::Failure
             | Self::Failures
             | Self::Drop
+            | Self::Unshaped
             | Self::CpuLarge
             | Self::CpuSmall => 2,
         }
@@ -197,7 +201,7 @@ impl Scenario {
             }
             Self::Unlike => vec![Line::new(16, 5), Line::new(4, 25).with_loss(0.001)],
             Self::Loss1 => vec![Line::new(10, 10).with_loss(0.01), Line::new(10, 10)],
-            Self::CpuLarge | Self::CpuSmall => Vec::new(),
+            Self::Unshaped | Self::CpuLarge | Self::CpuSmall => Vec::new(),
         }
     }
 
@@ -212,7 +216,8 @@ impl Scenario {
             | Self::Latency5To25
             | Self::Latency5To25Hosts
             | Self::Unlike
-            | Self::Loss1 => Work::Traffic,
+            | Self::Loss1
+            | Self::Unshaped => Work::Traffic,
             Self::Failure => Work::Outage,
             Self::Failures => Work::Failures,
             Self::Drop => Work::Drop,
