@@ -255,6 +255,8 @@ impl Scenario {
             | System::NetbondOrder
             | System::NetbondAdaptive => true,
             System::Path | System::Mptcp => !self.has_hosts(),
+            // One path, as it is under netbond.
+            System::NetbondBackup => self == Self::Unshaped,
             // With equal ones it is netbond-order.
             System::NetbondWeighted => self.has_unlike_rates(),
             // It gives up a path's rate for that alone.

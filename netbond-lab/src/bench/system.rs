@@ -48,6 +48,8 @@ pub enum System {
     Mptcp,
     /// netbond as it comes: gre, round-robin
     Netbond,
+    /// ... with mode active-backup: one path at a time
+    NetbondBackup,
     /// ... with in_order: received packets are put in order
     NetbondOrder,
     /// ... with in_order and mode weighted, the weights being the paths' rates in Mbit/s
@@ -70,6 +72,7 @@ struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     RoundRobin,
+    ActiveBackup,
     Weighted,
     Adaptive,
     Duplicate,
@@ -79,6 +82,7 @@ impl Mode {
     fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "round-robin",
+            Self::ActiveBackup => "active-backup",
             Self::Weighted => "weighted",
             Self::Adaptive => "adaptive",
             Self::Duplicate => "duplicate",
@@ -90,7 +94,9 @@ impl Settings {
     /// The lab's configuration of a router, changed to this.
     fn config(&self, default: &str, paths: &[PathSpec], lines: &[Line]) -> String {
         let in_order = match (self.encap, self.mode) {
-            (Encap::GreInOrder, Mode::RoundRobin | Mode::Weighted) => "in_order = true\n",
+            (Encap::GreInOrder, Mode::RoundRobin | Mode::ActiveBackup | Mode::Weighted) => {
+                "in_order = true\n"
+            }
             // They number packets anyway.
             (Encap::GreInOrder, Mode::Adaptive | Mode::Duplicate) => "",
             (Encap::None | Encap::Gre | Encap::Gretap, _) => "",
@@ -134,6 +140,7 @@ impl System {
             Self::Ecmp => "ecmp",
             Self::Mptcp => "mptcp",
             Self::Netbond => "netbond",
+            Self::NetbondBackup => "netbond-backup",
             Self::NetbondOrder => "netbond-order",
             Self::NetbondWeighted => "netbond-weighted",
             Self::NetbondAdaptive => "netbond-adaptive",
@@ -157,6 +164,7 @@ impl System {
             Self::Ecmp => Kind::Ecmp,
             Self::Mptcp => Kind::Mptcp,
             Self::Netbond => netbond(Encap::Gre, Mode::RoundRobin),
+            Self::NetbondBackup => netbond(Encap::Gre, Mode::ActiveBackup),
             Self::NetbondOrder => netbond(Encap::GreInOrder, Mode::RoundRobin),
             Self::NetbondWeighted => netbond(Encap::GreInOrder, Mode::Weighted),
             Self::NetbondAdaptive => netbond(Encap::GreInOrder, Mode::Adaptive),
@@ -190,7 +198,7 @@ impl System {
         let rates = lines.iter().map(|line| line.kbit);
         let kbit = match self.kind() {
             Kind::Netbond(Settings {
-                mode: Mode::Duplicate,
+                mode: Mode::ActiveBackup | Mode::Duplicate,
                 ..
             }) => rates.max().unwrap_or(0),
             Kind::Netbond(Settings {
