@@ -6,8 +6,10 @@ mod bench;
 mod build;
 mod command;
 mod ebpf;
+mod files;
 mod lab;
 mod lint;
+mod package;
 mod run;
 mod setup;
 mod test;
@@ -40,6 +42,8 @@ enum Verb {
     Test(test::Args),
     /// Run the benchmarks
     Bench(bench::Args),
+    /// Make the Debian package, and archives with a static program for any Linux router
+    Package(package::Args),
     /// Check formatting and lints
     Lint,
 }
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Package(args) => package::run(args),
         Verb::Lint => lint::run(),
     };
     match outcome {

@@ -7,11 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::{fs, io, process};
+use std::{env, fs, io, process};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{cargo, check, find_program, output};
+use crate::package::TARGETS;
 use crate::toolchain::{LINKER_VERSION, LLVM_MAJOR, LLVM_PREFIX, Parts, Toolchain, tilde};
 
 /// What a command of this program needs on the machine.
@@ -23,6 +24,10 @@ pub(crate) enum Need {
     Tools,
     /// What makes and runs a virtual machine.
     Vm,
+    /// What packages are made with.
+    Package,
+    /// What packages are tried with.
+    PackageTest,
     /// rustfmt and clippy.
     Lint,
 }
@@ -59,6 +64,21 @@ const VM: &[(&str, &[&str])] = &[
     ("zstd", &["zstd"]),
 ];
 
+/// The packages of [`Need::Package`], likewise.
+const PACKAGE: &[(&str, &[&str])] = &[
+    ("debhelper", &["dh_installsystemd"]),
+    ("dpkg-dev", &["dpkg-buildpackage"]),
+    ("lintian", &["lintian"]),
+    ("xz-utils", &["xz"]),
+];
+
+/// The packages of [`Need::PackageTest`], likewise.
+const PACKAGE_TEST: &[(&str, &[&str])] = &[
+    ("mmdebstrap", &["mmdebstrap"]),
+    ("qemu-user-static", &["qemu-aarch64-static"]),
+    ("systemd-container", &["systemd-nspawn"]),
+];
+
 /// The packages that bring the compiler, and the source of its library.
 const COMPILER: &[&str] = &["rustc-web", "rust-web-src"];
 /// The packages that bpf-linker is built with.
@@ -70,7 +90,14 @@ const STRIP: &[&str] = &["llvm-22"];
 const SERVICES: &[(&str, &str)] = &[("bird2", "bird"), ("frr", "frr")];
 
 pub(crate) fn run() -> Result<()> {
-    ensure(&[Need::Toolchain, Need::Tools, Need::Vm, Need::Lint])?;
+    ensure(&[
+        Need::Toolchain,
+        Need::Tools,
+        Need::Vm,
+        Need::Package,
+        Need::PackageTest,
+        Need::Lint,
+    ])?;
     eprintln!("setup: everything is here");
     Ok(())
 }
@@ -95,6 +122,12 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if needs.contains(&Need::Vm) {
         packages.extend(missing(VM));
     }
+    if needs.contains(&Need::Package) {
+        packages.extend(missing(PACKAGE));
+    }
+    if needs.contains(&Need::PackageTest) {
+        packages.extend(missing(PACKAGE_TEST));
+    }
     packages.sort_unstable();
     packages.dedup();
     if !packages.is_empty() {
@@ -105,6 +138,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Lint) {
         lint_tools()?;
+    }
+    if needs.contains(&Need::Package) {
+        rust_targets()?;
     }
     Ok(())
 }
@@ -357,6 +393,35 @@ fn lint_tools() -> Result<()> {
     check(
         Command::new("rustup")
             .args(["component", "add"])
+            .args(&missing),
+    )
+    .with_context(|| {
+        format!(
+            "cannot install {}: add them to your Rust toolchain",
+            missing.join(" and ")
+        )
+    })
+}
+
+/// The libraries of Rust for the targets that are packaged.
+fn rust_targets() -> Result<()> {
+    let mut missing = Vec::new();
+    for target in TARGETS {
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        let dir = output(rustc.args(["--print", "target-libdir", "--target", target.triple]))?;
+        if Path::new(dir.trim()).is_dir() {
+            say(target.triple, &tilde(Path::new(dir.trim())));
+        } else {
+            say(target.triple, "missing");
+            missing.push(target.triple);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    check(
+        Command::new("rustup")
+            .args(["target", "add"])
             .args(&missing),
     )
     .with_context(|| {

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use crate::command::{cargo_on_workspace, check, root, shown};
 use crate::setup::{self, Need};
 use crate::vm::Kernel;
-use crate::{build, ebpf, lint, vm_tests};
+use crate::{build, ebpf, lint, package, vm_tests};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -46,6 +46,8 @@ enum Layer {
     Netns,
     /// Routers in network namespaces (root)
     Lab,
+    /// The packages, on a fresh Debian in a container and where there is nothing else (root)
+    Package,
     /// The lab's tests on Debian's kernels in virtual machines, and more of them beside those
     /// kernels' own tunnels and bonding; starts with the layer `lab`, where that is run as well
     Vm,
@@ -67,6 +69,7 @@ impl Layer {
             Self::TestRun => "test-run",
             Self::Netns => "netns",
             Self::Lab => "lab",
+            Self::Package => "package",
             Self::Vm => "vm",
         }
     }
@@ -77,6 +80,7 @@ impl Layer {
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
             Self::Netns | Self::Lab => &[Need::Tools],
+            Self::Package => &[Need::Toolchain, Need::Package, Need::PackageTest],
             Self::Vm => &[Need::Tools, Need::Vm],
         }
     }
@@ -91,6 +95,7 @@ impl Layer {
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
+            Self::Package => packages().map(Some),
             Self::Vm => match vms {
                 Some(running) => running.finish().map(Some),
                 None => start_vms(args)?.finish().map(Some),
@@ -233,13 +238,28 @@ fn lab() -> Result<u32> {
     )
 }
 
+fn packages() -> Result<u32> {
+    ensure_root()?;
+    let deb = package::deb()?;
+    let archives = package::TARGETS.map(package::archive);
+    let mut test = tests()?;
+    test.env("NETBOND_DEB", deb);
+    for (target, archive) in package::TARGETS.iter().zip(archives) {
+        test.env(format!("NETBOND_{}", target.arch.to_uppercase()), archive?);
+    }
+    cargo_test(test.args(["--test", PACKAGE_TEST, "--", "--ignored"]))
+}
+
+/// The test program that wants packages.
+const PACKAGE_TEST: &str = "package";
+
 /// How the names of test programs start that need kernel modules which not every machine has.
 pub(crate) const ONLY_IN_VM: &str = "kernel_";
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {
     let mut names = integration_tests(&root().join("netbond-lab/tests"))?;
-    names.retain(|name| !name.starts_with(ONLY_IN_VM));
+    names.retain(|name| !name.starts_with(ONLY_IN_VM) && name != PACKAGE_TEST);
     Ok(names)
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod detach;
 mod events;
 mod format;
+mod generate;
 mod init;
 mod maps;
 mod path;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::pins::Pins;
 
@@ -67,6 +68,9 @@ enum Command {
     Path(path::Command),
     /// Remove programs, maps and bond devices: the bonds are gone
     Detach,
+    /// Write the manual pages and the shells' completions
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// Runs the command line; exit codes are 0 for success, 1 for a failure, 2 for wrong usage.
@@ -97,6 +101,7 @@ impl Cli {
             Command::Maps(command) => maps::run(&command, &pins),
             Command::Path(command) => path::run(&command, &pins),
             Command::Detach => detach::run(&pins),
+            Command::Generate(args) => generate::run(&args, Cli::command()),
         }
         .map(|()| ExitCode::SUCCESS)
     }

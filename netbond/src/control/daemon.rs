@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -15,7 +15,9 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::{apply::Applier, event::Event, liveness, prober::Prober, state::Controller};
+use super::{
+    apply::Applier, event::Event, liveness, prober::Prober, service::Service, state::Controller,
+};
 use crate::{
     bfd, check,
     config::Config,
@@ -54,6 +56,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut signals = Signals::catch()?;
     let mut daemon = Daemon::start(options, config).await?;
     let ended = daemon.serve(&mut signals).await;
+    daemon.service.stops();
     let journal = daemon.applier.journal();
     match &ended {
         Ok(()) => journal.did(
@@ -104,6 +107,7 @@ struct Daemon {
     events: mpsc::Receiver<Event>,
     admin_down: BTreeSet<u32>,
     record: Option<File>,
+    service: Service,
 }
 
 impl Daemon {
@@ -139,6 +143,7 @@ impl Daemon {
             events,
             admin_down: BTreeSet::new(),
             record,
+            service: Service::new(),
         };
         daemon.poll_ospf(&config);
         daemon.bfd.speak(daemon.controller.bfd_sessions())?;
@@ -150,6 +155,7 @@ impl Daemon {
             config.bonds.len()
         );
         daemon.applier.journal().did(About::ALL, &text);
+        daemon.service.is_ready(config.bonds.len());
         Ok(daemon)
     }
 
@@ -174,6 +180,8 @@ impl Daemon {
                     self.look_at_admin().await?;
                     self.applier.mend().await?;
                     self.applier.heartbeat()?;
+                    ensure!(!self.prober.has_ended(), "the thread that probes the paths ended");
+                    self.service.lives();
                 }
                 _ = signals.hangup.recv() => self.reload().await,
                 _ = signals.terminate.recv() => return Ok(()),
@@ -243,8 +251,10 @@ impl Daemon {
     /// Takes over the file as it is now, or nothing of it.
     async fn reload(&mut self) {
         let file = self.options.config.display().to_string();
+        self.service.reloads();
         match self.try_reload().await {
-            Ok(()) => {
+            Ok(bonds) => {
+                self.service.is_ready(bonds);
                 let text = format!("reloaded {file}");
                 self.applier.journal().did(About::ALL, &text);
             }
@@ -253,13 +263,15 @@ impl Daemon {
                 let problems = format!("{error:#}");
                 error!("{file} not reloaded, all stays as it was:\n{problems}");
                 let first = problems.lines().next().unwrap_or_default();
+                self.service.stays(first);
                 let text = format!("not reloaded, all stays as it was: {first}");
                 self.applier.journal().failed(About::ALL, &text);
             }
         }
     }
 
-    async fn try_reload(&mut self) -> Result<()> {
+    /// Returns the number of bonds.
+    async fn try_reload(&mut self) -> Result<usize> {
         let config = Config::load(&self.options.config)?;
         warn_about_host(&self.options.config, &config)?;
         let ids = self.applier.configure(&config).await?;
@@ -277,7 +289,7 @@ impl Daemon {
             self.prober.bfd(path, liveness::Bfd::Ended);
         }
         self.poll_ospf(&config);
-        Ok(())
+        Ok(config.bonds.len())
     }
 
     fn poll_ospf(&mut self, config: &Config) {

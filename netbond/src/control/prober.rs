@@ -195,6 +195,11 @@ impl Prober {
         self.order(Order::Bfd { path, session });
     }
 
+    /// Whether the thread ended, which it does by a fault alone.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     fn order(&self, order: Order) {
         if let Some(sender) = &self.orders {
             // Fails only where the thread is gone.

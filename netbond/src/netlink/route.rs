@@ -28,6 +28,8 @@ const NEXTHOP_GRP: usize = 8;
 
 // linux/rtnetlink.h and linux/nexthop.h, where libc has no name.
 const RTA_NH_ID: u16 = 30;
+const RTA_VIA: u16 = 18;
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 const RTNH_F_DEAD: u32 = 1;
 const RTNH_F_LINKDOWN: u32 = 16;
 const RTM_F_CLONED: u32 = 0x200;
@@ -71,7 +73,7 @@ impl RouteQuery {
                 let mut rtmsg = [0; RTMSG];
                 rtmsg[0] = family;
                 rtmsg[1] = 8 * bytes.len() as u8;
-                rtmsg[8..].copy_from_slice(&libc::RTM_F_FIB_MATCH.to_ne_bytes());
+                rtmsg[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
                 let destination = [(libc::RTA_DST, &bytes[..])];
                 let flags = libc::NLM_F_REQUEST;
                 push_request(
@@ -241,7 +243,7 @@ pub(super) fn decode(body: &[u8]) -> Option<DecodedRoute> {
             libc::RTA_PRIORITY => metric = u32_at(value, 0)?,
             libc::RTA_OIF => oif = Some(u32_at(value, 0)?),
             libc::RTA_GATEWAY => gateway = address(value),
-            libc::RTA_VIA => gateway = via(value),
+            RTA_VIA => gateway = via(value),
             libc::RTA_MULTIPATH => multipath = Some(decode_multipath(value)?),
             RTA_NH_ID => id = Some(u32_at(value, 0)?),
             _ => {}
@@ -278,7 +280,7 @@ fn decode_multipath(mut bytes: &[u8]) -> Option<Vec<NextHop>> {
         for (attribute, value) in attributes(bytes.get(RTNEXTHOP..length)?) {
             match attribute {
                 libc::RTA_GATEWAY => gateway = address(value),
-                libc::RTA_VIA => gateway = via(value),
+                RTA_VIA => gateway = via(value),
                 _ => {}
             }
         }
@@ -362,7 +364,7 @@ mod tests {
         ));
         let mut via = (libc::AF_INET6 as u16).to_ne_bytes().to_vec();
         via.extend(Ipv6Addr::LOCALHOST.octets());
-        hops.extend(rtnexthop(0, 4, libc::RTA_VIA, &via));
+        hops.extend(rtnexthop(0, 4, RTA_VIA, &via));
         body(
             &rtmsg(libc::AF_INET, 30, 12, libc::RTN_UNICAST, 0),
             &[

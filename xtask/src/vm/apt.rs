@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::command::{check, output};
+use crate::files::{recreate, write};
 
 /// Package lists and downloads of our own, beside those of the machine. Needs no root.
 pub(super) struct Apt {
@@ -160,16 +161,4 @@ fn unpack_all(debs: &Path, into: &Path) -> Result<()> {
     }
     ensure!(any, "apt downloaded nothing into {}", debs.display());
     Ok(())
-}
-
-/// An empty directory, whatever was there.
-pub(super) fn recreate(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
-    }
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
-}
-
-pub(super) fn write(file: &Path, text: &str) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::apt::{Apt, recreate, write};
+use super::apt::Apt;
 use super::root;
 use crate::command::{check, find_program, output, shown};
+use crate::files::{recreate, write};
 
 /// The package that depends on the current kernel of its suite, of the flavour for virtual machines.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";

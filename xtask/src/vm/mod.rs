@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::apt::write;
 use self::kernel::Image;
 use self::qemu::{Accelerator, Guest, Qemu};
 use crate::command::target_dir;
+use crate::files::write;
 
 pub(crate) use self::kernel::Kernel;
 pub(crate) use self::qemu::Pace;

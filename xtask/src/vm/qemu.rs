@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::apt::{Apt, recreate, write};
+use super::apt::Apt;
 use super::kernel::Image;
+use crate::files::{recreate, write};
 
 /// How the guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::{recreate, write};
 use crate::command::{check, output};
+use crate::files::{recreate, write};
 
 /// What a router needs. Debian 12 has some of it always, setup sees to the rest.
 const PACKAGES: [&str; 23] = [
