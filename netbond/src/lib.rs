@@ -13,6 +13,7 @@ pub mod control;
 pub mod journal;
 pub mod loader;
 pub mod lock;
+mod log;
 pub mod migrate;
 pub mod netlink;
 pub mod ospf;
