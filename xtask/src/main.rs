@@ -2,12 +2,14 @@
 //!
 //! Progress and compiler output go to stderr, so that stdout holds results only.
 
+mod apt;
 mod bench;
 mod build;
 mod command;
 mod ebpf;
 mod lab;
 mod lint;
+mod prometheus;
 mod run;
 mod setup;
 mod test;

@@ -12,6 +12,7 @@ use std::{fs, io, process};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{cargo, check, find_program, output};
+use crate::prometheus;
 use crate::toolchain::{LINKER_VERSION, LLVM_MAJOR, LLVM_PREFIX, Parts, Toolchain, tilde};
 
 /// What a command of this program needs on the machine.
@@ -21,6 +22,8 @@ pub(crate) enum Need {
     Toolchain,
     /// The programs that the lab runs.
     Tools,
+    /// Prometheus, which tests let read the metrics.
+    Prometheus,
     /// What makes and runs a virtual machine.
     Vm,
     /// rustfmt and clippy.
@@ -45,8 +48,8 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("gcc", &["cc"]),
 ];
 
-/// The packages of [`Need::Vm`], likewise. QEMU and the kernels are not among them: they are unpacked,
-/// never installed.
+/// The packages of [`Need::Vm`], likewise. QEMU and the kernels are not among them, nor is Prometheus: they
+/// are unpacked, never installed.
 const VM: &[(&str, &[&str])] = &[
     ("binutils", &["strip"]),
     ("cpio", &["cpio"]),
@@ -70,7 +73,13 @@ const STRIP: &[&str] = &["llvm-22"];
 const SERVICES: &[(&str, &str)] = &[("bird2", "bird"), ("frr", "frr")];
 
 pub(crate) fn run() -> Result<()> {
-    ensure(&[Need::Toolchain, Need::Tools, Need::Vm, Need::Lint])?;
+    ensure(&[
+        Need::Toolchain,
+        Need::Tools,
+        Need::Prometheus,
+        Need::Vm,
+        Need::Lint,
+    ])?;
     eprintln!("setup: everything is here");
     Ok(())
 }
@@ -102,6 +111,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Toolchain) {
         install_linker()?;
+    }
+    if needs.contains(&Need::Prometheus) {
+        say("prometheus", &tilde(&prometheus::prepare()?));
     }
     if needs.contains(&Need::Lint) {
         lint_tools()?;

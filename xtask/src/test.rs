@@ -76,7 +76,8 @@ impl Layer {
             Self::Lint => &[Need::Lint],
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
-            Self::Netns | Self::Lab => &[Need::Tools],
+            Self::Netns => &[Need::Tools],
+            Self::Lab => &[Need::Tools, Need::Prometheus],
             Self::Vm => &[Need::Tools, Need::Vm],
         }
     }
@@ -235,6 +236,9 @@ fn lab() -> Result<u32> {
 
 /// How the names of test programs start that need kernel modules which not every machine has.
 pub(crate) const ONLY_IN_VM: &str = "kernel_";
+
+/// The lab's test program that says nothing of a kernel: what it runs is not in a VM.
+pub(crate) const NOT_IN_VM: &str = "prometheus";
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {

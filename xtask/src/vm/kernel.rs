@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::apt::{Apt, recreate, write};
 use super::root;
+use crate::apt::{Apt, recreate, write};
 use crate::command::{check, find_program, output, shown};
 
 /// The package that depends on the current kernel of its suite, of the flavour for virtual machines.

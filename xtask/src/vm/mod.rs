@@ -3,7 +3,6 @@
 //! Kernels and QEMU are Debian's packages, unpacked below `target/vm` and kept there; the machine's
 //! own system stays as it is.
 
-mod apt;
 mod kernel;
 mod qemu;
 mod root;
@@ -14,9 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::apt::write;
 use self::kernel::Image;
 use self::qemu::{Accelerator, Guest, Qemu};
+use crate::apt::write;
 use crate::command::target_dir;
 
 pub(crate) use self::kernel::Kernel;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::{recreate, write};
+use crate::apt::{recreate, write};
 use crate::command::{check, output};
 
 /// What a router needs. Debian 12 has some of it always, setup sees to the rest.

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use crate::command::{check, output};
 
 /// Package lists and downloads of our own, beside those of the machine. Needs no root.
-pub(super) struct Apt {
+pub(crate) struct Apt {
     dir: PathBuf,
 }
 
 impl Apt {
     /// Sets up lists of these suites and a cache below `dir`, from the mirror that the machine's own
     /// configuration names.
-    pub(super) fn open(dir: &Path, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, suites: &[&str]) -> Result<Self> {
         let apt = Self {
             dir: dir.to_owned(),
         };
@@ -44,7 +44,7 @@ impl Apt {
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
             ),
         )?;
-        eprintln!("vm: reading the mirror's package lists");
+        eprintln!("apt: reading the mirror's package lists");
         check(
             apt.command("apt-get")
                 .args(["--quiet", "--quiet", "update"]),
@@ -63,7 +63,7 @@ impl Apt {
     }
 
     /// The versions of a package on the mirror, each with its suite's index line.
-    pub(super) fn versions(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
         let listed = output(self.command("apt-cache").args(["madison", package]))?;
         Ok(listed
             .lines()
@@ -73,7 +73,7 @@ impl Apt {
     }
 
     /// What one version of a package depends on, by name.
-    pub(super) fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
+    pub(crate) fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
         let shown = output(
             self.command("apt-cache")
                 .args(["show", "--no-all-versions"])
@@ -89,7 +89,7 @@ impl Apt {
     }
 
     /// Unpacks packages, named `NAME` or `NAME=VERSION`, into `into`.
-    pub(super) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let debs = self.dir.join("debs");
         recreate(&debs)?;
         check(
@@ -102,7 +102,7 @@ impl Apt {
     }
 
     /// Unpacks a package of a suite, and of what it depends on all that the machine lacks.
-    pub(super) fn unpack_with_dependencies(
+    pub(crate) fn unpack_with_dependencies(
         &self,
         package: &str,
         suite: &str,
@@ -136,8 +136,8 @@ fn mirror() -> Result<(String, String)> {
         .filter_map(|line| line.strip_prefix("Packages|"))
         .find_map(|line| line.strip_suffix("|bookworm|Debian"))
         .context(
-            "apt knows no mirror of Debian 12 (bookworm), where QEMU and kernels would be taken \
-             from: add one to its sources and run `apt-get update`",
+            "apt knows no mirror of Debian 12 (bookworm), where packages would be taken from: add one \
+             to its sources and run `apt-get update`",
         )?;
     ensure!(Path::new(KEYS).is_file(), "{KEYS} is missing");
     Ok((mirror.to_owned(), KEYS.to_owned()))
@@ -163,13 +163,13 @@ fn unpack_all(debs: &Path, into: &Path) -> Result<()> {
 }
 
 /// An empty directory, whatever was there.
-pub(super) fn recreate(dir: &Path) -> Result<()> {
+pub(crate) fn recreate(dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
-pub(super) fn write(file: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
