@@ -1,13 +1,16 @@
 //! Where the log goes: to the journal with its fields where stderr leads there, else as text to stderr.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 
 use nix::sys::stat::fstat;
-use tracing::warn;
+use tracing::{field::Field, warn};
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, fmt::format, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// What is said, by default.
 const LEVEL: &str = "info";
@@ -21,6 +24,7 @@ pub(crate) fn start() {
     let filter = EnvFilter::try_from_env("NETBOND_LOG").unwrap_or_else(|_| EnvFilter::new(LEVEL));
     let text = || {
         tracing_subscriber::fmt::layer()
+            .fmt_fields(format::debug_fn(write_field))
             .with_writer(io::stderr)
             .with_target(false)
             .with_ansi(false)
@@ -47,6 +51,19 @@ pub(crate) fn start() {
             log.with(text()).init();
             warn!("the journal takes no fields, only text: {error}");
         }
+    }
+}
+
+/// The message, and the fields but for those of which it tells anyway.
+fn write_field(
+    writer: &mut format::Writer<'_>,
+    field: &Field,
+    value: &dyn fmt::Debug,
+) -> fmt::Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        "bond" | "path" | "from" | "to" | "reason" | "cause" => Ok(()),
+        name => write!(writer, " {name}={value:?}"),
     }
 }
 

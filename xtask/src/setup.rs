@@ -45,6 +45,10 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("util-linux", &["nsenter", "unshare"]),
     ("ethtool", &["ethtool"]),
     ("procps", &["sysctl"]),
+    (
+        "systemd",
+        &["/lib/systemd/systemd-journald", "journalctl", "systemd-cat"],
+    ),
     ("gcc", &["cc"]),
 ];
 
