@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, ensure};
-use common::{B, SOON, inside, ping, reconfigure, reload, status, wait_proven, wait_state};
+use common::{
+    B, SOON, inside, ping, reconfigure, reload, second_bond, status, wait_proven, wait_state,
+};
 use netbond_lab::daemon::CONFIG;
 use netbond_lab::{Lab, Router, Signal, Topology, wait_for};
 use serde_json::Value;
@@ -371,6 +373,21 @@ fn a_reload_changes_the_endpoint_or_nothing() {
     assert_ne!(status(a)["bonds"][0]["mtu"], 1300);
     scrape(a, OPENMETRICS).unwrap();
     drop(taken);
+
+    // The kernel refuses a bond: nothing is taken over, and the new port given back.
+    a.run(&[
+        "ip", "link", "add", "name", "nb1", "type", "veth", "peer", "name", "other",
+    ])
+    .unwrap();
+    let second = second_bond(&plain);
+    reload(
+        a,
+        &format!("{plain}\n{second}\n[metrics]\nlisten = 9471\n"),
+        "not reloaded",
+    );
+    scrape(a, OPENMETRICS).unwrap();
+    let given_back = inside(a, || std::net::TcpListener::bind("127.0.0.1:9471").is_ok());
+    assert!(given_back.join().unwrap());
 
     // For everybody: allowed, and warned of.
     reconfigure(
