@@ -8,18 +8,16 @@
 
 mod common;
 
-use std::fs::File;
 use std::io::{IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    A, B, SOON, counters, events, path, ping, reconfigure, reload, second_bond, status, wait_state,
+    A, B, SOON, counters, events, inside, path, ping, reconfigure, reload, second_bond, status,
+    wait_state,
 };
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket,
 };
@@ -30,18 +28,6 @@ const B6: &str = "fd67::2";
 
 fn up(name: &str) -> Lab {
     Lab::up(name, &Topology::reference()).unwrap()
-}
-
-/// Runs a closure on a thread of its own inside a router's network namespace.
-fn inside<T: Send + 'static>(
-    router: &Router,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> JoinHandle<T> {
-    let namespace = File::open(format!("/run/netns/{}", router.netns())).unwrap();
-    std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    })
 }
 
 /// What the first bond counted of packets that took no path on the way out.

@@ -14,9 +14,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use netbond_lab::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use netbond_lab::wait_for;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(90);
@@ -79,13 +79,20 @@ impl Machine {
             .arg("bookworm")
             .arg(root.path()))?;
         fs::copy(deb, root.path().join("root/netbond.deb"))?;
-        run(Command::new("chroot")
-            .arg(root.path())
-            .args(["dpkg", "--install", "/root/netbond.deb"]))?;
+        run(Command::new("chroot").arg(root.path()).args([
+            "dpkg",
+            "--install",
+            "/root/netbond.deb",
+        ]))?;
         let container = Command::new("systemd-nspawn")
             .arg("--directory")
             .arg(root.path())
-            .args(["--boot", "--private-network", "--console=passive", "--quiet"])
+            .args([
+                "--boot",
+                "--private-network",
+                "--console=passive",
+                "--quiet",
+            ])
             // This machine may have no systemd that could be told.
             .args(["--register=no", "--keep-unit"])
             .args(["--capability=all", "--system-call-filter=bpf"])
@@ -129,12 +136,21 @@ impl Machine {
 
     /// A property of the service.
     fn service(&self, property: &str) -> String {
-        let words = ["systemctl", "show", "--value", "--property", property, "netbond"];
+        let words = [
+            "systemctl",
+            "show",
+            "--value",
+            "--property",
+            property,
+            "netbond",
+        ];
         self.run(&words).unwrap().trim().to_owned()
     }
 
     fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.run(&["netbond", "status", "--json"])?)?)
+        Ok(serde_json::from_str(
+            &self.run(&["netbond", "status", "--json"])?,
+        )?)
     }
 
     fn configure(&self, text: &str) {
@@ -201,13 +217,19 @@ fn the_service_lives_as_its_manager_expects() {
     // A reload ends with its outcome.
     machine.configure(&CONFIG.replace("name = \"one\"", "name = \"two\""));
     machine.run(&["systemctl", "reload", "netbond"]).unwrap();
-    assert_eq!(machine.status().unwrap()["bonds"][0]["paths"][0]["name"], "two");
+    assert_eq!(
+        machine.status().unwrap()["bonds"][0]["paths"][0]["name"],
+        "two"
+    );
     machine.configure(&CONFIG.replace("10.65.0.2", "10.65.0.1"));
     let refused = machine.run(&["systemctl", "reload", "netbond"]);
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(machine.service("ActiveState"), "active");
     let text = machine.service("StatusText");
-    assert!(text.starts_with("not reloaded: /etc/netbond/netbond.toml:"), "{text}");
+    assert!(
+        text.starts_with("not reloaded: /etc/netbond/netbond.toml:"),
+        "{text}"
+    );
     machine.configure(CONFIG);
     machine.run(&["systemctl", "reload", "netbond"]).unwrap();
     assert_eq!(machine.service("StatusText"), "bonds: 1");
@@ -216,14 +238,23 @@ fn the_service_lives_as_its_manager_expects() {
     let index = machine.status().unwrap()["bonds"][0]["ifindex"].clone();
     for (times, signal) in [("1", "KILL"), ("2", "STOP")] {
         machine
-            .run(&["systemctl", "kill", "--kill-who=main", "--signal", signal, "netbond"])
+            .run(&[
+                "systemctl",
+                "kill",
+                "--kill-who=main",
+                "--signal",
+                signal,
+                "netbond",
+            ])
             .unwrap();
         machine.wait_restarted(times);
     }
     assert_eq!(machine.status().unwrap()["bonds"][0]["ifindex"], index);
 
     // What it pins is nobody else's.
-    let mode = machine.run(&["stat", "--format", "%a", "/sys/fs/bpf/netbond"]).unwrap();
+    let mode = machine
+        .run(&["stat", "--format", "%a", "/sys/fs/bpf/netbond"])
+        .unwrap();
     assert_eq!(mode.trim(), "700");
 
     // Stopped, packets pass on; removed, the bonds are gone.
@@ -240,10 +271,7 @@ fn the_service_lives_as_its_manager_expects() {
 #[ignore = "needs root and archives: cargo xtask test package"]
 fn static_programs_need_nothing() {
     let mut texts = Vec::new();
-    for (archive, emulator) in [
-        ("X86_64", None),
-        ("AARCH64", Some("qemu-aarch64-static")),
-    ] {
+    for (archive, emulator) in [("X86_64", None), ("AARCH64", Some("qemu-aarch64-static"))] {
         let archive = built(archive);
         let dir = tempfile::tempdir().unwrap();
         run(Command::new("tar")
@@ -252,8 +280,17 @@ fn static_programs_need_nothing() {
             .arg("--directory")
             .arg(dir.path()))
         .unwrap();
-        for file in ["netbond.service", "netbond.example.toml", "netbond.8", "netbond.bash"] {
-            assert!(dir.path().join(file).is_file(), "{file} in {}", archive.display());
+        for file in [
+            "netbond.service",
+            "netbond.example.toml",
+            "netbond.8",
+            "netbond.bash",
+        ] {
+            assert!(
+                dir.path().join(file).is_file(),
+                "{file} in {}",
+                archive.display()
+            );
         }
         let bare = tempfile::tempdir().unwrap();
         fs::copy(dir.path().join("netbond"), bare.path().join("netbond")).unwrap();
@@ -264,10 +301,17 @@ fn static_programs_need_nothing() {
             words.insert(0, "/emulator");
         }
         let mut inside = |arguments: &[&str]| {
-            run(Command::new("chroot").arg(bare.path()).args(&words).args(arguments)).unwrap()
+            run(Command::new("chroot")
+                .arg(bare.path())
+                .args(&words)
+                .args(arguments))
+            .unwrap()
         };
         let version = inside(&["--version"]);
-        assert_eq!(version.trim(), concat!("netbond ", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            version.trim(),
+            concat!("netbond ", env!("CARGO_PKG_VERSION"))
+        );
         inside(&["generate", "/pages"]);
         texts.push(fs::read_to_string(bare.path().join("pages/netbond-status.8")).unwrap());
     }

@@ -12,7 +12,7 @@ use nix::{
 };
 
 use crate::{
-    config::{Config, Problem},
+    config::{Config, Metrics, Problem},
     loader::{OBJECT, load_programs, loader},
     pins::Pins,
 };
@@ -46,6 +46,19 @@ pub fn host(config: &Config) -> Result<Vec<Problem>> {
         })
         .collect();
     let mut problems = Vec::new();
+    if let Some(Metrics { listen, line }) = config.metrics
+        && !listen.ip().is_unspecified()
+        && !addresses.contains(&listen.ip())
+    {
+        problems.push(Problem {
+            line,
+            message: format!(
+                "metrics: {} is on no interface, so that nobody reaches it; add it with `ip address \
+                 add`, or correct it",
+                listen.ip()
+            ),
+        });
+    }
     for path in config.bonds.iter().flat_map(|bond| &bond.paths) {
         if let Some(device) = &path.device
             && if_nametoindex(device.as_str()) == Err(Errno::ENODEV)
@@ -70,6 +83,21 @@ pub fn host(config: &Config) -> Result<Vec<Problem>> {
         }
     }
     Ok(problems)
+}
+
+/// What is allowed, and should be known all the same.
+#[must_use]
+pub fn warnings(config: &Config) -> Vec<Problem> {
+    let exposed = |metrics: &Metrics| !metrics.listen.ip().to_canonical().is_loopback();
+    let exposed = config.metrics.filter(exposed);
+    let warning = |Metrics { listen, line }| Problem {
+        line,
+        message: format!(
+            "metrics: whoever reaches {listen} may read them, without a password: let a firewall pass \
+             only Prometheus, or listen on a loopback address"
+        ),
+    };
+    exposed.map(warning).into_iter().collect()
 }
 
 /// What netbond needs of the host, found or missing.
@@ -164,4 +192,46 @@ fn programs() -> Result<String, String> {
         load_programs(&mut ebpf, features).map_err(|error| format!("{error:#}"))?;
     }
     Ok("accepted by the kernel's verifier".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str) -> Config {
+        Config::parse(&format!("[metrics]\nlisten = {listen}\n"), "f").expect("a good file")
+    }
+
+    #[test]
+    fn metrics_for_everybody_are_warned_of() {
+        let warned = |listen: &str| !warnings(&config(listen)).is_empty();
+        for loopback in [
+            "9469",
+            "'127.0.0.9:1'",
+            "'[::1]:1'",
+            "'[::ffff:127.0.0.1]:1'",
+        ] {
+            assert!(!warned(loopback), "{loopback}");
+        }
+        for exposed in ["'0.0.0.0:1'", "'[::]:1'", "'10.0.0.1:1'", "'[fd00::1]:1'"] {
+            assert!(warned(exposed), "{exposed}");
+        }
+        assert!(warnings(&Config::parse("", "f").expect("a good file")).is_empty());
+        let [warning] = &warnings(&config("'0.0.0.0:9469'"))[..] else {
+            panic!("one warning");
+        };
+        assert_eq!(warning.line, 2);
+        assert!(
+            warning.message.contains("0.0.0.0:9469"),
+            "{}",
+            warning.message
+        );
+    }
+
+    #[test]
+    fn an_address_of_no_interface_is_found() {
+        let found = |listen: &str| host(&config(listen)).expect("the host's addresses").len();
+        assert_eq!(found("'192.0.2.1:9469'"), 1);
+        assert_eq!(found("'0.0.0.0:9469'") + found("9469"), 0);
+    }
 }

@@ -1,8 +1,10 @@
-//! The journal: what the controller saw and did, and why, in the log and in a pinned map.
+//! The journal: what the controller saw and did, and why, in the log and in a pinned map. In the log, what a
+//! text says of a bond or a path is in fields as well.
 //!
 //! The map is a ring of [`EVENTS_KEPT`] entries that outlives the controller; the next one goes on
 //! where it ended. Readers need no controller either.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -43,6 +45,17 @@ impl<'a> About<'a> {
     }
 }
 
+/// What it is about, before a text; nothing where that is the whole instance.
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bond, self.path) {
+            ("", "") => Ok(()),
+            (bond, "") => write!(f, "{bond}: "),
+            (bond, path) => write!(f, "{bond} {path}: "),
+        }
+    }
+}
+
 /// A path's change of state, or of the reason for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -50,6 +63,21 @@ pub struct Change {
     pub from: Option<PathState>,
     pub to: PathState,
     pub reason: StateReason,
+}
+
+/// In place of the state of a path before it was there.
+const NEW: &str = "new";
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (to, reason) = (self.to.label(), self.reason.label());
+        if self.from == Some(self.to) {
+            write!(f, "{to} ({reason})")
+        } else {
+            let from = self.from.map_or(NEW, PathState::label);
+            write!(f, "{from} -> {to} ({reason})")
+        }
+    }
 }
 
 /// Writes the journal: one controller at a time does.
@@ -79,39 +107,55 @@ impl Journal {
 
     /// Something was seen that changed no state.
     pub fn saw(&mut self, about: About<'_>, text: &str) {
-        info!(bond = about.bond, path = about.path, "{text}");
+        info!(
+            bond = named(about.bond),
+            path = named(about.path),
+            "{about}{text}"
+        );
         self.append(EventKind::Saw, about, None, text);
     }
 
     /// Another sign was seen of what took a path out before.
     pub fn confirmed(&mut self, about: About<'_>, text: &str) {
-        info!(bond = about.bond, path = about.path, "confirmed: {text}");
+        info!(
+            bond = named(about.bond),
+            path = named(about.path),
+            "{about}confirmed: {text}"
+        );
         self.append(EventKind::Confirmed, about, None, text);
     }
 
     /// A path changed, and `cause` is why.
     pub fn changed(&mut self, about: About<'_>, change: Change, cause: &str) {
         info!(
-            bond = about.bond,
-            path = about.path,
-            from = change.from.map_or("new", PathState::label),
+            bond = named(about.bond),
+            path = named(about.path),
+            from = change.from.map_or(NEW, PathState::label),
             to = change.to.label(),
             reason = change.reason.label(),
             cause,
-            "path changed"
+            "{about}{change}: {cause}"
         );
         self.append(EventKind::Changed, about, Some(change), cause);
     }
 
     /// The controller did something.
     pub fn did(&mut self, about: About<'_>, text: &str) {
-        info!(bond = about.bond, path = about.path, "{text}");
+        info!(
+            bond = named(about.bond),
+            path = named(about.path),
+            "{about}{text}"
+        );
         self.append(EventKind::Did, about, None, text);
     }
 
     /// Something that the controller tried did not work.
     pub fn failed(&mut self, about: About<'_>, text: &str) {
-        warn!(bond = about.bond, path = about.path, "{text}");
+        warn!(
+            bond = named(about.bond),
+            path = named(about.path),
+            "{about}{text}"
+        );
         self.append(EventKind::Failed, about, None, text);
     }
 
@@ -135,6 +179,11 @@ impl Journal {
         let _ = self.events.set(slot(self.next), Raw(record), 0);
         self.next += 1;
     }
+}
+
+/// A field of the log: none where there is no name.
+fn named(name: &str) -> Option<&str> {
+    (!name.is_empty()).then_some(name)
 }
 
 const fn slot(sequence: u64) -> u32 {

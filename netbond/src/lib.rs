@@ -2,8 +2,8 @@
 //!
 //! [`config`] is what the user asks for, [`control`] decides and keeps the kernel's maps true,
 //! [`netlink`], [`ospf`] and [`bfd`] tell it what happens, [`journal`] keeps what it made of that,
-//! [`loader`] and [`tables`] are its side of the data plane, [`status`] reads it, [`migrate`] comes
-//! from what was there before, [`cli`] is what people type.
+//! [`loader`] and [`tables`] are its side of the data plane, [`status`] reads it, [`metrics`] serves that to
+//! Prometheus, [`migrate`] comes from what was there before, [`cli`] is what people type.
 
 pub mod bfd;
 pub mod check;
@@ -13,6 +13,8 @@ pub mod control;
 pub mod journal;
 pub mod loader;
 pub mod lock;
+mod log;
+pub mod metrics;
 pub mod migrate;
 pub mod netlink;
 pub mod ospf;

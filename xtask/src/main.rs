@@ -2,6 +2,7 @@
 //!
 //! Progress and compiler output go to stderr, so that stdout holds results only.
 
+mod apt;
 mod bench;
 mod build;
 mod command;
@@ -10,6 +11,7 @@ mod files;
 mod lab;
 mod lint;
 mod package;
+mod prometheus;
 mod run;
 mod setup;
 mod test;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{cargo, check, find_program, output};
 use crate::package::TARGETS;
+use crate::prometheus;
 use crate::toolchain::{LINKER_VERSION, LLVM_MAJOR, LLVM_PREFIX, Parts, Toolchain, tilde};
 
 /// What a command of this program needs on the machine.
@@ -22,6 +23,8 @@ pub(crate) enum Need {
     Toolchain,
     /// The programs that the lab runs.
     Tools,
+    /// Prometheus, which tests let read the metrics.
+    Prometheus,
     /// What makes and runs a virtual machine.
     Vm,
     /// What packages are made with.
@@ -47,11 +50,15 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("util-linux", &["nsenter", "unshare"]),
     ("ethtool", &["ethtool"]),
     ("procps", &["sysctl"]),
+    (
+        "systemd",
+        &["/lib/systemd/systemd-journald", "journalctl", "systemd-cat"],
+    ),
     ("gcc", &["cc"]),
 ];
 
-/// The packages of [`Need::Vm`], likewise. QEMU and the kernels are not among them: they are unpacked,
-/// never installed.
+/// The packages of [`Need::Vm`], likewise. QEMU and the kernels are not among them, nor is Prometheus: they
+/// are unpacked, never installed.
 const VM: &[(&str, &[&str])] = &[
     ("binutils", &["strip"]),
     ("cpio", &["cpio"]),
@@ -93,6 +100,7 @@ pub(crate) fn run() -> Result<()> {
     ensure(&[
         Need::Toolchain,
         Need::Tools,
+        Need::Prometheus,
         Need::Vm,
         Need::Package,
         Need::PackageTest,
@@ -135,6 +143,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Toolchain) {
         install_linker()?;
+    }
+    if needs.contains(&Need::Prometheus) {
+        say("prometheus", &tilde(&prometheus::prepare()?));
     }
     if needs.contains(&Need::Lint) {
         lint_tools()?;

@@ -79,7 +79,8 @@ impl Layer {
             Self::Lint => &[Need::Lint],
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
-            Self::Netns | Self::Lab => &[Need::Tools],
+            Self::Netns => &[Need::Tools],
+            Self::Lab => &[Need::Tools, Need::Prometheus],
             Self::Package => &[Need::Toolchain, Need::Package, Need::PackageTest],
             Self::Vm => &[Need::Tools, Need::Vm],
         }
@@ -255,6 +256,9 @@ const PACKAGE_TEST: &str = "package";
 
 /// How the names of test programs start that need kernel modules which not every machine has.
 pub(crate) const ONLY_IN_VM: &str = "kernel_";
+
+/// The lab's test programs that say nothing of a kernel, and run what is not in a VM.
+pub(crate) const NOT_IN_VM: [&str; 2] = ["log", "prometheus"];
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::build;
 use crate::command::{check, root, shown};
 use crate::lab;
-use crate::test::{ONLY_IN_VM, integration_tests, passed_in, tests};
+use crate::test::{NOT_IN_VM, ONLY_IN_VM, integration_tests, passed_in, tests};
 use crate::vm::{Job, Kernel, Pace, Vm};
 
 /// How long the tests may take with three kernels side by side on two cores, while this machine does
@@ -182,7 +182,7 @@ fn script(tests: &[PathBuf], only: &[String]) -> String {
 fn test_programs(full: bool) -> Result<Vec<PathBuf>> {
     let mut cargo: Command = tests()?;
     for name in integration_tests(&root().join("netbond-lab/tests"))? {
-        if full || name.starts_with(ONLY_IN_VM) {
+        if name.starts_with(ONLY_IN_VM) || full && !NOT_IN_VM.contains(&name.as_str()) {
             cargo.args(["--test", &name]);
         }
     }

@@ -6,10 +6,13 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::fs::File;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netbond_lab::daemon::Event;
 use netbond_lab::{Router, Signal, traffic, wait_for};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
@@ -18,6 +21,18 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// The bond's addresses in A and B.
 pub(crate) const A: &str = "10.67.0.1";
 pub(crate) const B: &str = "10.67.0.2";
+
+/// Runs a closure on a thread of its own inside a router's network namespace.
+pub(crate) fn inside<T: Send + 'static>(
+    router: &Router,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let namespace = File::open(format!("/run/netns/{}", router.netns())).unwrap();
+    std::thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
 
 /// What `netbond status --json` says.
 pub(crate) fn status(router: &Router) -> Value {

@@ -510,7 +510,8 @@ impl Task {
             session = id,
             remote = %peer.remote,
             diagnostic = %diag,
-            "BFD session {}",
+            "BFD session with {} {}",
+            peer.remote,
             if up { "up" } else { "down" }
         );
         self.pending.insert(

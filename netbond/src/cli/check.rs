@@ -27,6 +27,15 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
         )?;
         problems += 1;
     }
+    for warning in check::warnings(&config) {
+        writeln!(
+            out,
+            "{}:{}: warning: {}",
+            args.config.path.display(),
+            warning.line,
+            warning.message
+        )?;
+    }
     for ability in check::abilities(pins) {
         match ability.result {
             Ok(found) => writeln!(out, "{}: {found}", ability.name)?,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::format::{clock, rfc3339};
 use crate::{
-    journal::{Change, Entry, Reader},
+    journal::{About, Entry, Reader},
     pins::Pins,
 };
 
@@ -66,22 +66,9 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
 
 /// An entry as a line for people.
 pub(super) fn line(entry: &Entry) -> String {
-    let about = match (entry.bond.as_str(), entry.path.as_str()) {
-        ("", "") => String::new(),
-        (bond, "") => format!("{bond}: "),
-        (bond, path) => format!("{bond} {path}: "),
-    };
+    let about = About::path(&entry.bond, &entry.path);
     let what = match (entry.kind, entry.change) {
-        (Some(EventKind::Changed), Some(change)) => {
-            let Change { from, to, reason } = change;
-            let from = from.map_or("new", PathState::label);
-            let change = if from == to.label() {
-                to.label().to_owned()
-            } else {
-                format!("{from} -> {}", to.label())
-            };
-            format!("{change} ({}): {}", reason.label(), entry.text)
-        }
+        (Some(EventKind::Changed), Some(change)) => format!("{change}: {}", entry.text),
         (Some(EventKind::Confirmed), _) => format!("confirmed: {}", entry.text),
         (Some(EventKind::Failed), _) => format!("FAILED: {}", entry.text),
         (Some(EventKind::Saw | EventKind::Did | EventKind::Changed) | None, _) => {

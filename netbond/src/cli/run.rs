@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use tracing_subscriber::EnvFilter;
 
 use super::ConfigFile;
 use crate::{
     control::daemon::{self, Options},
+    log,
     pins::Pins,
 };
 
@@ -21,13 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, pins: Pins) -> Result<()> {
-    let filter = EnvFilter::try_from_env("NETBOND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .init();
+    log::start();
     let options = Options {
         config: args.config.path,
         pins,

@@ -13,7 +13,7 @@ mod reader;
 mod tests;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -37,6 +37,8 @@ pub struct Config {
     pub bird: Option<Bird>,
     /// How to ask FRR for the same.
     pub frr: Option<Frr>,
+    /// Where metrics are served, `None` where they are not.
+    pub metrics: Option<Metrics>,
     /// At most [`netbond_common::abi::MAX_BONDS`]; may be empty.
     pub bonds: Vec<Bond>,
 }
@@ -53,6 +55,15 @@ pub struct Bird {
 pub struct Frr {
     /// The command that runs vtysh and its first arguments; never empty.
     pub vtysh: Vec<String>,
+}
+
+/// How metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where connections are taken; the port is never 0.
+    pub listen: SocketAddr,
+    /// Line of what says so, counted from 1.
+    pub line: usize,
 }
 
 /// A bond: a virtual link to one peer.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS, NAME_LEN};
@@ -11,14 +11,15 @@ use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy, Mode,
-    ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS, Remedy, Slow, Ttl,
-    Weights, class, peer_device, protocols,
+    Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy,
+    Metrics, Mode, ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS,
+    Remedy, Slow, Ttl, Weights, class, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
 const DEFAULT_BIRD_SOCKET: &str = "/run/bird/bird.ctl";
 const DEFAULT_VTYSH: &str = "vtysh";
+const DEFAULT_METRICS_PORT: u16 = 9469;
 
 /// The kernel's IFNAMSIZ, without the zero at the end.
 const MAX_DEVICE_NAME: usize = 15;
@@ -129,12 +130,15 @@ fn root_table(mut root: Section<'_>) -> Config {
     let asks_ospf = bird.is_some() || frr.is_some();
     let bird = bird.and_then(|table| bird_table(table).ok());
     let frr = frr.map(frr_table);
+    let metrics = optional_table(&mut root, "metrics", "a [metrics] table");
+    let metrics = metrics.and_then(|table| metrics_table(table).ok());
     let bonds = bonds(&mut root, asks_ospf);
     root.finish();
     Config {
         route_protocols,
         bird,
         frr,
+        metrics,
         bonds,
     }
 }
@@ -221,6 +225,37 @@ fn frr_table(mut frr: Section<'_>) -> Frr {
         None => vec![DEFAULT_VTYSH.to_owned()],
     };
     Frr { vtysh }
+}
+
+fn metrics_table(mut metrics: Section<'_>) -> Result<Metrics, Reported> {
+    let line = metrics.line_of("listen");
+    let expected = format!(
+        "a port, 1 to 65535, which is one of the loopback address, or an address with a port such as \
+         \"127.0.0.1:{DEFAULT_METRICS_PORT}\""
+    );
+    let listen = metrics.optional("listen", &expected, listen);
+    metrics.finish();
+    let default = || SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_METRICS_PORT));
+    Ok(Metrics {
+        listen: listen?.unwrap_or_else(default),
+        line,
+    })
+}
+
+fn listen(value: TextOrInteger<'_>) -> Result<SocketAddr, Wrong> {
+    let address = match value {
+        TextOrInteger::Integer(port) => {
+            let port = u16::try_from(port).map_err(|_| Wrong::new("is out of range"))?;
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+        }
+        TextOrInteger::Text(text) => text
+            .parse()
+            .map_err(|_| Wrong::new("is no address with a port"))?,
+    };
+    if address.port() == 0 {
+        return Err(Wrong::new("has no port"));
+    }
+    Ok(address)
 }
 
 /// `asks_ospf`: whether the costs of OSPF will be known.

@@ -77,6 +77,7 @@ fn empty() {
         route_protocols: vec![12, 188, 11],
         bird: None,
         frr: None,
+        metrics: None,
         bonds: Vec::new(),
     };
     assert_eq!(parse(""), Ok(config));
@@ -93,6 +94,7 @@ fn minimal() {
         name = "p"
         local = "10.65.0.2"
         remote = "10.65.0.6"
+        [metrics]
     "#;
     let bond = Bond {
         name: "nb0".to_owned(),
@@ -124,6 +126,10 @@ fn minimal() {
         }),
         frr: Some(Frr {
             vtysh: vec!["vtysh".to_owned()],
+        }),
+        metrics: Some(Metrics {
+            listen: "127.0.0.1:9469".parse().unwrap(),
+            line: 10,
         }),
         bonds: vec![bond],
     };
@@ -176,6 +182,8 @@ fn full() {
         encap = "gretap"
         # No key is another tunnel than key 0.
         path = [{ name = "d", local = "10.65.0.2", remote = "10.65.0.6" }]
+        [metrics]
+        listen = "[fd00::1]:9999"
     "#;
     let first = Bond {
         name: "fourteen-bytes".to_owned(),
@@ -258,6 +266,10 @@ fn full() {
         frr: Some(Frr {
             vtysh: vec!["sudo".to_owned(), "vtysh".to_owned()],
         }),
+        metrics: Some(Metrics {
+            listen: "[fd00::1]:9999".parse().unwrap(),
+            line: 46,
+        }),
         bonds: vec![first, second, third],
     };
     assert_eq!(parse(text), Ok(config));
@@ -337,6 +349,7 @@ fn example() {
         route_protocols: vec![12, 188, 11],
         bird: Some(bird),
         frr: None,
+        metrics: None,
         bonds: vec![bond],
     };
     assert_eq!(parse(EXAMPLE), Ok(config.clone()));
@@ -346,6 +359,9 @@ fn example() {
         .replace("# [frr]\n", "[frr]\n")
         .replace("# # The command", "# The command")
         .replace("# vtysh =", "vtysh =")
+        .replace("# [metrics]\n", "[metrics]\n")
+        .replace("# # A port", "# A port")
+        .replace("# listen =", "listen =")
         .replace("probe_interval = 30", "probe_interval = 0")
         .replace("# bfd", "bfd")
         .replace("mode = \"round-robin\"", "mode = \"flowlet\"")
@@ -365,6 +381,10 @@ fn example() {
     };
     let mut config = Config {
         frr: Some(frr),
+        metrics: Some(Metrics {
+            listen: "127.0.0.1:9469".parse().unwrap(),
+            line: line("# listen = 9469", 0),
+        }),
         ..config
     };
     config.bonds[0].probing = None;
@@ -741,7 +761,7 @@ const ONE_WRONG_LINE: &str = r#"
 1: route-protocols = [12]¶[[bond]]
     1: unknown key "route-protocols": did you mean "route_protocols"?
 1: logging = "debug"¶[[bond]]
-    1: unknown key "logging": the keys here are route_protocols, bird, frr, bond
+    1: unknown key "logging": the keys here are route_protocols, bird, frr, metrics, bond
 1: bird = true¶[[bond]]
     1: bird true is a boolean: write a [bird] table
 1: [bird]¶socket = "bird.ctl"¶[[bond]]
@@ -760,6 +780,22 @@ const ONE_WRONG_LINE: &str = r#"
     2: frr: vtysh "" is empty: write a command and its arguments such as ["vtysh"]
 1: [frr]¶vtish = [""]¶[[bond]]
     2: frr: unknown key "vtish": did you mean "vtysh"?
+1: metrics = 9469¶[[bond]]
+    1: metrics 9469 is an integer: write a [metrics] table
+1: [metrics]¶listen = 65536¶[[bond]]
+    2: metrics: listen 65536 is out of range: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶listen = 0¶[[bond]]
+    2: metrics: listen 0 has no port: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶listen = "0.0.0.0:0"¶[[bond]]
+    2: metrics: listen "0.0.0.0:0" has no port: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶listen = "127.0.0.1"¶[[bond]]
+    2: metrics: listen "127.0.0.1" is no address with a port: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶listen = ":9469"¶[[bond]]
+    2: metrics: listen ":9469" is no address with a port: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶listen = true¶[[bond]]
+    2: metrics: listen true is a boolean: write a port, 1 to 65535, which is one of the loopback address, or an address with a port such as "127.0.0.1:9469"
+1: [metrics]¶port = 9469¶[[bond]]
+    2: metrics: unknown key "port": the keys here are listen
 
 2:
     1: bond: name is missing: add a device name of at most 14 bytes such as "nb0"
@@ -1213,8 +1249,8 @@ fn displayed_with_the_file_name() {
     let text = parse("a = 1\nb = 2").unwrap_err();
     assert_eq!(
         text,
-        "f:1: unknown key \"a\": the keys here are route_protocols, bird, frr, bond\n\
-         f:2: unknown key \"b\": the keys here are route_protocols, bird, frr, bond"
+        "f:1: unknown key \"a\": the keys here are route_protocols, bird, frr, metrics, bond\n\
+         f:2: unknown key \"b\": the keys here are route_protocols, bird, frr, metrics, bond"
     );
 }
 
@@ -1280,6 +1316,7 @@ fn piece() -> impl Strategy<Value = String> {
         "[bond]\n",
         "[bird]\n",
         "[frr]\n",
+        "[metrics]\n",
         "[bond.path.x]\n",
         "route_protocols",
         "bird",
@@ -1288,6 +1325,7 @@ fn piece() -> impl Strategy<Value = String> {
         "path",
         "socket",
         "vtysh",
+        "listen",
         "name",
         "address",
         "encap",

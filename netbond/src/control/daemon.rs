@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     journal::About,
     lock::Lock,
+    metrics::{self, Endpoint},
     netlink::{Monitor, MonitorOptions},
     ospf,
     pins::Pins,
@@ -71,7 +72,8 @@ pub async fn run(options: Options) -> Result<()> {
 
 /// What the host lacks is no reason not to start: devices and addresses may come later.
 fn warn_about_host(file: &Path, config: &Config) -> Result<()> {
-    for finding in check::host(config)? {
+    let findings = check::host(config)?.into_iter();
+    for finding in findings.chain(check::warnings(config)) {
         warn!("{}:{}: {}", file.display(), finding.line, finding.message);
     }
     Ok(())
@@ -103,6 +105,7 @@ struct Daemon {
     ospf: Option<ospf::Poller>,
     prober: Prober,
     bfd: Bfd,
+    metrics: Endpoint,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     admin_down: BTreeSet<u32>,
@@ -118,6 +121,8 @@ impl Daemon {
                 Some(File::create(path).with_context(|| format!("creating {}", path.display()))?)
             }
         };
+        let metrics = Endpoint::new(options.pins.clone());
+        let prepared = metrics.prepare(&config, &options.config)?;
         let mut applier = Applier::start(&options.pins, &config)?;
         let mut controller = Controller::default();
         let ids = applier.configure(&config).await?;
@@ -139,6 +144,7 @@ impl Daemon {
             ospf: None,
             prober,
             bfd: Bfd::new(),
+            metrics,
             sender,
             events,
             admin_down: BTreeSet::new(),
@@ -155,6 +161,7 @@ impl Daemon {
             config.bonds.len()
         );
         daemon.applier.journal().did(About::ALL, &text);
+        daemon.serve_metrics(prepared);
         daemon.service.is_ready(config.bonds.len());
         Ok(daemon)
     }
@@ -274,7 +281,9 @@ impl Daemon {
     async fn try_reload(&mut self) -> Result<usize> {
         let config = Config::load(&self.options.config)?;
         warn_about_host(&self.options.config, &config)?;
+        let prepared = self.metrics.prepare(&config, &self.options.config)?;
         let ids = self.applier.configure(&config).await?;
+        self.serve_metrics(prepared);
         for outcome in self.controller.configure(&config, &ids) {
             self.applier.apply(outcome).await?;
         }
@@ -290,6 +299,12 @@ impl Daemon {
         }
         self.poll_ospf(&config);
         Ok(config.bonds.len())
+    }
+
+    fn serve_metrics(&mut self, prepared: metrics::Prepared) {
+        if let Some(text) = self.metrics.switch(prepared) {
+            self.applier.journal().did(About::ALL, &text);
+        }
     }
 
     fn poll_ospf(&mut self, config: &Config) {

@@ -416,8 +416,7 @@ fn disable_ipv6(name: &str) {
         // A kernel without IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => warn!(
-            %error,
-            "cannot write {path}: multicast reports of this router's IPv6 may appear on the bond \
+            "cannot write {path} ({error}): multicast reports of this router's IPv6 may appear on the bond \
              as received; make /proc/sys writable for netbond"
         ),
     }

@@ -131,7 +131,7 @@ fn subscribe(options: &MonitorOptions) -> io::Result<AsyncFd<Socket>> {
             Ok(()) => {}
             // Nexthop objects came with Linux 5.3; a kernel without the group has none.
             Err(error) if group == libc::RTNLGRP_NEXTHOP => {
-                info!(%error, "the kernel announces no nexthop objects");
+                info!("the kernel announces no nexthop objects: {error}");
             }
             Err(error) => return Err(error),
         }
@@ -206,7 +206,7 @@ impl Task {
             match dumps {
                 Ok((links, addresses)) => self.view.replace(links, &addresses),
                 Err(error) => {
-                    warn!(%error, "cannot list links and addresses; asking again in {RETRY:?}");
+                    warn!("cannot list links and addresses ({error}); asking again in {RETRY:?}");
                     self.retry = Some(Instant::now() + RETRY);
                 }
             }

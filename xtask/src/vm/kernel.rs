@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::apt::Apt;
 use super::root;
+use crate::apt::Apt;
 use crate::command::{check, find_program, output, shown};
 use crate::files::{recreate, write};
 

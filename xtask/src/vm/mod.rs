@@ -3,7 +3,6 @@
 //! Kernels and QEMU are Debian's packages, unpacked below `target/vm` and kept there; the machine's
 //! own system stays as it is.
 
-mod apt;
 mod kernel;
 mod qemu;
 mod root;

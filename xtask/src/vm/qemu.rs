@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::apt::Apt;
 use super::kernel::Image;
+use crate::apt::Apt;
 use crate::files::{recreate, write};
 
 /// How the guest's instructions are executed.

@@ -10,14 +10,14 @@ use crate::command::{check, output};
 use crate::files::{recreate, write};
 
 /// Package lists and downloads of our own, beside those of the machine. Needs no root.
-pub(super) struct Apt {
+pub(crate) struct Apt {
     dir: PathBuf,
 }
 
 impl Apt {
     /// Sets up lists of these suites and a cache below `dir`, from the mirror that the machine's own
     /// configuration names.
-    pub(super) fn open(dir: &Path, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, suites: &[&str]) -> Result<Self> {
         let apt = Self {
             dir: dir.to_owned(),
         };
@@ -45,7 +45,7 @@ impl Apt {
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
             ),
         )?;
-        eprintln!("vm: reading the mirror's package lists");
+        eprintln!("apt: reading the mirror's package lists");
         check(
             apt.command("apt-get")
                 .args(["--quiet", "--quiet", "update"]),
@@ -64,7 +64,7 @@ impl Apt {
     }
 
     /// The versions of a package on the mirror, each with its suite's index line.
-    pub(super) fn versions(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
         let listed = output(self.command("apt-cache").args(["madison", package]))?;
         Ok(listed
             .lines()
@@ -74,7 +74,7 @@ impl Apt {
     }
 
     /// What one version of a package depends on, by name.
-    pub(super) fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
+    pub(crate) fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
         let shown = output(
             self.command("apt-cache")
                 .args(["show", "--no-all-versions"])
@@ -90,7 +90,7 @@ impl Apt {
     }
 
     /// Unpacks packages, named `NAME` or `NAME=VERSION`, into `into`.
-    pub(super) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let debs = self.dir.join("debs");
         recreate(&debs)?;
         check(
@@ -103,7 +103,7 @@ impl Apt {
     }
 
     /// Unpacks a package of a suite, and of what it depends on all that the machine lacks.
-    pub(super) fn unpack_with_dependencies(
+    pub(crate) fn unpack_with_dependencies(
         &self,
         package: &str,
         suite: &str,
@@ -137,8 +137,8 @@ fn mirror() -> Result<(String, String)> {
         .filter_map(|line| line.strip_prefix("Packages|"))
         .find_map(|line| line.strip_suffix("|bookworm|Debian"))
         .context(
-            "apt knows no mirror of Debian 12 (bookworm), where QEMU and kernels would be taken \
-             from: add one to its sources and run `apt-get update`",
+            "apt knows no mirror of Debian 12 (bookworm), where packages would be taken from: add one \
+             to its sources and run `apt-get update`",
         )?;
     ensure!(Path::new(KEYS).is_file(), "{KEYS} is missing");
     Ok((mirror.to_owned(), KEYS.to_owned()))
