@@ -144,8 +144,13 @@ fn kernel() -> Result<String, String> {
 }
 
 fn capabilities() -> Result<String, String> {
-    const WANTED: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
-    /// Implies CAP_BPF.
+    const WANTED: [(&str, u32); 4] = [
+        ("CAP_NET_ADMIN", 12),
+        ("CAP_NET_RAW", 13),
+        ("CAP_PERFMON", 38),
+        ("CAP_BPF", 39),
+    ];
+    /// Implies those of the last two (capabilities(7)).
     const SYS_ADMIN: u32 = 21;
     let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
     let effective = status
@@ -156,7 +161,7 @@ fn capabilities() -> Result<String, String> {
     let has = |bit: u32| effective & 1 << bit != 0;
     let missing: Vec<&str> = WANTED
         .iter()
-        .filter(|(name, bit)| !(has(*bit) || *name == "CAP_BPF" && has(SYS_ADMIN)))
+        .filter(|(_, bit)| !(has(*bit) || *bit > SYS_ADMIN && has(SYS_ADMIN)))
         .map(|(name, _)| *name)
         .collect();
     if missing.is_empty() {
