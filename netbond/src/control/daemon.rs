@@ -34,6 +34,10 @@ const OSPF_INTERVAL: Duration = Duration::from_secs(1);
 /// Events that may wait to be handled.
 const QUEUE: usize = 1024;
 
+/// How the journal begins to tell what came of a reload.
+pub const RELOADED: &str = "reloaded ";
+pub const NOT_RELOADED: &str = "not reloaded, all stays as it was: ";
+
 /// How to run.
 pub struct Options {
     pub config: PathBuf,
@@ -245,7 +249,7 @@ impl Daemon {
         let file = self.options.config.display().to_string();
         match self.try_reload().await {
             Ok(()) => {
-                let text = format!("reloaded {file}");
+                let text = format!("{RELOADED}{file}");
                 self.applier.journal().did(About::ALL, &text);
             }
             Err(error) => {
@@ -253,7 +257,7 @@ impl Daemon {
                 let problems = format!("{error:#}");
                 error!("{file} not reloaded, all stays as it was:\n{problems}");
                 let first = problems.lines().next().unwrap_or_default();
-                let text = format!("not reloaded, all stays as it was: {first}");
+                let text = format!("{NOT_RELOADED}{first}");
                 self.applier.journal().failed(About::ALL, &text);
             }
         }
