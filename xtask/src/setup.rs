@@ -42,6 +42,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("util-linux", &["nsenter", "unshare"]),
     ("ethtool", &["ethtool"]),
     ("procps", &["sysctl"]),
+    ("tmux", &["tmux"]),
     ("gcc", &["cc"]),
 ];
 

@@ -6,6 +6,8 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod terminal;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netbond_lab::daemon::Event;
