@@ -70,7 +70,7 @@ fn top_shows_rates_and_takes_paths_out_and_back() {
         "{screen}"
     );
     assert!(
-        screen.contains("nb0: up, 2/2 in use, round-robin"),
+        screen.contains("nb0: up, 2/2 in use, peer reachable, round-robin"),
         "{screen}"
     );
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Over how long rates are taken where they are printed for people, once.
-const ONCE: Duration = Duration::from_millis(200);
+const ONCE: Duration = Duration::from_millis(500);
 /// The same, again and again.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Repeat, in place on a terminal, until interrupted
     #[arg(short, long)]
     watch: bool,
-    /// Over how many seconds to take the rates [default: 0.2; with --watch 1; with --json alone they are
+    /// Over how many seconds to take the rates [default: 0.5; with --watch 1; with --json alone they are
     /// not taken]
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,

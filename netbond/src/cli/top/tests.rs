@@ -91,7 +91,7 @@ fn rates_states_and_events_on_a_screen() {
         &text,
         &[
             "controller: pid 25865",
-            "nb0: up, 1/2 in use, round-robin, TX 8.00M RX 16.0M bit/s",
+            "nb0: up, 1/2 in use, peer reachable, round-robin, TX 8.00M RX 16.0M bit/s",
             "neighbour 10.65.1.1 Full, cost 10",
             "nb0 via-m1: route to 10.65.0.6 withdrawn by bird",
             "probes unanswered",

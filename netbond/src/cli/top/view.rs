@@ -55,7 +55,7 @@ const HELP: &[&str] = &[
     "the configuration file of the controller that runs and have it",
     "reload. Each asks first.",
     "",
-    "TX %, DUE %: of the bond's bytes in the last second, and what by",
+    "TX % now is of the bond's bytes in the last second; DUE % is what by",
     "weights and states it should be. All sparklines of a bond have one",
     "scale: a full block is the highest rate among them.",
 ];
@@ -149,22 +149,21 @@ fn bond_line(bond: &Bond, at: usize, bonds: usize) -> Line<'_> {
         let rates: Option<u64> = bond.paths.iter().map(of).sum();
         rates.map_or_else(|| "-".to_owned(), |bytes| count(8 * bytes))
     };
-    spans.push(Span::raw(format!(
-        ", {used}/{} in use, {}, TX {} RX {} bit/s, mtu {}",
-        bond.paths.len(),
-        bond.mode,
-        total(|path| Some(path.rate.as_ref()?.tx_bytes_per_second)),
-        total(|path| Some(path.rate.as_ref()?.rx_bytes_per_second)),
-        bond.mtu
-    )));
     if !bond.device_up {
         spans.push(Span::styled(", device not up", BAD));
     }
+    spans.push(Span::raw(format!(", {used}/{} in use", bond.paths.len())));
     match &bond.peer {
         Some(peer) if peer.reachable => spans.push(Span::raw(", peer reachable")),
         Some(_) => spans.push(Span::styled(", peer UNREACHABLE", BAD)),
         None => {}
     }
+    spans.push(Span::raw(format!(
+        ", {}, TX {} RX {} bit/s",
+        bond.mode,
+        total(|path| Some(path.rate.as_ref()?.tx_bytes_per_second)),
+        total(|path| Some(path.rate.as_ref()?.rx_bytes_per_second)),
+    )));
     Line::from(spans)
 }
 
@@ -317,8 +316,14 @@ fn percent(share: Option<f64>) -> String {
 
 /// The chosen path's facts.
 fn draw_details(frame: &mut Frame<'_>, app: &App, area: Rect) {
-    let Some((path, _)) = app.path() else {
+    let (Some((bond, ..)), Some((path, _))) = (app.bond(), app.path()) else {
         return;
+    };
+    let by_priority = [Mode::ActiveBackup, Mode::Duplicate].map(Mode::label);
+    let weight = if by_priority.contains(&bond.mode) {
+        format!("priority {}", path.priority)
+    } else {
+        format!("weight {}", path.effective_weight)
     };
     let mut lines = vec![
         format!(
@@ -329,9 +334,7 @@ fn draw_details(frame: &mut Frame<'_>, app: &App, area: Rect) {
         ),
         route(path),
         format!(
-            "weight {}, priority {}; TX {} % now (due {}), {} in all; RX {} now, {} in all",
-            path.effective_weight,
-            path.priority,
+            "{weight}; TX % {} now, {} due, {} in all; RX % {} now, {} in all",
             percent(path.rate.as_ref().and_then(|rate| rate.tx_share)),
             percent(path.due_share),
             percent(path.tx_share),
@@ -390,16 +393,40 @@ fn route(path: &Path) -> String {
     format!("{route}; {neighbour}{cost}")
 }
 
+/// A text in lines of so many columns; all but the first are set in.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    const INDENT: &str = "    ";
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let indent = if lines.is_empty() { "" } else { INDENT };
+        let room = columns.saturating_sub(indent.len()).max(1);
+        let end = rest
+            .char_indices()
+            .nth(room)
+            .map_or(rest.len(), |(at, _)| at);
+        let (line, later) = rest.split_at(end);
+        // Between words where that is not far off.
+        let space = line
+            .rfind(' ')
+            .filter(|&at| !later.is_empty() && at > end / 2);
+        let (line, later) = space.map_or((line, later), |at| rest.split_at(at));
+        lines.push(format!("{indent}{line}"));
+        rest = later.trim_start();
+    }
+    lines
+}
+
 /// As many of the newest as there is room for.
 fn draw_events(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let room = usize::from(area.height.saturating_sub(1));
-    let first = app.events.len().saturating_sub(room);
-    let lines: Vec<Line<'_>> = app
-        .events
-        .iter()
-        .skip(first)
-        .map(|entry| Line::raw(line(entry)))
+    let columns = usize::from(area.width);
+    let newest = app.events.iter().rev().take(room).rev();
+    let lines: Vec<String> = newest
+        .flat_map(|entry| wrapped(&line(entry), columns))
         .collect();
+    let first = lines.len().saturating_sub(room);
+    let lines: Vec<Line<'_>> = lines.into_iter().skip(first).map(Line::raw).collect();
     frame.render_widget(Paragraph::new(lines).block(titled("events")), area);
 }
 
@@ -448,4 +475,20 @@ fn draw_dialog(frame: &mut Frame<'_>, dialog: &Dialog) {
         .padding(ratatui::widgets::Padding::horizontal(1));
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_between_words() {
+        assert_eq!(wrapped("one two three", 80), ["one two three"]);
+        assert_eq!(wrapped("one two three", 9), ["one two", "    three"]);
+        assert_eq!(
+            wrapped("\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", 6),
+            ["\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", "    \u{e9}"]
+        );
+        assert!(!wrapped("abc", 0).is_empty());
+    }
 }
