@@ -1,22 +1,27 @@
 //! A real terminal in a router, for programs that people look at: tmux, whose server lives in the
 //! router's namespace and ends with it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use netbond_lab::{Router, wait_for};
 
 use super::SOON;
 
-/// In the router's own `/run`.
-const SOCKET: &str = "/run/netbond/tmux.socket";
-
 /// A terminal of 80x24 in which one program runs.
 pub(crate) struct Terminal<'r> {
     router: &'r Router,
+    /// The server's, in the router's own `/run`. Each has one of its own, as the last server may still be
+    /// about to end.
+    socket: String,
 }
 
 impl<'r> Terminal<'r> {
     /// Runs a command of the shell in it.
     pub(crate) fn run(router: &'r Router, command: &str) -> Self {
-        let terminal = Self { router };
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let socket = format!("/run/netbond/tmux.{count}");
+        let terminal = Self { router, socket };
         // The first needs no server, and starts it; a pane whose program has ended stays.
         terminal.tmux(&[
             "start-server",
@@ -38,7 +43,7 @@ impl<'r> Terminal<'r> {
     }
 
     fn tmux(&self, words: &[&str]) -> String {
-        let start = ["tmux", "-u", "-f", "/dev/null", "-S", SOCKET];
+        let start = ["tmux", "-u", "-f", "/dev/null", "-S", &self.socket];
         self.router.run(&[&start, words].concat()).unwrap()
     }
 
@@ -86,7 +91,7 @@ impl<'r> Terminal<'r> {
 impl Drop for Terminal<'_> {
     fn drop(&mut self) {
         // Not `tmux`: a test that fails already is not to fail twice.
-        let words = ["tmux", "-S", SOCKET, "kill-server"];
+        let words = ["tmux", "-S", &self.socket, "kill-server"];
         let _ = self.router.run(&words);
     }
 }

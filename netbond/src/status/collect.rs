@@ -369,3 +369,44 @@ fn device_name(ifindex: u32) -> String {
         |name| name.to_string_lossy().into_owned(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    /// What is due to four paths: heavy, light, reduced to a quarter by a policy, and out of use.
+    fn due(mode: Mode) -> Vec<Option<f64>> {
+        let weights = [
+            (3, 3.0, true),
+            (1, 1.0, true),
+            (1, 0.25, true),
+            (1, 1.0, false),
+        ];
+        let mut paths: Vec<Path> = weights
+            .into_iter()
+            .map(|(weight, effective_weight, in_use)| Path {
+                weight,
+                effective_weight,
+                in_use,
+                ..sample::path("a", PathState::Up, StateReason::Route)
+            })
+            .collect();
+        for path in &mut paths {
+            path.due_share = None;
+        }
+        share_out(Some(mode), &mut paths);
+        paths.into_iter().map(|path| path.due_share).collect()
+    }
+
+    #[test]
+    fn what_is_due_goes_by_mode_weight_and_state() {
+        let by_weight = [3.0, 1.0, 0.25, 0.0].map(|weight| Some(weight / 4.25));
+        for mode in [Mode::Weighted, Mode::Flow, Mode::Flowlet, Mode::Adaptive] {
+            assert_eq!(due(mode), by_weight, "{mode:?}");
+        }
+        let alike = [1.0, 1.0, 0.25, 0.0].map(|weight| Some(weight / 2.25));
+        assert_eq!(due(Mode::RoundRobin), alike);
+        assert_eq!(due(Mode::Duplicate), [None; 4]);
+    }
+}

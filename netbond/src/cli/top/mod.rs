@@ -1,6 +1,7 @@
 //! `netbond top`: what the paths carry, live, in a terminal.
 
 mod app;
+mod dialog;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -250,6 +250,18 @@ fn help_fits_and_ends_with_any_key() {
     assert!(!screen(&app).contains("take the path out"));
 }
 
+/// Why something was refused is told to the end.
+#[test]
+fn long_messages_are_wrapped() {
+    let mut app = app();
+    let why = "word ".repeat(40) + "END";
+    app.say(false, why);
+    let text = screen(&app);
+    has(&text, &["END", "> via-m1", "events", "q quit"]);
+    press(&mut app, &[KeyCode::Down]);
+    assert!(!screen(&app).contains("END"), "until the next key");
+}
+
 /// No size is too small to be drawn.
 #[test]
 fn any_size() {

@@ -9,10 +9,10 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph, Sparkline},
+    widgets::{Block, Borders, Paragraph, Sparkline},
 };
 
-use super::app::{App, Dialog};
+use super::{app::App, dialog};
 use crate::{
     cli::{
         events::line,
@@ -23,7 +23,6 @@ use crate::{
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
-const MARKED: Style = Style::new().add_modifier(Modifier::REVERSED);
 const GOOD: Style = Style::new().fg(Color::Green);
 const DOUBTFUL: Style = Style::new().fg(Color::Yellow);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
@@ -34,6 +33,8 @@ const RX: Style = Style::new().fg(Color::Magenta);
 const LEAST_EVENTS: u16 = 3;
 /// Lines about the chosen path, under its name.
 const DETAILS: u16 = 5;
+/// Lines of what the last action led to.
+const LONGEST_MESSAGE: u16 = 6;
 /// Columns of the shortest name that is shown as it is, and of the longest where there is room.
 const NAME: (u16, u16) = (8, 31);
 /// Columns of everything in a path's row but its name and its two sparklines.
@@ -44,28 +45,16 @@ const SPARK: (u16, u16) = (6, 40);
 const KEYS: &str =
     "q quit  ? help  \u{2191}\u{2193} path  Tab bond  d take out  u take back  w weight  m mode";
 
-const HELP: &[&str] = &[
-    "\u{2191} \u{2193}     choose a path         Tab   the next bond",
-    "d       take the path out     u     take it back in",
-    "w       change its weight     m     change the bond's mode",
-    "q       quit                  ?     this",
-    "",
-    "d and u write what `netbond path down` and `up` write: the data",
-    "plane obeys at once, with no controller, too. w and m write into",
-    "the configuration file of the controller that runs and have it",
-    "reload. Each asks first.",
-    "",
-    "TX % now is of the bond's bytes in the last second; DUE % is what by",
-    "weights and states it should be. All sparklines of a bond have one",
-    "scale: a full block is the highest rate among them.",
-];
-
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
+    let columns = usize::from(frame.area().width);
+    let said = app.message.as_ref();
+    let words = said.map_or_else(Vec::new, |said| wrapped(&said.text, columns));
+    let height = u16::try_from(words.len()).unwrap_or(u16::MAX);
     let [header, body, message, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Fill(1),
-        Constraint::Length(1),
+        Constraint::Length(height.clamp(1, LONGEST_MESSAGE)),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -74,13 +63,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Ok(_) => draw_bond(frame, app, body),
         Err(why) => frame.render_widget(Paragraph::new(why.as_str()).style(BAD), body),
     }
-    if let Some(said) = &app.message {
+    if let Some(said) = said {
         let style = if said.good { GOOD } else { BAD };
-        frame.render_widget(Line::styled(said.text.as_str(), style), message);
+        frame.render_widget(Paragraph::new(words.join("\n")).style(style), message);
     }
     frame.render_widget(Line::styled(KEYS, FAINT), keys);
     if let Some(dialog) = &app.dialog {
-        draw_dialog(frame, dialog);
+        dialog::draw(frame, dialog);
     }
 }
 
@@ -367,7 +356,7 @@ fn draw_details(frame: &mut Frame<'_>, app: &App, area: Rect) {
 /// A rule with a title, and what is below it.
 fn titled(title: &str) -> Block<'_> {
     Block::new()
-        .borders(ratatui::widgets::Borders::TOP)
+        .borders(Borders::TOP)
         .border_style(FAINT)
         .title(Span::styled(format!(" {title} "), BOLD))
 }
@@ -428,53 +417,6 @@ fn draw_events(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let first = lines.len().saturating_sub(room);
     let lines: Vec<Line<'_>> = lines.into_iter().skip(first).map(Line::raw).collect();
     frame.render_widget(Paragraph::new(lines).block(titled("events")), area);
-}
-
-fn draw_dialog(frame: &mut Frame<'_>, dialog: &Dialog) {
-    let plain = |lines: &[&str]| lines.iter().map(|&line| line.to_owned().into()).collect();
-    let (title, lines): (String, Vec<Line<'_>>) = match dialog {
-        Dialog::Help => ("keys (any key ends this)".to_owned(), plain(HELP)),
-        Dialog::Confirm { question, .. } => {
-            let mut lines: Vec<Line<'_>> =
-                question.iter().map(|line| line.as_str().into()).collect();
-            lines.extend([Line::raw(""), Line::styled("y yes    n no", BOLD)]);
-            ("sure?".to_owned(), lines)
-        }
-        Dialog::Weight { path, digits } => {
-            let entry = format!("weight = {digits}_");
-            let lines = vec![
-                Line::styled(entry, BOLD),
-                Line::raw(""),
-                Line::raw("1 to 64    Enter go on    Esc leave it"),
-            ];
-            (format!("new weight of {path}"), lines)
-        }
-        Dialog::Mode { bond, chosen } => {
-            let row = |(at, mode): (usize, &Mode)| {
-                let style = if at == *chosen { MARKED } else { Style::new() };
-                Line::styled(format!(" {} ", mode.label()), style)
-            };
-            let mut lines: Vec<Line<'_>> = Mode::ALL.iter().enumerate().map(row).collect();
-            lines.extend(plain(&[
-                "",
-                "\u{2191}\u{2193} choose    Enter go on    Esc leave it",
-            ]));
-            (format!("new mode of {bond}"), lines)
-        }
-    };
-    let title = format!(" {title} ");
-    let widest = lines.iter().map(Line::width).max().unwrap_or(0);
-    let widest = widest.max(title.chars().count());
-    let size = |inner: usize, frame: usize| u16::try_from(inner + frame).unwrap_or(u16::MAX);
-    let area = frame.area().centered(
-        Constraint::Length(size(widest, 4)),
-        Constraint::Length(size(lines.len(), 2)),
-    );
-    let block = Block::bordered()
-        .title(title)
-        .padding(ratatui::widgets::Padding::horizontal(1));
-    frame.render_widget(Clear, area);
-    frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
 #[cfg(test)]
