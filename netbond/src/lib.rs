@@ -3,7 +3,8 @@
 //! [`config`] is what the user asks for, [`control`] decides and keeps the kernel's maps true,
 //! [`netlink`], [`ospf`] and [`bfd`] tell it what happens, [`journal`] keeps what it made of that,
 //! [`loader`] and [`tables`] are its side of the data plane, [`status`] reads it, [`metrics`] serves that to
-//! Prometheus, [`migrate`] comes from what was there before, [`cli`] is what people type.
+//! Prometheus, [`running`] finds the controller from another process, [`migrate`] comes from what was there
+//! before, [`cli`] is what people type.
 
 pub mod bfd;
 pub mod check;
@@ -20,5 +21,6 @@ pub mod netlink;
 pub mod ospf;
 pub mod pins;
 mod random;
+pub mod running;
 pub mod status;
 pub mod tables;

@@ -9,9 +9,9 @@ use aya::{
 };
 use netbond_common::{
     abi::{
-        ABI_VERSION, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EventRecord, Flowlet,
-        Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, Path, PathInfo, PathStats,
-        ProbeInfo, Shares, Ticket, TunnelKey, Turns,
+        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
+        EventRecord, Flowlet, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, Path,
+        PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey, Turns,
     },
     names::map,
     sequence::{Counts, STRANDS, Skew, Strand},
@@ -235,6 +235,25 @@ impl Tables {
             sum.begun += counts.begun;
         }
         sum
+    }
+
+    /// Takes a path out (`netbond path down`), or back in. The data plane obeys at once, the controller
+    /// when it looks.
+    ///
+    /// # Errors
+    ///
+    /// Where no bond has a path of this name, or where the map cannot be written.
+    pub fn take_out(&mut self, name: &str, out: bool) -> Result<()> {
+        let Some(id) = self.path_named(name) else {
+            let known: Vec<String> = self
+                .bond_ids()
+                .flat_map(|bond| self.path_ids(bond))
+                .filter_map(|id| Some(text(&self.path_info(id)?.name)))
+                .collect();
+            bail!("no path \"{name}\"; there are: {}", known.join(", "));
+        };
+        let value = if out { ADMIN_DOWN } else { 0 };
+        self.admin.set(id, value, 0).context("writing ADMIN")
     }
 
     /// The id of the path with this name, within any bond.

@@ -54,6 +54,8 @@ fn status() -> Status {
         weight: 1001,
         effective_weight: 1002.25,
         priority: 1003,
+        due_share: Some(0.5),
+        rate: None,
         tx_share: Some(0.25),
         rx_share: Some(0.75),
         tx_packets: 1004,
@@ -89,6 +91,8 @@ fn status() -> Status {
     };
     let bond = Bond {
         name: "nb0".to_owned(),
+        state: "up",
+        device_up: true,
         ifindex: 7,
         mtu: 2001,
         encap: "gretap",
@@ -128,6 +132,9 @@ fn status() -> Status {
     };
     Status {
         version: 1,
+        at: 0.0,
+        read_ns: 0,
+        rates_over_s: None,
         controller: Controller {
             running: true,
             pid: 42,
@@ -239,7 +246,10 @@ fn nothing_of_the_status_is_missing() {
         "controller.pid",
         // Means nothing outside the host.
         "bonds.ifindex",
-        // Follow from the paths' packets.
+        // Follow from the paths' packets, and from their weights.
+        "rates_over_s",
+        "bonds.paths.rate",
+        "bonds.paths.due_share",
         "bonds.paths.tx_share",
         "bonds.paths.rx_share",
         // Sentences; their number is told.

@@ -54,6 +54,7 @@ const TOOLS: &[(&str, &[&str])] = &[
         "systemd",
         &["/lib/systemd/systemd-journald", "journalctl", "systemd-cat"],
     ),
+    ("tmux", &["tmux"]),
     ("gcc", &["cc"]),
 ];
 

@@ -1,4 +1,4 @@
-//! Times and spans for people.
+//! Times, spans and large numbers for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,25 @@ pub(super) fn span(span: Duration) -> String {
         3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86400, seconds / 3600 % 24),
     }
+}
+
+/// A number in three digits and the SI's prefix.
+pub(crate) fn count(number: u64) -> String {
+    let mut rest = number as f64;
+    for prefix in ["", "k", "M", "G", "T", "P"] {
+        // What would be rounded up to four digits belongs to the next prefix.
+        let digits = match rest {
+            _ if prefix.is_empty() => 0,
+            ..9.995 => 2,
+            ..99.95 => 1,
+            _ => 0,
+        };
+        if rest < 999.5 {
+            return format!("{rest:.digits$}{prefix}");
+        }
+        rest /= 1000.0;
+    }
+    format!("{rest:.0}E")
 }
 
 /// How long ago a time was, seconds since 1970.
@@ -55,6 +74,24 @@ mod tests {
             (90_000, "1d01h"),
         ] {
             assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn three_digits_of_large_numbers() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1.00k"),
+            (9_995, "10.0k"),
+            (99_949, "99.9k"),
+            (99_950, "100k"),
+            (999_499, "999k"),
+            (999_500, "1.00M"),
+            (1_324_075_134, "1.32G"),
+            (u64::MAX, "18E"),
+        ] {
+            assert_eq!(count(number), text);
         }
     }
 

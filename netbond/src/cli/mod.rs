@@ -11,8 +11,10 @@ mod path;
 mod run;
 mod status;
 mod table;
+mod top;
 mod why;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ enum Command {
     Check(check::Args),
     /// Show every bond and path
     Status(status::Args),
+    /// Show live what the paths carry; take paths out and back, change weights and modes
+    Top,
     /// Say why a path is as it is
     Why(why::Args),
     /// Show what the controller saw and did
@@ -96,6 +100,7 @@ impl Cli {
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args, &pins),
             Command::Status(args) => status::run(&args, &pins),
+            Command::Top => top::run(pins, controllers_file),
             Command::Why(args) => why::run(&args, &pins),
             Command::Events(args) => events::run(&args, &pins),
             Command::Maps(command) => maps::run(&command, &pins),
@@ -107,10 +112,38 @@ impl Cli {
     }
 }
 
+/// The configuration file of a controller with these words on its command line; `None` where they run
+/// none.
+fn controllers_file(words: Vec<OsString>) -> Option<PathBuf> {
+    let cli = Cli::try_parse_from(words).ok()?;
+    if let Command::Run(args) = cli.command {
+        Some(args.config.path)
+    } else {
+        None
+    }
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controllers_file_is_told_from_its_words() {
+        let file = |words: &str| controllers_file(words.split(' ').map(Into::into).collect());
+        let [own, usual] = ["x.toml", "/etc/netbond/netbond.toml"].map(PathBuf::from);
+        assert_eq!(file("netbond run -c x.toml"), Some(own.clone()));
+        assert_eq!(file("/opt/nb --pin-root /p run --config=x.toml"), Some(own));
+        assert_eq!(file("netbond run"), Some(usual));
+        for other in ["netbond check -c x.toml", "sleep 1000", ""] {
+            assert_eq!(file(other), None, "{other}");
+        }
+    }
 }

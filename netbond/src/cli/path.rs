@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use netbond_common::abi::ADMIN_DOWN;
 
 use super::table::Table;
@@ -25,8 +25,8 @@ pub(super) fn run(command: &Command, pins: &Pins) -> Result<()> {
     let mut tables = Tables::open(pins)?;
     match command {
         Command::List => list(&tables),
-        Command::Up { name } => set(&mut tables, name, 0),
-        Command::Down { name } => set(&mut tables, name, ADMIN_DOWN),
+        Command::Up { name } => tables.take_out(name, false),
+        Command::Down { name } => tables.take_out(name, true),
     }
 }
 
@@ -47,16 +47,4 @@ fn list(tables: &Tables) -> Result<()> {
     }
     write!(std::io::stdout().lock(), "{table}")?;
     Ok(())
-}
-
-fn set(tables: &mut Tables, name: &str, value: u32) -> Result<()> {
-    let Some(id) = tables.path_named(name) else {
-        let known: Vec<String> = tables
-            .bond_ids()
-            .flat_map(|bond| tables.path_ids(bond))
-            .filter_map(|id| Some(text(&tables.path_info(id)?.name)))
-            .collect();
-        bail!("no path \"{name}\"; there are: {}", known.join(", "));
-    };
-    tables.admin.set(id, value, 0).context("writing ADMIN")
 }

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    pub(super) config: ConfigFile,
     /// Write every event the controller sees to this file, as lines of JSON
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,

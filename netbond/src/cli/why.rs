@@ -298,75 +298,12 @@ fn way_back(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::journal::Change;
-    use crate::status::{Probe, Route};
-
-    fn path(name: &str, state: PathState, reason: StateReason) -> Path {
-        Path {
-            name: name.to_owned(),
-            state: state.label(),
-            reason: reason.label(),
-            in_use: state == PathState::Up,
-            standby: false,
-            device: "wg-a-m1".to_owned(),
-            local: "10.65.0.2".parse().unwrap(),
-            remote: "10.65.0.6".parse().unwrap(),
-            weight: 1,
-            effective_weight: 1.0,
-            priority: 0,
-            tx_share: None,
-            rx_share: None,
-            tx_packets: 0,
-            tx_bytes: 0,
-            rx_packets: 0,
-            rx_bytes: 0,
-            tx_stand_in: 0,
-            tx_last_resort: 0,
-            tx_copies: 0,
-            rx_copies: 0,
-            route: Some(Route {
-                prefix: "10.65.0.4/30".to_owned(),
-                protocol: "bird".to_owned(),
-                metric: 32,
-                device: "wg-a-m1".to_owned(),
-                via: None,
-            }),
-            ospf_cost: None,
-            neighbour: None,
-            changed: 1000.0,
-            watch: Watch::Probes.label(),
-            hold_down_ms: None,
-            flaps: 0,
-            proof: Some(Proof {
-                age_ms: Some(12_000.0),
-                limit_ms: 90.0,
-                fresh: false,
-            }),
-            probe: Some(Probe {
-                rtt_ms: 1.5,
-                deviation_ms: 0.1,
-                least_ms: 1.0,
-                jitter_ms: 0.2,
-                loss_there: 0.5,
-                loss_back: 0.0,
-                data_loss: Some(0.25),
-                offered_bytes_per_second: 0,
-                delivered_bytes_per_second: 0,
-                queue_ms: 0.0,
-                behind_ms: Some(0.0),
-                reordered: 0,
-                missed: 100,
-                full_size: 1396,
-                full_size_result: FullSize::Passes.label(),
-            }),
-        }
-    }
+    use crate::status::sample::{self, path};
 
     fn story(path: Path) -> String {
-        let other = self::path("via-m2", PathState::Up, StateReason::Route);
+        let other = sample::path("via-m2", PathState::Up, StateReason::Route);
         let entry = |sequence, kind, text: &str| Entry {
             sequence,
             at: UNIX_EPOCH + Duration::from_secs(1000),
@@ -388,23 +325,8 @@ mod tests {
                 "neighbour 10.65.1.1 on wg-a-m1 lost",
             ),
         ];
-        let bond = Bond {
-            name: "nb0".to_owned(),
-            ifindex: 1,
-            mtu: 1396,
-            encap: "gre",
-            mode: "round-robin",
-            weights: "static",
-            flowlet_gap_ms: None,
-            key: None,
-            disagreements: Vec::new(),
-            numbered: None,
-            in_order: None,
-            peer: None,
-            paths: vec![path, other],
-            classes: Vec::new(),
-            fates: BTreeMap::new(),
-        };
+        let mut bond = sample::bond();
+        bond.paths = vec![path, other];
         let now = UNIX_EPOCH + Duration::from_secs(1012);
         explain(&bond, &bond.paths[0], &entries, now).join("\n")
     }

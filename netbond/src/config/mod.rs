@@ -5,6 +5,7 @@
 //! report a [`Problem`] too, at the line that each [`Bond`] and [`Path`] carries.
 
 mod class;
+mod edit;
 mod parse;
 mod prefix;
 mod protocols;
@@ -24,6 +25,7 @@ pub use netbond_common::names::{Encap, Mode, Weights};
 
 pub use crate::bfd::Hops;
 
+pub use self::edit::Setting;
 pub(crate) use self::parse::default_route_protocols;
 pub use self::prefix::{ParsePrefixError, Prefix};
 pub use self::protocols::ROUTE_PROTOCOLS;

@@ -37,6 +37,10 @@ const OSPF_INTERVAL: Duration = Duration::from_secs(1);
 /// Events that may wait to be handled.
 const QUEUE: usize = 1024;
 
+/// How the journal begins to tell what came of a reload.
+pub const RELOADED: &str = "reloaded ";
+pub const NOT_RELOADED: &str = "not reloaded, all stays as it was: ";
+
 /// How to run.
 pub struct Options {
     pub config: PathBuf,
@@ -262,7 +266,7 @@ impl Daemon {
         match self.try_reload().await {
             Ok(bonds) => {
                 self.service.is_ready(bonds);
-                let text = format!("reloaded {file}");
+                let text = format!("{RELOADED}{file}");
                 self.applier.journal().did(About::ALL, &text);
             }
             Err(error) => {
@@ -271,7 +275,7 @@ impl Daemon {
                 error!("{file} not reloaded, all stays as it was:\n{problems}");
                 let first = problems.lines().next().unwrap_or_default();
                 self.service.stays(first);
-                let text = format!("not reloaded, all stays as it was: {first}");
+                let text = format!("{NOT_RELOADED}{first}");
                 self.applier.journal().failed(About::ALL, &text);
             }
         }

@@ -12,7 +12,7 @@ use crate::command::{check, output};
 use crate::files::{recreate, write};
 
 /// What a router needs. Debian 12 has some of it always, setup sees to the rest.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 25] = [
     "bash",
     "bird2",
     "coreutils",
@@ -24,6 +24,8 @@ const PACKAGES: [&str; 23] = [
     "iproute2",
     "iputils-ping",
     "kmod",
+    // The locale C.UTF-8, which tmux needs.
+    "libc-bin",
     "libmptcpwrap0",
     "libteam-utils",
     "mawk",
@@ -33,6 +35,7 @@ const PACKAGES: [&str; 23] = [
     "procps",
     "sed",
     "tcpdump",
+    "tmux",
     "util-linux",
     "wireguard-tools",
     "ncurses-base",

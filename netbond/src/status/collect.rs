@@ -1,15 +1,15 @@
-//! What is known of every bond and path, read from the pinned maps: the answer of `netbond status`,
-//! whether or not a controller runs.
+//! Reads what is told of every bond and path out of the pinned maps.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use netbond_common::{
     abi::{
         ADMIN_DOWN, BOND_SHARES, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, NO_LOSS_KNOWN,
-        NOT_COMPARED, PATH_USABLE, PathInfo, PathStats, ProbeInfo, SHARES_MEASURED,
+        NOT_COMPARED, PATH_LAST_RESORT, PATH_USABLE, PathInfo, PathStats, ProbeInfo,
+        SHARES_MEASURED,
     },
     fate::Fate,
     names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
@@ -17,10 +17,14 @@ use netbond_common::{
     sequence::Counts,
     turns,
 };
-use nix::net::if_::if_indextoname;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_indextoname};
 use nix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 
+use super::{
+    Bond, Class, Controller, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route, Status,
+    VERSION,
+};
 use crate::{
     control::{agreement, state::protocol_name},
     lock::Lock,
@@ -28,224 +32,14 @@ use crate::{
     tables::{Tables, text, value},
 };
 
-/// Everything that is told; in JSON as it stands.
-#[derive(Serialize)]
-pub struct Status {
-    /// Of this format.
-    pub version: u32,
-    pub controller: Controller,
-    pub bonds: Vec<Bond>,
-    /// Packets on the paths' devices that are no bond's, by fate.
-    pub outside: BTreeMap<&'static str, u64>,
-}
-
-/// The process that keeps the maps true.
-#[derive(Serialize)]
-pub struct Controller {
-    pub running: bool,
-    pub pid: u32,
-}
-
-/// A bond.
-#[derive(Serialize)]
-pub struct Bond {
-    pub name: String,
-    pub ifindex: u32,
-    pub mtu: u32,
-    /// `gre` or `gretap`.
-    pub encap: &'static str,
-    /// How the path of a packet is chosen that is of no class.
-    pub mode: &'static str,
-    /// Where the paths' weights come from: `static` or `ospf`.
-    pub weights: &'static str,
-    /// After what pause a flow may move in mode flowlet, ms; `null` where none does.
-    pub flowlet_gap_ms: Option<f64>,
-    pub key: Option<u32>,
-    pub peer: Option<Peer>,
-    /// In what the peer's settings differ that must be alike, and what to do.
-    pub disagreements: Vec<&'static str>,
-    /// `null` where the bond numbers no packets.
-    pub numbered: Option<Numbered>,
-    /// `null` where the bond keeps no order.
-    pub in_order: Option<Order>,
-    pub paths: Vec<Path>,
-    /// In the order in which they are asked.
-    pub classes: Vec<Class>,
-    /// Packets of the bond that took no path, by fate.
-    pub fates: BTreeMap<&'static str, u64>,
-}
-
-/// What became of the peer's numbered packets.
-#[derive(Serialize)]
-pub struct Numbered {
-    /// That were received, each once; that never came on any path; and of those that came again, which were
-    /// dropped.
-    pub received: u64,
-    pub lost: u64,
-    pub copies: u64,
-    /// Times that the peer's numbers began anew.
-    pub begun: u64,
-}
-
-/// How received packets were put in order.
-#[derive(Serialize)]
-pub struct Order {
-    /// For how long packets are held now, and at the most, ms.
-    pub hold_ms: f64,
-    pub longest_hold_ms: f64,
-    /// Packets that were held, that came after later ones had left, that never came, and that came
-    /// more than once.
-    pub held: u64,
-    pub late: u64,
-    pub lost: u64,
-    pub copies: u64,
-    /// Times that the peer's numbers began anew.
-    pub begun: u64,
-}
-
-/// A class of traffic.
-#[derive(Serialize)]
-pub struct Class {
-    pub name: String,
-    pub mode: &'static str,
-    /// Which packets it takes.
-    pub rule: String,
-    /// Packets that a path carried, counted there too.
-    pub tx_packets: u64,
-    pub tx_bytes: u64,
-}
-
-/// The peer's own prefix.
-#[derive(Serialize)]
-pub struct Peer {
-    pub prefix: String,
-    pub reachable: bool,
-}
-
-/// A path.
-#[derive(Serialize)]
-pub struct Path {
-    pub name: String,
-    pub state: &'static str,
-    pub reason: &'static str,
-    /// Whether packets are sent on it now.
-    pub in_use: bool,
-    /// Whether it only waits for a better path to fail.
-    pub standby: bool,
-    pub device: String,
-    pub local: IpAddr,
-    pub remote: IpAddr,
-    pub weight: u32,
-    /// What counts in modes that go by weight: `weight`, or the inverse of the OSPF cost in a unit that
-    /// all paths of the bond share; less where a policy reduces it. Where the weights are measured, what
-    /// the path is thought to carry, of what the best one does.
-    pub effective_weight: f64,
-    /// In mode active-backup: the path with the lowest is the best.
-    pub priority: u32,
-    /// Of the bond's packets, 0 to 1; `null` where there are none.
-    pub tx_share: Option<f64>,
-    pub rx_share: Option<f64>,
-    pub tx_packets: u64,
-    pub tx_bytes: u64,
-    pub rx_packets: u64,
-    pub rx_bytes: u64,
-    pub tx_stand_in: u64,
-    pub tx_last_resort: u64,
-    /// Of the packets sent: copies of what another path was sent first. Of those received: copies of what
-    /// was here already, which were dropped.
-    pub tx_copies: u64,
-    pub rx_copies: u64,
-    pub route: Option<Route>,
-    pub ospf_cost: Option<u32>,
-    pub neighbour: Option<Neighbour>,
-    /// When state or reason last changed, seconds since 1970.
-    pub changed: f64,
-    /// How its liveness is watched: `none`, `probes` or `bfd`.
-    pub watch: &'static str,
-    /// For how long yet the path is held down, ms; `null` where it is not.
-    pub hold_down_ms: Option<f64>,
-    /// How often it failed soon after its return, in a row.
-    pub flaps: u32,
-    /// `null` where the data plane does not ask for a proof of life.
-    pub proof: Option<Proof>,
-    /// `null` where the path is not probed, or never answered.
-    pub probe: Option<Probe>,
-}
-
-/// The last proof that packets pass both ways, as the data plane has it now.
-#[derive(Serialize)]
-pub struct Proof {
-    /// Its age, ms; `null` where there was none yet.
-    pub age_ms: Option<f64>,
-    /// How old it may be, ms.
-    pub limit_ms: f64,
-    pub fresh: bool,
-}
-
-/// What probes measured, by the controller's last word.
-#[derive(Serialize)]
-pub struct Probe {
-    /// Round trip, ms: smoothed, its mean deviation, the least, and how one differs from the next.
-    pub rtt_ms: f64,
-    pub deviation_ms: f64,
-    pub least_ms: f64,
-    pub jitter_ms: f64,
-    /// Of the last ten seconds' probes, 0 to 1: lost on the way there, and on the way back.
-    pub loss_there: f64,
-    pub loss_back: f64,
-    /// Of the packets sent on the path in the last ten seconds, lost on the way there, 0 to 1; `null` where
-    /// none was sent.
-    pub data_loss: Option<f64>,
-    /// Of inner packets in the last second: sent, and received by the peer.
-    pub offered_bytes_per_second: u64,
-    pub delivered_bytes_per_second: u64,
-    /// How long the queues on the way there hold a packet, ms, smoothed.
-    pub queue_ms: f64,
-    /// How much longer the way there is than the bond's fastest, ms; `null` where that cannot be told.
-    pub behind_ms: Option<f64>,
-    pub reordered: u32,
-    /// Requests since the last answer.
-    pub missed: u32,
-    /// Bytes of the longest packet of the bond, and what became of probes of that size: `unknown`,
-    /// `passes` or `black hole`.
-    pub full_size: u32,
-    pub full_size_result: &'static str,
-}
-
-/// The route to a path's remote address.
-#[derive(Serialize)]
-pub struct Route {
-    pub prefix: String,
-    pub protocol: String,
-    pub metric: u32,
-    pub device: String,
-    pub via: Option<IpAddr>,
-}
-
-/// An OSPF neighbour.
-#[derive(Serialize)]
-pub struct Neighbour {
-    pub router_id: Ipv4Addr,
-    pub state: String,
-}
-
-impl Status {
-    /// The bond and path of this name.
-    #[must_use]
-    pub fn path(&self, name: &str) -> Option<(&Bond, &Path)> {
-        let paths = |bond: &Bond| bond.paths.iter().position(|path| path.name == name);
-        self.bonds
-            .iter()
-            .find_map(|bond| Some((bond, &bond.paths[paths(bond)?])))
-    }
-}
-
 /// Reads everything.
 ///
 /// # Errors
 ///
 /// Where a map cannot be read.
 pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH);
+    let devices_up = devices_up()?;
     let mut bonds = Vec::new();
     for id in tables.bond_ids() {
         let Some(info) = tables.bond_info(id) else {
@@ -283,9 +77,26 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             let best = value(&tables.lanes, id).map_or(0, |lane| lane.order);
             stand_by(&ids, &mut paths, best);
         }
+        share_out(Mode::from_number(info.mode), &mut paths);
+        let device_up = devices_up.contains(&text(&info.name));
+        let last_resort = |&id: &u32| {
+            let taken_out = matches!(tables.admin.get(&id, 0), Ok(ADMIN_DOWN));
+            let flags = value(&tables.paths, id).map_or(0, |path| path.flags);
+            !taken_out && flags & (PATH_USABLE | PATH_LAST_RESORT) != 0
+        };
         let counts = tables.order(id);
         bonds.push(Bond {
             name: text(&info.name),
+            state: if !device_up {
+                "down"
+            } else if paths.iter().any(|path| path.in_use) {
+                "up"
+            } else if ids.iter().any(last_resort) {
+                "last resort"
+            } else {
+                "down"
+            },
+            device_up,
             ifindex: info.ifindex,
             mtu: info.mtu,
             encap: Encap::from_number(info.encap).map_or("unknown", Encap::label),
@@ -318,7 +129,10 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
         });
     }
     Ok(Status {
-        version: 1,
+        version: VERSION,
+        at: at.map_or(0.0, |at| at.as_secs_f64()),
+        read_ns: monotonic(),
+        rates_over_s: None,
         controller: Controller {
             running: Lock::is_taken(pins),
             pid: value(&tables.meta, 0).map_or(0, |meta| meta.pid),
@@ -326,6 +140,42 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
         bonds,
         outside: fates(&tables.bond_stats(NO_BOND)?),
     })
+}
+
+/// Names of the devices that are set up.
+fn devices_up() -> Result<BTreeSet<String>> {
+    let interfaces = getifaddrs().context("reading the host's devices")?;
+    let up = interfaces.filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
+    Ok(up.map(|interface| interface.interface_name).collect())
+}
+
+fn monotonic() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64)
+}
+
+/// What each path is to get of what the bond sends in its own mode.
+fn share_out(mode: Option<Mode>, paths: &mut [Path]) {
+    let weight = |path: &Path| {
+        // A policy leaves a path a quarter of what the others have.
+        let reduced = path.effective_weight < f64::from(path.weight);
+        match mode {
+            _ if !path.in_use => Some(0.0),
+            Some(Mode::RoundRobin) => Some(if reduced { 0.25 } else { 1.0 }),
+            Some(Mode::Weighted | Mode::Flow | Mode::Flowlet | Mode::Adaptive) => {
+                Some(path.effective_weight)
+            }
+            Some(Mode::ActiveBackup) => Some(1.0),
+            Some(Mode::Duplicate) | None => None,
+        }
+    };
+    let weights: Option<Vec<f64>> = paths.iter().map(weight).collect();
+    let Some(weights) = weights else {
+        return;
+    };
+    let total: f64 = weights.iter().sum();
+    for (path, weight) in paths.iter_mut().zip(weights) {
+        path.due_share = Some(if total > 0.0 { weight / total } else { 0.0 });
+    }
 }
 
 /// By the path that last had an answer.
@@ -402,8 +252,7 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
             StateReason::from_number(info.reason).map_or("unknown", StateReason::label),
         )
     };
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| Duration::from(now).as_nanos() as u64);
+    let now = monotonic();
     let proof = proof(tables, id, now);
     let probed = value(&tables.probe_info, id)?;
     let watch = Watch::from_number(probed.watch).map_or("unknown", Watch::label);
@@ -422,6 +271,8 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         weight: info.weight,
         effective_weight: f64::from(info.quarters) / 4.0,
         priority: info.priority,
+        due_share: None,
+        rate: None,
         tx_share: share(stats.tx_packets, total.0),
         rx_share: share(stats.rx_packets, total.1),
         tx_packets: stats.tx_packets,
@@ -517,4 +368,45 @@ fn device_name(ifindex: u32) -> String {
         |_| format!("#{ifindex}"),
         |name| name.to_string_lossy().into_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    /// What is due to four paths: heavy, light, reduced to a quarter by a policy, and out of use.
+    fn due(mode: Mode) -> Vec<Option<f64>> {
+        let weights = [
+            (3, 3.0, true),
+            (1, 1.0, true),
+            (1, 0.25, true),
+            (1, 1.0, false),
+        ];
+        let mut paths: Vec<Path> = weights
+            .into_iter()
+            .map(|(weight, effective_weight, in_use)| Path {
+                weight,
+                effective_weight,
+                in_use,
+                ..sample::path("a", PathState::Up, StateReason::Route)
+            })
+            .collect();
+        for path in &mut paths {
+            path.due_share = None;
+        }
+        share_out(Some(mode), &mut paths);
+        paths.into_iter().map(|path| path.due_share).collect()
+    }
+
+    #[test]
+    fn what_is_due_goes_by_mode_weight_and_state() {
+        let by_weight = [3.0, 1.0, 0.25, 0.0].map(|weight| Some(weight / 4.25));
+        for mode in [Mode::Weighted, Mode::Flow, Mode::Flowlet, Mode::Adaptive] {
+            assert_eq!(due(mode), by_weight, "{mode:?}");
+        }
+        let alike = [1.0, 1.0, 0.25, 0.0].map(|weight| Some(weight / 2.25));
+        assert_eq!(due(Mode::RoundRobin), alike);
+        assert_eq!(due(Mode::Duplicate), [None; 4]);
+    }
 }

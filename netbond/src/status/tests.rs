@@ -1,0 +1,204 @@
+//! `docs/status.md` against what is printed.
+
+use std::collections::BTreeMap;
+
+use netbond_common::{
+    fate::Fate,
+    names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
+};
+use serde_json::Value;
+
+use super::{Class, Numbered, Order, Status, VERSION, sample};
+
+const DOCUMENT: &str = include_str!("../../../docs/status.md");
+
+/// Every field with a value.
+fn full() -> Status {
+    let mut status = sample::status();
+    status.rates_over_s = Some(1.0);
+    status.outside = BTreeMap::from([("rx_foreign", 1)]);
+    let bond = &mut status.bonds[0];
+    bond.flowlet_gap_ms = Some(1.0);
+    bond.key = Some(7);
+    bond.disagreements = vec!["the peer's encap is gretap"];
+    bond.numbered = Some(Numbered {
+        received: 1,
+        lost: 1,
+        copies: 1,
+        begun: 1,
+    });
+    bond.in_order = Some(Order {
+        hold_ms: 1.0,
+        longest_hold_ms: 100.0,
+        held: 1,
+        late: 1,
+        lost: 1,
+        copies: 1,
+        begun: 1,
+    });
+    bond.classes = vec![Class {
+        name: "voice".to_owned(),
+        mode: "active-backup",
+        rule: "dscp ef".to_owned(),
+        tx_packets: 1,
+        tx_bytes: 1,
+    }];
+    bond.fates = BTreeMap::from([("tx_no_path", 1)]);
+    let path = &mut bond.paths[0];
+    path.rate = Some(sample::rate(1, 1.0));
+    path.hold_down_ms = Some(1.0);
+    path.route.as_mut().unwrap().via = Some([10, 65, 0, 1].into());
+    bond.paths.truncate(1);
+    status
+}
+
+/// No field with a value that may have none.
+fn empty() -> Status {
+    let mut status = full();
+    status.rates_over_s = None;
+    let bond = &mut status.bonds[0];
+    (bond.flowlet_gap_ms, bond.key, bond.peer) = (None, None, None);
+    (bond.numbered, bond.in_order) = (None, None);
+    let path = &mut bond.paths[0];
+    (path.due_share, path.tx_share, path.rx_share) = (None, None, None);
+    (path.rate, path.route, path.ospf_cost) = (None, None, None);
+    (path.neighbour, path.hold_down_ms) = (None, None);
+    (path.proof, path.probe) = (None, None);
+    status
+}
+
+/// Nothing within what may have none.
+fn hollow() -> Status {
+    let mut status = full();
+    let path = &mut status.bonds[0].paths[0];
+    let rate = path.rate.as_mut().unwrap();
+    (rate.tx_share, rate.rx_share) = (None, None);
+    path.route.as_mut().unwrap().via = None;
+    path.proof.as_mut().unwrap().age_ms = None;
+    let probe = path.probe.as_mut().unwrap();
+    (probe.data_loss, probe.behind_ms) = (None, None);
+    status
+}
+
+/// The type of each field, by its way from the root: `bonds[].paths[].name`.
+fn types(value: &Value, at: &str, into: &mut BTreeMap<String, &'static str>) {
+    let kind = match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                // Keys of these are data: fates.
+                let counters = at.ends_with("fates") || at == "outside";
+                let key = if counters { "FATE" } else { key };
+                let dot = if at.is_empty() { "" } else { "." };
+                types(value, &format!("{at}{dot}{key}"), into);
+            }
+            "object"
+        }
+        Value::Array(elements) => {
+            for element in elements {
+                types(element, &format!("{at}[]"), into);
+            }
+            "array"
+        }
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+    };
+    if !at.is_empty() && !at.ends_with("[]") {
+        into.insert(at.to_owned(), kind);
+    }
+}
+
+/// The fields as they are printed, each with its type, and with `or null` where it may have none.
+fn printed() -> BTreeMap<String, String> {
+    let of = |status: &Status| {
+        let mut found = BTreeMap::new();
+        types(&serde_json::to_value(status).unwrap(), "", &mut found);
+        found
+    };
+    let without: Vec<String> = [of(&empty()), of(&hollow())]
+        .into_iter()
+        .flatten()
+        .filter_map(|(field, kind)| (kind == "null").then_some(field))
+        .collect();
+    let all = of(&full()).into_iter();
+    let described = all.map(|(field, kind)| {
+        let or_null = if without.contains(&field) {
+            " or null"
+        } else {
+            ""
+        };
+        (field, format!("{kind}{or_null}"))
+    });
+    described.collect()
+}
+
+/// The first two columns of the tables whose first column is a field in code, below the heading that
+/// tells of fields.
+fn documented() -> BTreeMap<String, String> {
+    let (_, fields) = DOCUMENT.split_once("\n## Fields\n").unwrap();
+    let fields = fields.split("\n## ").next().unwrap();
+    let rows = fields.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let field = cells.next()?.trim_end_matches('`').to_owned();
+        Some((field, cells.next()?.to_owned()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_field_is_documented_as_it_is_printed() {
+    assert_eq!(documented(), printed());
+}
+
+#[test]
+fn the_documented_version_is_this_one() {
+    let text = format!("This is version {VERSION}.");
+    assert!(DOCUMENT.contains(&text), "{text}");
+}
+
+/// Every word that a field may say stands in the table of its field, or in that of the fates.
+#[test]
+fn every_word_is_documented() {
+    let words = |field: &str, labels: Vec<&str>| {
+        let row = format!("| `{field}` |");
+        let line = DOCUMENT.lines().find(|line| line.starts_with(&row));
+        let line = line.unwrap_or_else(|| panic!("no {row}"));
+        for label in labels {
+            assert!(line.contains(&format!("`{label}`")), "{label} in {line}");
+        }
+    };
+    let path = |field: &str| format!("bonds[].paths[].{field}");
+    words(
+        "bonds[].encap",
+        Encap::ALL.iter().map(|e| e.label()).collect(),
+    );
+    words(
+        "bonds[].mode",
+        Mode::ALL.iter().map(|m| m.label()).collect(),
+    );
+    words(
+        "bonds[].weights",
+        Weights::ALL.iter().map(|w| w.label()).collect(),
+    );
+    words("bonds[].state", vec!["up", "last resort", "down"]);
+    words(
+        &path("state"),
+        PathState::ALL.iter().map(|s| s.label()).collect(),
+    );
+    words(
+        &path("reason"),
+        StateReason::ALL.iter().map(|r| r.label()).collect(),
+    );
+    words(
+        &path("watch"),
+        Watch::ALL.iter().map(|w| w.label()).collect(),
+    );
+    let full_size = FullSize::ALL.iter().map(|result| result.label());
+    words(&path("probe.full_size_result"), full_size.collect());
+    for fate in Fate::ALL {
+        let row = format!("| `{}` | {} |", fate.label(), fate.description());
+        assert!(DOCUMENT.contains(&row), "{row}");
+    }
+}
