@@ -198,15 +198,12 @@ fn slow_clients_hold_nobody_up_for_long() {
             sleep(Duration::from_millis(10)).await;
             longest = longest.max(before.elapsed());
         }
-        assert!(longest < Duration::from_millis(500), "{longest:?}");
+        assert!(longest < DEADLINE / 2, "{longest:?}");
         let answer = answer.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
         let took = start.elapsed();
-        let second = Duration::from_secs(1);
-        assert!(
-            (DEADLINE - second..DEADLINE + 3 * second).contains(&took),
-            "{took:?}"
-        );
+        let limits = DEADLINE - Duration::from_secs(1)..2 * DEADLINE;
+        assert!(limits.contains(&took), "{took:?}");
         for mut stream in slow {
             assert_eq!(
                 stream.read(&mut [0; 64]).await.unwrap_or(0),
