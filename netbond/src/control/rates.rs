@@ -4,7 +4,8 @@
 //! are lost there, and what comes out at the far end is its rate. So where every path in use is full,
 //! the rates are known. Where only some are, the others have room that nobody knows: their estimates
 //! grow until they are full too. Where none is, the load is less than the bond carries and any division
-//! will do: what is known does not change, and the quickest paths carry it alone if they do so with ease.
+//! will do: what is known does not change. Small packets (acknowledgements, calls, shells) want no rate but
+//! a short way: the quickest paths carry them alone if they do so with ease.
 //!
 //! Rates are learned, not the weights that follow from them: a path that was away comes back with what
 //! was known of it.
@@ -42,10 +43,12 @@ const BALANCE: f64 = 500e6;
 const MOST_BALANCE: f64 = 0.5;
 /// Paths whose way is longer than the shortest by no more than this, ns, are as quick as that.
 const AS_QUICK: i64 = 5_000_000;
-/// The quickest paths carry a light load alone: after no path was full for so long, ns,
-const CALM: u64 = 1_000_000_000;
-/// and up to this share of what they are known to carry.
+/// The quickest paths carry a light load alone: one of packets of no more than so many bytes on average,
+const SMALL: f64 = 300.0;
+/// up to this share of what they are known to carry,
 const LIGHT: f64 = 0.6;
+/// after no path was full, and the load was light, for so long, ns.
+const CALM: u64 = 1_000_000_000;
 /// No path gets less than this share of what the best one gets: it could not show what it can do.
 const LEAST: f64 = 1.0 / 64.0;
 /// Bytes per second that an estimate may not exceed: 10 Tbit/s.
@@ -114,6 +117,8 @@ struct Conclusion {
     /// Bytes per second.
     delivered: f64,
     offered: f64,
+    /// Packets per second.
+    packets: f64,
     /// The shortest wait, ns.
     queue: f64,
     at: u64,
@@ -147,7 +152,7 @@ impl Epoch {
     }
 
     fn conclude(&self) -> Conclusion {
-        let rate = |bytes: u64, span: u64| bytes as f64 / span.max(1) as f64 * 1e9;
+        let rate = |count: u64, span: u64| count as f64 / span.max(1) as f64 * 1e9;
         let delivered = rate(self.delivered, self.span);
         let queue = self.shortest.unwrap_or(0) as f64;
         let loss = self.lost as f64 / self.sent.max(1) as f64;
@@ -157,6 +162,7 @@ impl Epoch {
             full: false,
             delivered,
             offered: rate(self.offered, self.offered_span),
+            packets: rate(self.sent, self.offered_span),
             queue,
             at: self.ended,
         }
@@ -341,24 +347,29 @@ impl Rates {
         self.now.saturating_sub(self.strained) >= CALM
     }
 
-    /// The load is not light where the quickest of these paths cannot carry it with ease. While what they
-    /// carry is not known their queues tell.
+    /// The load is not light where its packets are large, or where the quickest of these paths cannot carry
+    /// it with ease. While what they carry is not known their queues tell.
+    ///
+    /// Large packets are a transfer's, and it soon wants all paths: a sender that took the quick ones'
+    /// round trip for the bond's (BBR does for ten seconds) would then keep too little under way.
     fn look_at_load(&mut self, usable: impl Fn(u32) -> bool) {
         let shortest = self.shortest(&usable);
         let last = |rate: &Rate| rate.last.filter(|last| last.is_fresh(self.now));
-        let offered: f64 = self
+        let (offered, packets) = self
             .paths
             .values()
             .filter_map(last)
-            .map(|last| last.offered)
-            .sum();
+            .fold((0.0, 0.0), |(offered, packets), last| {
+                (offered + last.offered, packets + last.packets)
+            });
         let carried: Option<f64> = self
             .paths
             .iter()
             .filter(|(path, rate)| usable(**path) && rate.is_as_quick_as(shortest))
             .map(|(_, rate)| rate.carries())
             .sum();
-        if carried.is_some_and(|carried| offered > LIGHT * carried) {
+        let is_heavy = carried.is_some_and(|carried| offered > LIGHT * carried);
+        if is_heavy || offered > SMALL * packets {
             self.strained = self.now;
         }
     }
@@ -553,16 +564,22 @@ mod tests {
         assert!((0.75..1.35).contains(&ratio), "{ratio}");
     }
 
-    /// Two paths of 16 Mbit/s, the second one with a longer way, and a load of so many bytes each 30 ms for
-    /// so many ms.
-    fn run_light(rates: &mut Rates, links: &mut [Link; 2], from: u64, bytes: f64, ms: u64) -> u64 {
+    /// A load of so many bytes each 30 ms, in packets of this size, for so many ms.
+    fn run_load(
+        rates: &mut Rates,
+        links: &mut [Link; 2],
+        from: u64,
+        (bytes, size): (f64, f64),
+        ms: u64,
+    ) -> u64 {
         let steps = ms / 30;
         for step in 1..=steps {
             let weights = rates.weights(|_| true);
             let all: u32 = weights.values().sum();
             for (path, link) in (0..).zip(links.iter_mut()) {
                 let share = f64::from(weights[&path]) / f64::from(all);
-                let seen = link.carry(bytes * share, from + step * 30 * MS, 30 * MS);
+                let mut seen = link.carry(bytes * share, from + step * 30 * MS, 30 * MS);
+                seen.sent_packets = (bytes * share / size) as u64;
                 rates.observe(path, &seen);
             }
         }
@@ -570,39 +587,42 @@ mod tests {
     }
 
     #[test]
-    fn a_light_load_takes_the_quickest_path_and_a_heavy_one_all() {
+    fn small_packets_take_the_quickest_path_and_transfers_all() {
+        const ALL: u32 = u16::MAX as u32;
+        const CALLS: (f64, f64) = (6_000.0, 200.0);
         let mut rates = rates(&[1.0, 1.0]);
         let mut links = [Link::new(16.0), Link::new(16.0)];
         rates.set_delay(0, Some(-5_000_000));
         rates.set_delay(1, Some(15_000_000));
-        let shares = |rates: &mut Rates| rates.weights(|_| true).into_values().collect::<Vec<_>>();
-        const ALL: u32 = u16::MAX as u32;
+        let shares = |rates: &mut Rates| {
+            let weights = rates.weights(|_| true);
+            (weights[&0], weights[&1])
+        };
         // At first nothing is known.
-        assert_eq!(shares(&mut rates), [ALL, ALL]);
-        let now = run_light(&mut rates, &mut links, 0, 6_000.0, 1500);
-        assert_eq!(shares(&mut rates), [ALL, 0]);
-        assert_eq!(
-            rates
-                .weights(|path| path == 1)
-                .into_values()
-                .collect::<Vec<_>>(),
-            [ALL],
-            "the quickest of those there are"
-        );
+        assert_eq!(shares(&mut rates), (ALL, ALL));
+        let now = run_load(&mut rates, &mut links, 0, CALLS, 1500);
+        assert_eq!(shares(&mut rates), (ALL, 0));
+        let alone = rates.weights(|path| path == 1);
+        assert_eq!(alone[&1], ALL, "the quickest of those there are");
         // More than the quick one carries: all within a tenth of a second.
-        let now = run_light(&mut rates, &mut links, now, 90_000.0, 90);
-        assert_eq!(shares(&mut rates), [ALL, ALL]);
-        let now = run_light(&mut rates, &mut links, now, 130_000.0, 2000);
+        let now = run_load(&mut rates, &mut links, now, (90_000.0, 200.0), 90);
+        assert_eq!(shares(&mut rates), (ALL, ALL));
+        let now = run_load(&mut rates, &mut links, now, CALLS, 2000);
+        assert_eq!(shares(&mut rates), (ALL, 0));
+        // A transfer, however slow it is yet.
+        let now = run_load(&mut rates, &mut links, now, (6_000.0, 1400.0), 450);
+        assert_eq!(shares(&mut rates), (ALL, ALL));
+        // Small packets, but more than the quick path is known to carry with ease.
+        let now = run_load(&mut rates, &mut links, now, (130_000.0, 1400.0), 2000);
         assert!(rates.known(0).is_some());
-        // Three quarters of what the quick one carries: no queue, and yet no light load.
-        let now = run_light(&mut rates, &mut links, now, 45_000.0, 3000);
-        assert!(shares(&mut rates).iter().all(|&share| share > ALL / 2));
-        let now = run_light(&mut rates, &mut links, now, 6_000.0, 1500);
-        assert_eq!(shares(&mut rates)[1], 0);
+        let now = run_load(&mut rates, &mut links, now, (45_000.0, 200.0), 3000);
+        assert!(shares(&mut rates).1 > ALL / 2);
+        let now = run_load(&mut rates, &mut links, now, CALLS, 1500);
+        assert_eq!(shares(&mut rates).1, 0);
         // A way that is next to as short.
         rates.set_delay(1, Some(-1_000_000));
-        run_light(&mut rates, &mut links, now, 6_000.0, 1500);
-        assert!(shares(&mut rates)[1] > ALL / 2);
+        run_load(&mut rates, &mut links, now, CALLS, 1500);
+        assert!(shares(&mut rates).1 > ALL / 2);
     }
 
     #[test]
