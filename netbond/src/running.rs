@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netbond_common::names::EventKind;
@@ -22,6 +23,13 @@ use crate::{
     tables::{Tables, value},
 };
 
+/// How long a reload may take until nothing more is expected of it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What tells the configuration file from the words of a command line; `None` where they do not run a
+/// controller.
+pub type ConfigOf = fn(Vec<OsString>) -> Option<PathBuf>;
+
 /// A controller that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
@@ -31,17 +39,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// The one that runs for these pins. `config_of` tells the configuration file from the words of a
-    /// command line, `None` where they do not run a controller.
+    /// The one that runs for these pins.
     ///
     /// # Errors
     ///
-    /// Where none runs, or where its configuration file cannot be told from here.
-    pub fn find(
-        pins: &Pins,
-        tables: &Tables,
-        config_of: impl FnOnce(Vec<OsString>) -> Option<PathBuf>,
-    ) -> Result<Self> {
+    /// Where none runs.
+    pub fn find(pins: &Pins, tables: &Tables, config_of: ConfigOf) -> Result<Self> {
         ensure!(
             Lock::is_taken(pins),
             "no controller runs, and only one that runs reads its configuration"
@@ -59,18 +62,38 @@ impl Running {
         let Some(file) = config_of(words.collect()) else {
             bail!("process {pid}, which the maps name, is no controller as seen from here");
         };
-        let mounts = |of: &Path| fs::read_link(of).ok();
-        ensure!(
-            mounts(&of_it("ns/mnt")) == mounts(Path::new("/proc/self/ns/mnt")),
-            "the controller sees other file systems than this process: its configuration file is not \
-             the one of that name here"
-        );
         let directory = fs::read_link(of_it("cwd"))
             .with_context(|| format!("cannot tell where process {pid} was started"))?;
         Ok(Self {
             pid: Pid::from_raw(i32::try_from(pid)?),
             file: directory.join(file),
         })
+    }
+
+    /// The same, if its configuration file is the one of that name here, too.
+    ///
+    /// # Errors
+    ///
+    /// Where it sees other files than this process.
+    pub fn with_our_files(self) -> Result<Self> {
+        let inode = |file: &Path| fs::metadata(file).map(|found| (found.dev(), found.ino()));
+        let name = self.file.strip_prefix("/").unwrap_or(&self.file);
+        let root = Path::new("/proc").join(self.pid.to_string()).join("root");
+        ensure!(
+            inode(&root.join(name)).ok() == inode(&self.file).ok(),
+            "the controller sees other file systems than this process: its configuration file is not \
+             the one of that name here"
+        );
+        Ok(self)
+    }
+
+    /// Has it read its configuration file.
+    ///
+    /// # Errors
+    ///
+    /// Where it is gone, or not ours to tell.
+    pub fn reload(&self) -> Result<()> {
+        kill(self.pid, Signal::SIGHUP).context("cannot tell the controller to reload")
     }
 
     /// Its configuration file.
@@ -102,10 +125,9 @@ impl Running {
             before,
             after,
         };
-        if let Err(errno) = kill(self.pid, Signal::SIGHUP) {
+        if let Err(error) = self.reload() {
             reload.undo()?;
-            return Err(errno)
-                .context("cannot tell the controller to reload; the file is as it was");
+            return Err(error.context("the file is as it was"));
         }
         Ok(reload)
     }

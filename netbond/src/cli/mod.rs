@@ -8,6 +8,7 @@ mod generate;
 mod init;
 mod maps;
 mod path;
+mod reload;
 mod run;
 mod status;
 mod table;
@@ -54,6 +55,8 @@ enum Command {
     Run(run::Args),
     /// Write the configuration that takes the place of a bond made by hand, and say what changes
     Init(init::Args),
+    /// Have the controller read its configuration file: all of it is taken over, or nothing
+    Reload,
     /// Check a configuration file, and what netbond needs of this host
     Check(check::Args),
     /// Show every bond and path
@@ -97,6 +100,7 @@ impl Cli {
         let pins = Pins::new(self.pin_root);
         match self.command {
             Command::Run(args) => run::run(args, pins),
+            Command::Reload => reload::run(&pins, controllers_file),
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args, &pins),
             Command::Status(args) => status::run(&args, &pins),

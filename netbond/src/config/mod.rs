@@ -5,6 +5,7 @@
 //! report a [`Problem`] too, at the line that each [`Bond`] and [`Path`] carries.
 
 mod class;
+mod difference;
 mod edit;
 mod parse;
 mod prefix;
@@ -25,6 +26,7 @@ pub use netbond_common::names::{Encap, Mode, Weights};
 
 pub use crate::bfd::Hops;
 
+pub use self::difference::difference;
 pub use self::edit::Setting;
 pub(crate) use self::parse::default_route_protocols;
 pub use self::prefix::{ParsePrefixError, Prefix};
@@ -384,6 +386,15 @@ impl Config {
     /// Where the file cannot be read; where something is wrong with what it says, the error is a
     /// [`Problems`].
     pub fn load(path: &std::path::Path) -> anyhow::Result<Self> {
+        Self::load_with_text(path).map(|(config, _)| config)
+    }
+
+    /// The same, with what the file says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn load_with_text(path: &std::path::Path) -> anyhow::Result<(Self, String)> {
         let file = path.display().to_string();
         let bytes = std::fs::read(path)
             .with_context(|| format!("cannot read the configuration file {file}"))?;
@@ -391,7 +402,7 @@ impl Config {
             file: file.clone(),
             list: vec![problem],
         })?;
-        Ok(Self::parse(text, &file)?)
+        Ok((Self::parse(text, &file)?, text.to_owned()))
     }
 
     /// Parses the text of a configuration file; `file` is what its problems name.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bfd, check,
-    config::Config,
+    config::{self, Config},
     journal::About,
     lock::Lock,
     metrics::{self, Endpoint},
@@ -55,11 +55,11 @@ pub struct Options {
 ///
 /// Where it cannot start, or the kernel's events can no longer be followed.
 pub async fn run(options: Options) -> Result<()> {
-    let config = Config::load(&options.config)?;
+    let (config, text) = Config::load_with_text(&options.config)?;
     warn_about_host(&options.config, &config)?;
     let lock = Lock::take(&options.pins)?;
     let mut signals = Signals::catch()?;
-    let mut daemon = Daemon::start(options, config).await?;
+    let mut daemon = Daemon::start(options, config, text).await?;
     let ended = daemon.serve(&mut signals).await;
     daemon.service.stops();
     let journal = daemon.applier.journal();
@@ -100,8 +100,17 @@ impl Signals {
     }
 }
 
+/// What a reload took over.
+struct Reloaded {
+    bonds: usize,
+    /// What the file says otherwise than before, a line each.
+    differences: Vec<String>,
+}
+
 struct Daemon {
     options: Options,
+    /// What the configuration file said when it was taken over.
+    text: String,
     controller: Controller,
     applier: Applier,
     monitor: Monitor,
@@ -118,7 +127,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(options: Options, config: Config) -> Result<Self> {
+    async fn start(options: Options, config: Config, text: String) -> Result<Self> {
         let record = match &options.record {
             None => None,
             Some(path) => {
@@ -142,6 +151,7 @@ impl Daemon {
         prober.watch(controller.watched(), failed, controller.gaps());
         let mut daemon = Self {
             options,
+            text,
             controller,
             applier,
             monitor,
@@ -264,10 +274,18 @@ impl Daemon {
         let file = self.options.config.display().to_string();
         self.service.reloads();
         match self.try_reload().await {
-            Ok(bonds) => {
+            Ok(Reloaded { bonds, differences }) => {
+                let journal = self.applier.journal();
+                for line in &differences {
+                    journal.did(About::ALL, line);
+                }
+                let none = if differences.is_empty() {
+                    ", which says what it said before"
+                } else {
+                    ""
+                };
+                journal.did(About::ALL, &format!("{RELOADED}{file}{none}"));
                 self.service.is_ready(bonds);
-                let text = format!("{RELOADED}{file}");
-                self.applier.journal().did(About::ALL, &text);
             }
             Err(error) => {
                 // All of it to the log; the journal has room for the first problem.
@@ -281,9 +299,8 @@ impl Daemon {
         }
     }
 
-    /// Returns the number of bonds.
-    async fn try_reload(&mut self) -> Result<usize> {
-        let config = Config::load(&self.options.config)?;
+    async fn try_reload(&mut self) -> Result<Reloaded> {
+        let (config, text) = Config::load_with_text(&self.options.config)?;
         warn_about_host(&self.options.config, &config)?;
         let prepared = self.metrics.prepare(&config, &self.options.config)?;
         let ids = self.applier.configure(&config).await?;
@@ -302,7 +319,11 @@ impl Daemon {
             self.prober.bfd(path, liveness::Bfd::Ended);
         }
         self.poll_ospf(&config);
-        Ok(config.bonds.len())
+        let before = std::mem::replace(&mut self.text, text);
+        Ok(Reloaded {
+            bonds: config.bonds.len(),
+            differences: config::difference(&before, &self.text),
+        })
     }
 
     fn serve_metrics(&mut self, prepared: metrics::Prepared) {

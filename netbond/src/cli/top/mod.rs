@@ -6,11 +6,9 @@ mod dialog;
 mod tests;
 mod view;
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,7 +24,7 @@ use crate::{
     config::Setting,
     journal::{Entry, Reader},
     pins::Pins,
-    running::{Outcome, Reload, Running},
+    running::{ConfigOf, Outcome, PATIENCE, Reload, Running},
     status::{self, Status},
     tables::Tables,
 };
@@ -35,11 +33,6 @@ use crate::{
 const READ: Duration = Duration::from_secs(1);
 /// How often the journal is looked at.
 const LISTEN: Duration = Duration::from_millis(100);
-/// How long a reload may take until nothing more is expected of it.
-const RELOAD: Duration = Duration::from_secs(10);
-
-/// What tells the configuration file from the words of a controller's command line.
-type ConfigOf = fn(Vec<OsString>) -> Option<PathBuf>;
 
 pub(super) fn run(pins: Pins, config_of: ConfigOf) -> Result<()> {
     ensure!(
@@ -161,7 +154,7 @@ impl Top {
     }
 
     fn running(&self) -> Result<Running> {
-        Running::find(&self.pins, &Tables::open(&self.pins)?, self.config_of)
+        Running::find(&self.pins, &Tables::open(&self.pins)?, self.config_of)?.with_our_files()
     }
 
     /// Looks for new entries of the journal, and for the end of a reload; tells whether there is anything
@@ -220,7 +213,7 @@ impl Top {
                     Ok(reload) => {
                         self.app
                             .say(true, format!("{}: reloading ...", setting.text()));
-                        self.reload = Some((setting, reload, Instant::now() + RELOAD));
+                        self.reload = Some((setting, reload, Instant::now() + PATIENCE));
                     }
                     Err(error) => {
                         let error = format!("{error:#}").replace('\n', "; ");
