@@ -300,7 +300,7 @@ fn static_programs_need_nothing() {
             fs::copy(found.unwrap().trim(), bare.path().join("emulator")).unwrap();
             words.insert(0, "/emulator");
         }
-        let mut inside = |arguments: &[&str]| {
+        let inside = |arguments: &[&str]| {
             run(Command::new("chroot")
                 .arg(bare.path())
                 .args(&words)
