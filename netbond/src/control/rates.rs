@@ -350,8 +350,7 @@ impl Rates {
     /// The load is not light where its packets are large, or where the quickest of these paths cannot carry
     /// it with ease. While what they carry is not known their queues tell.
     ///
-    /// Large packets are a transfer's, and it soon wants all paths: a sender that took the quick ones'
-    /// round trip for the bond's (BBR does for ten seconds) would then keep too little under way.
+    /// Large packets are a transfer's, and it soon wants all paths: it begins on all of them.
     fn look_at_load(&mut self, usable: impl Fn(u32) -> bool) {
         let shortest = self.shortest(&usable);
         let last = |rate: &Rate| rate.last.filter(|last| last.is_fresh(self.now));
