@@ -136,6 +136,7 @@ fn stage(program: &Path, into: &Path) -> Result<()> {
         "README.md",
         "docs",
         "netbond.example.toml",
+        "contrib",
         "LICENSE-MIT",
         "LICENSE-APACHE",
     ] {

@@ -29,10 +29,13 @@ const ENOUGH: u64 = 5;
 const MOST_FALL: f64 = 0.25;
 /// A path whose estimate is to grow carried this much of it.
 const USED: f64 = 0.85;
-/// By how much the estimate of a path with room grows in an epoch.
-const GROWTH: f64 = 1.25;
+/// By how much the estimate of a path with room grows in an epoch: little at first, as it may be nearly
+/// right, then twice as much each time,
+const FIRST_STEP: f64 = 0.03;
+/// up to this.
+const MOST_STEP: f64 = 0.25;
 /// The same until the path was full for the first time.
-const FIRST_GROWTH: f64 = 1.5;
+const UNKNOWN_STEP: f64 = 0.5;
 /// How much of the last epoch's rate goes into the estimate of a full path, where it is not far off.
 const BLEND: f64 = 0.5;
 /// Rates this much below the estimate are another rate, not noise.
@@ -83,6 +86,8 @@ struct Rate {
     estimate: f64,
     /// Whether the path was ever full.
     known: bool,
+    /// By how much the estimate grew in the last epoch, 0 where it did not.
+    step: f64,
     /// Not to be exceeded, bytes per second.
     cap: Option<f64>,
     /// The way there with empty queues, ns; only differences between paths mean anything.
@@ -195,6 +200,7 @@ impl Rates {
                     .unwrap_or(candidate.weight * unit)
                     .clamp(LEAST, MOST),
                 known: false,
+                step: 0.0,
                 cap: None,
                 delay: None,
                 epoch: Epoch::default(),
@@ -251,6 +257,7 @@ impl Rates {
         rate.last = Some(conclusion);
         if conclusion.full {
             self.strained = self.now;
+            rate.step = 0.0;
             rate.learn(conclusion.delivered);
             self.scale(path);
         } else {
@@ -299,14 +306,19 @@ impl Rates {
             .paths
             .iter()
             .any(|(&other, rate)| other != path && rate.last.is_some_and(full));
-        if let Some(rate) = self.paths.get_mut(&path)
-            && others_full
-            && rate
-                .last
-                .is_some_and(|last| last.delivered >= USED * rate.estimate)
-        {
-            let growth = if rate.known { GROWTH } else { FIRST_GROWTH };
-            rate.estimate = (rate.estimate * growth).clamp(LEAST, MOST);
+        let Some(rate) = self.paths.get_mut(&path) else {
+            return;
+        };
+        let is_used = |last: Conclusion| last.delivered >= USED * rate.estimate;
+        if others_full && rate.last.is_some_and(is_used) {
+            rate.step = if rate.known {
+                (2.0 * rate.step).clamp(FIRST_STEP, MOST_STEP)
+            } else {
+                UNKNOWN_STEP
+            };
+            rate.estimate = (rate.estimate * (1.0 + rate.step)).clamp(LEAST, MOST);
+        } else {
+            rate.step = 0.0;
         }
     }
 
