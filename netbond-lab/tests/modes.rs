@@ -235,7 +235,7 @@ fn a_class_by_dscp_takes_another_mode() {
 #[ignore = "needs root: cargo xtask test lab"]
 fn copies_lose_nothing_while_a_path_lives() {
     const FAILURES: usize = 12;
-    let mut topology = Topology::reference();
+    let mut topology = Topology::reference().with_bond_line("hold_down = 0");
     for bond in &mut topology.bonds {
         bond.mode = "duplicate".to_owned();
     }

@@ -314,7 +314,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
     });
     let probing = probing(&mut bond);
     let bfd = bfd(&mut bond, probing);
-    let hold_down = hold_down(&mut bond, mode);
+    let hold_down = hold_down(&mut bond);
     let policies = policies(&mut bond, probing.as_ref().is_ok_and(Option::is_none));
     let peer = bond.optional(
         "peer",
@@ -611,15 +611,8 @@ fn bfd(
 }
 
 /// How long a path that flaps stays out.
-/// Of copies, one on a path that flaps does no harm, and may be the only one that arrives.
-fn hold_down(
-    bond: &mut Section<'_>,
-    mode: Result<Option<Mode>, Reported>,
-) -> Result<HoldDown, Reported> {
-    let mut default = HoldDown::default();
-    if matches!(mode, Ok(Some(Mode::Duplicate))) {
-        default.first_s = 0;
-    }
+fn hold_down(bond: &mut Section<'_>) -> Result<HoldDown, Reported> {
+    let default = HoldDown::default();
     let first = number(bond, "hold_down", "s, 0 for none", 0, 3600);
     let longest = number(bond, "hold_down_max", "s", 1, 86_400);
     let (first_s, longest_s) = (

@@ -639,9 +639,6 @@ fn copies_are_numbered() {
     assert_eq!((all.mode, all.copies), (Mode::Duplicate, None));
     assert_eq!((all.is_numbered(), all.in_order), (true, None));
     assert_eq!(features, feature::DUPLICATE | feature::NUMBERED);
-    assert_eq!(all.hold_down.first_s, 0);
-    let (held, _) = bond("mode = \"duplicate\"\nhold_down = 5");
-    assert_eq!(held.hold_down.first_s, 5);
     let (two, _) = bond("mode = \"duplicate\"\ncopies = 2\nin_order = true");
     assert_eq!(two.copies, Some(2));
     assert!(two.in_order.is_some());
