@@ -34,6 +34,19 @@ pub(crate) fn count(number: u64) -> String {
     format!("{rest:.0}E")
 }
 
+/// In place of what is not known.
+pub(crate) const DASH: &str = "-";
+
+/// A number with so many digits behind the point.
+pub(crate) fn number(number: Option<f64>, digits: usize) -> String {
+    number.map_or_else(|| DASH.to_owned(), |number| format!("{number:.digits$}"))
+}
+
+/// A share, 0 to 1, in percent.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    number(share.map(|share| share * 100.0), 1)
+}
+
 /// How long ago a time was, seconds since 1970.
 pub(super) fn since(seconds: f64) -> String {
     let at = UNIX_EPOCH + Duration::from_secs_f64(seconds.max(0.0));

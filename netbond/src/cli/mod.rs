@@ -7,6 +7,7 @@ mod format;
 mod generate;
 mod init;
 mod maps;
+mod merit;
 mod path;
 mod reload;
 mod run;

@@ -11,7 +11,8 @@ use netbond_common::{
 
 use crate::{
     cli::{
-        format::{count, since},
+        format::{DASH, count, number, percent, since},
+        merit::{self, Merit},
         table::{Cell, Table},
     },
     status::{Bond, Numbered, Path, Status},
@@ -20,6 +21,15 @@ use crate::{
 const GOOD: Style = AnsiColor::Green.on_default();
 const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
+
+const fn style(merit: Merit) -> Style {
+    match merit {
+        Merit::Good => GOOD,
+        Merit::Plain => Style::new(),
+        Merit::Doubtful => DOUBTFUL,
+        Merit::Bad => BAD,
+    }
+}
 
 /// All of every bond, or, where there are several and not `all` is wanted, the most important.
 pub(super) fn render(status: &Status, all: bool) -> String {
@@ -60,11 +70,8 @@ pub(super) fn render(status: &Status, all: bool) -> String {
 /// A line of the bond itself.
 fn heading(bond: &Bond) -> String {
     let used = bond.paths.iter().filter(|path| path.in_use).count();
-    let (state, style) = match bond.state {
-        "up" => ("up", GOOD),
-        "last resort" => ("LAST RESORT", BAD),
-        _ => ("DOWN", BAD),
-    };
+    let (state, merit) = merit::of_bond(bond);
+    let style = style(merit);
     let mut line = format!(
         "\n{}: {style}{state}{style:#}, {used} of {} paths in use, mtu {}",
         bond.name,
@@ -103,16 +110,6 @@ fn heading(bond: &Bond) -> String {
     line + "\n"
 }
 
-const DASH: &str = "-";
-
-fn number(number: Option<f64>, digits: usize) -> String {
-    number.map_or_else(|| DASH.to_owned(), |number| format!("{number:.digits$}"))
-}
-
-fn percent(share: Option<f64>) -> String {
-    number(share.map(|share| share * 100.0), 1)
-}
-
 /// How each path stands, and what it carries now.
 fn now(bond: &Bond) -> Table {
     let mut table = Table::new(&[
@@ -138,20 +135,10 @@ fn now(bond: &Bond) -> Table {
 }
 
 fn state(path: &Path) -> Cell {
-    if path.standby {
-        return "standby".into();
+    match merit::of_path(path) {
+        (state, Merit::Plain) => state.into(),
+        (state, merit) => Cell::styled(state, style(merit)),
     }
-    let style = if path.state == PathState::Up.label() {
-        GOOD
-    } else if [PathState::Down, PathState::Dead]
-        .map(PathState::label)
-        .contains(&path.state)
-    {
-        BAD
-    } else {
-        DOUBTFUL
-    };
-    Cell::styled(path.state, style)
 }
 
 /// Why each path stands as it does, and where OSPF leads.

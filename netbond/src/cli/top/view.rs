@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, UNIX_EPOCH};
 
-use netbond_common::names::{Mode, PathState};
+use netbond_common::names::Mode;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -16,7 +16,8 @@ use super::{app::App, dialog};
 use crate::{
     cli::{
         events::line,
-        format::{clock, count, since},
+        format::{clock, count, number, percent, since},
+        merit::{self, Merit},
     },
     status::{Bond, Path},
 };
@@ -28,6 +29,15 @@ const DOUBTFUL: Style = Style::new().fg(Color::Yellow);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 const TX: Style = Style::new().fg(Color::Cyan);
 const RX: Style = Style::new().fg(Color::Magenta);
+
+const fn style(merit: Merit) -> Style {
+    match merit {
+        Merit::Good => GOOD,
+        Merit::Plain => Style::new(),
+        Merit::Doubtful => DOUBTFUL,
+        Merit::Bad => BAD,
+    }
+}
 
 /// Lines of events that are left where there are many paths.
 const LEAST_EVENTS: u16 = 3;
@@ -121,11 +131,8 @@ fn draw_bond(frame: &mut Frame<'_>, app: &App, area: Rect) {
 
 fn bond_line(bond: &Bond, at: usize, bonds: usize) -> Line<'_> {
     let used = bond.paths.iter().filter(|path| path.in_use).count();
-    let (state, style) = match bond.state {
-        "up" => ("up", GOOD),
-        "last resort" => ("LAST RESORT", BAD),
-        _ => ("DOWN", BAD),
-    };
+    let (state, merit) = merit::of_bond(bond);
+    let style = style(merit);
     let mut spans = vec![
         Span::styled(bond.name.as_str(), BOLD),
         Span::raw(": "),
@@ -279,28 +286,8 @@ fn shortened(text: &str, columns: usize) -> String {
 }
 
 fn state_of(path: &Path) -> Span<'_> {
-    if path.standby {
-        return Span::raw("standby");
-    }
-    let style = if path.state == PathState::Up.label() {
-        GOOD
-    } else if [PathState::Down, PathState::Dead]
-        .map(PathState::label)
-        .contains(&path.state)
-    {
-        BAD
-    } else {
-        DOUBTFUL
-    };
-    Span::styled(path.state, style)
-}
-
-fn number(number: Option<f64>, digits: usize) -> String {
-    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
-}
-
-fn percent(share: Option<f64>) -> String {
-    number(share.map(|share| share * 100.0), 1)
+    let (state, merit) = merit::of_path(path);
+    Span::styled(state, style(merit))
 }
 
 /// The chosen path's facts.
