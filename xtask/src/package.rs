@@ -114,7 +114,7 @@ pub(crate) fn archive(target: Target) -> Result<PathBuf> {
 }
 
 /// Builds the program for a target; the linker that comes with Rust links for all of them.
-pub(crate) fn static_program(target: Target) -> Result<PathBuf> {
+fn static_program(target: Target) -> Result<PathBuf> {
     let linker = format!(
         "CARGO_TARGET_{}_LINKER",
         target.triple.replace('-', "_").to_uppercase()
