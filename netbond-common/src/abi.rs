@@ -7,10 +7,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{class::Rule, fate::Fate};
+use crate::{class::Rule, fate::Fate, ipv6};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 9;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -108,6 +108,8 @@ pub const SHARES_WEIGHTED: u32 = 1;
 pub const SHARES_MEASURED: u32 = 2;
 /// Shares of a bond: bond `b` owns those from `b * BOND_SHARES`.
 pub const BOND_SHARES: u32 = 3;
+/// See [`Shares::settled_until`].
+pub const SETTLED_UNIT: u32 = 30;
 /// How many shares the maps hold.
 pub const MAX_SHARES: u32 = MAX_BONDS * BOND_SHARES;
 
@@ -119,7 +121,10 @@ pub struct Shares {
     /// The paths that take part are the first so many of this order, see [`crate::order`].
     pub order: u64,
     pub count: u32,
-    pub reserved: u32,
+    /// Until when each flow keeps its path and its packets have no numbers, in a bond that is put in order:
+    /// CLOCK_MONOTONIC, in units of 2^[`SETTLED_UNIT`] ns; 0 where it does not. The controller says so
+    /// again and again, so that this ends with it.
+    pub settled_until: u32,
     /// By path of the bond: what a byte costs there.
     pub cost: [u32; MAX_BOND_PATHS as usize],
 }
@@ -170,6 +175,11 @@ pub const PATH_LAST_RESORT: u32 = 1 << 1;
 pub const PATH_KEY: u32 = 1 << 2;
 /// The device is Ethernet: the kernel resolves the next hop (`bpf_redirect_neigh`).
 pub const PATH_NEIGHBOUR: u32 = 1 << 3;
+/// It is not in use, for no policy of the user's: with a fresh proof of life it has copies that would have no
+/// path else.
+pub const PATH_SPARE: u32 = 1 << 4;
+/// The outer addresses are IPv6. Set only where programs know [`crate::names::feature::IPV6`].
+pub const PATH_IPV6: u32 = 1 << 5;
 /// Never in the map: the data plane finds that the path's proof of life is too old.
 pub const PATH_STALE: u32 = 1 << 31;
 
@@ -182,7 +192,7 @@ pub struct Path {
     /// ifindex of the device that packets leave by.
     pub ifindex: u32,
     /// Sum of the 16-bit words of the outer IPv4 header that never change, see
-    /// [`crate::ipv4::constant_sum`].
+    /// [`crate::ipv4::constant_sum`]; 0 of IPv6, which has no checksum.
     pub sum: u32,
     /// GRE key, big-endian.
     pub key: [u8; 4],
@@ -192,6 +202,22 @@ pub struct Path {
     pub remote: [u8; 16],
 }
 const _: () = assert!(size_of::<Path>() == 48);
+
+impl Path {
+    /// Outer source and destination, as they lie behind each other in an IPv6 header. No copy: the
+    /// kernel's programs would make it byte by byte.
+    #[inline(always)]
+    #[must_use]
+    pub fn addresses(&self) -> &[u8; ipv6::ADDRESSES_LEN] {
+        const {
+            assert!(core::mem::offset_of!(Self, local) + 16 == core::mem::offset_of!(Self, remote));
+            assert!(core::mem::offset_of!(Self, remote) + 16 == size_of::<Self>());
+        }
+        const NONE: &[u8; ipv6::ADDRESSES_LEN] = &[0; ipv6::ADDRESSES_LEN];
+        // The last bytes there are, as asserted.
+        bytemuck::bytes_of(self).last_chunk().unwrap_or(NONE)
+    }
+}
 
 /// What names the path of a received packet: a key of `TUNNELS`, whose values are path ids.
 #[repr(C)]
@@ -233,14 +259,17 @@ pub struct PathStats {
     pub rx_bytes: u64,
     /// Of `tx_packets`: sent here because the wheel's choice was not usable.
     pub tx_stand_in: u64,
-    /// Of `tx_packets`: sent here though the path was not usable, as no path was.
+    /// Of `tx_packets`: sent here though the path was not usable, as no path was, or as a copy as it returned.
     pub tx_last_resort: u64,
     /// Of `tx_packets`: copies of packets that another path was sent first.
     pub tx_copies: u64,
     /// Of `rx_packets`: copies of packets that were received before. They ended here.
     pub rx_copies: u64,
+    /// Of `rx_packets`: another CPU was at work on their strand for too long. They were released at once,
+    /// neither put in order nor told from copies.
+    pub rx_contended: u64,
 }
-const _: () = assert!(size_of::<PathStats>() == 64);
+const _: () = assert!(size_of::<PathStats>() == 72);
 
 /// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
 /// two. Times the interval it is the longest round trip that can be measured: 1.9 s by default.

@@ -58,7 +58,8 @@ fates! {
     TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel or of no IP, to encapsulate";
     /// The device runs the program and is no bond.
     TxNoBond = "tx_no_bond", Drop, "sent into a device that is a bond no longer";
-    /// Not GRE over IPv4, or not between the addresses of a path, or with another key.
+    /// Not GRE, or behind IPv6 extension headers, or not between the addresses of a path, or with
+    /// another key.
     RxForeign = "rx_foreign", Pass, "received on a path's device, but on no path: left to the kernel";
     /// A fragment of a GRE packet: only the kernel can put it together.
     RxFragment = "rx_fragment", Pass, "fragments of GRE packets: left to the kernel";

@@ -2,10 +2,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::ipv4;
-
-/// Next header of IPv6 that says: a fragment (RFC 8200, 4.5).
-const FRAGMENT: u8 = 44;
+use crate::{ipv4, ipv6::FRAGMENT};
 
 /// Whether the header of an IP protocol begins with the source and the destination port: TCP, UDP,
 /// DCCP, SCTP, UDP-Lite.

@@ -2,7 +2,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::{ecn, gre};
+use crate::{ecn, gre, ipv6};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -71,7 +71,7 @@ impl Inner {
         }
         Some(Self {
             protocol: gre::IPV6,
-            tos: header[0] << 4 | header[1] >> 4,
+            tos: ipv6::traffic_class(header[0], header[1]),
             ttl: header[7],
             dont_fragment: true,
         })

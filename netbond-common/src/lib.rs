@@ -14,6 +14,7 @@ pub mod frame;
 pub mod gre;
 pub mod inner;
 pub mod ipv4;
+pub mod ipv6;
 pub mod names;
 pub mod notes;
 pub mod order;

@@ -156,8 +156,11 @@ pub mod feature {
     pub const MEASURED: u32 = 1 << 5;
     /// Some bond or class sends packets on several paths.
     pub const DUPLICATE: u32 = 1 << 6;
+    /// Some path has IPv6 outer addresses.
+    pub const IPV6: u32 = 1 << 7;
     /// All of them.
-    pub const ALL: u32 = CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | NUMBERED | MEASURED | DUPLICATE;
+    pub const ALL: u32 =
+        CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | NUMBERED | MEASURED | DUPLICATE | IPV6;
 
     /// What a mode needs.
     #[must_use]

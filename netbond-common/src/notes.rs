@@ -16,12 +16,12 @@ pub struct Notes {
     pub class: u32,
     /// The lane that it takes.
     pub lane: u32,
-    /// Packets on the wire that it stands for.
-    pub packets: u32,
+    /// 1 where it needs no number: its flow keeps its path.
+    pub settled: u32,
     /// Where it is to be sent, if on several paths.
     pub copies: Copies,
-    /// Bytes of it, without any encapsulation.
-    pub len: u32,
+    /// And then what all of its copies have in common.
+    pub copied: Copied,
     /// Of a received packet: what is to be known of its outer headers to take them away.
     pub cover: u32,
     /// 1 where it has a sequence field, and what that is.
@@ -30,4 +30,29 @@ pub struct Notes {
     pub identification: u32,
     /// Of a packet that is of no path: the kernel's action.
     pub action: i32,
+}
+
+// The size of a map's values: another one is another `ABI_VERSION`.
+const _: () = assert!(size_of::<Notes>() == 672);
+
+/// What the outer headers say of a packet that is sent on several paths, whichever that is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// Packets on the wire that it stands for.
+    pub packets: u32,
+    /// Bytes of it, without any encapsulation.
+    pub len: u32,
+    /// Bytes of the GRE header.
+    pub gre_len: u32,
+    /// IPv4's.
+    pub identification: u32,
+    /// IPv6's flow label.
+    pub label: u32,
+    pub tos: u8,
+    pub ttl: u8,
+    /// 1 where IPv4's routers may not fragment it.
+    pub dont_fragment: u8,
+    /// 1 where the header that was made is IPv6's. The path's record may say otherwise by now.
+    pub over_ipv6: u8,
 }

@@ -4,8 +4,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::{
     abi::{
-        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_STALE, PATH_USABLE,
-        Ticket, WHEEL_SLOTS,
+        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_STALE,
+        PATH_USABLE, Ticket, WHEEL_SLOTS,
     },
     order,
     turns::{self, min},
@@ -18,8 +18,8 @@ pub enum Choice {
     Wheel,
     /// Another one, as that was not usable.
     StandIn,
-    /// One that is not usable but has a route, as none was usable; with a fresh proof of life, where
-    /// one has.
+    /// One that is not usable but has a route, as none was usable, with a fresh proof of life where one has;
+    /// or as there were not enough for all copies, see [`Copies::find`].
     LastResort,
 }
 
@@ -130,87 +130,140 @@ pub struct Copies {
     /// They are the first so many of this order. Beyond them it says nothing.
     pub order: u64,
     pub count: u32,
-    /// A bit for each path: it is there for one that was passed over.
+    /// A bit for each path: if it is one of them, another one was passed over.
     pub stand_ins: u32,
-    /// 0 where they are usable, else what kind of last resort they are.
-    pub rank: u32,
-    /// The one whose device needs a neighbour's address, with [`Self::NEIGHBOUR`]: the last.
+    /// A bit for each path: it is a last resort.
+    pub last_resorts: u32,
+    /// The one whose device needs a neighbour's address, or [`Self::NO_PATH`].
     neighbour: u32,
-    /// By place in the lane's order: its rank, with [`Self::NEIGHBOUR`].
-    found: [u32; MAX_BOND_PATHS as usize],
+    /// The kind that is looked at: read back from here, as before 6.2 the verifier does not know how great a
+    /// number is that was put together of bits.
+    kind: u64,
+    /// By rank; [`Self::SPARE`] further on spare ones, and [`Self::NEIGHBOURS`] further on those
+    /// whose device needs a neighbour's address.
+    kinds: [Kind; 16],
+}
+
+/// Paths of a kind.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    /// They are the first so many of this order.
+    order: u64,
+    count: u64,
+    /// Four bits for each: how many like it that need no neighbour's address come before it.
+    before: u64,
+}
+
+impl Kind {
+    const NONE: Self = Self {
+        order: 0,
+        count: 0,
+        before: 0,
+    };
 }
 
 impl Copies {
-    const NEIGHBOUR: u32 = 1 << 31;
-    const RANK: u32 = 3;
+    const USABLE: usize = 0;
+    const FRESH: usize = 1;
+    const STALE: usize = 2;
+    const RANKS: usize = 4;
+    const SPARE: usize = 4;
+    const NEIGHBOURS: usize = 8;
+    const NO_PATH: u32 = MAX_BOND_PATHS;
 
     /// On no path.
     pub const NONE: Self = Self {
         order: 0,
         count: 0,
         stand_ins: 0,
-        rank: 0,
-        neighbour: 0,
-        found: [0; MAX_BOND_PATHS as usize],
+        last_resorts: 0,
+        neighbour: Self::NO_PATH,
+        kind: 0,
+        kinds: [Kind::NONE; 16],
     };
 
-    /// Finds the paths for a packet that is to be sent on so many: the first of an order that are usable.
-    /// Where none is, of those with a fresh proof of life, and else of all last resorts. `flags` as for
-    /// [`select`]. None where `count` is 0 then.
+    /// Finds the paths for a packet that is to be sent on so many: the first of an order that are usable,
+    /// and where these are too few, of the spare ones (`PATH_SPARE`) with a fresh proof of life. Where
+    /// none is usable, other last resorts as well, the stale ones only if there is nothing else. `flags` as
+    /// for [`select`]. None where `count` is 0 then.
     ///
     /// Of paths whose device needs a neighbour's address only one takes part, the last: a copy cannot be
     /// sent to a neighbour, only the packet itself.
     #[inline(always)]
     pub fn find(&mut self, order: u64, most: u32, mut flags: impl FnMut(u32) -> u32) {
-        let (mut rest, mut best) = (order, 3);
-        for place in 0..MAX_BOND_PATHS {
-            let found = flags(order::first(rest));
-            rest = order::rest(rest);
-            let neighbour = (found & PATH_NEIGHBOUR != 0) as u32 * Self::NEIGHBOUR;
-            let rank = turns::rank(found) as u32;
-            self.found[place as usize] = rank | neighbour;
-            compiler_fence(Ordering::SeqCst);
-            best = min(best, i64::from(self.found[place as usize] & Self::RANK));
-        }
-        self.rank = best as u32;
-        (self.order, self.count, self.stand_ins, self.neighbour) = (0, 0, 0, 0);
+        *self = Self::NONE;
         let mut rest = order;
+        // Without a branch: the ways through a loop multiply.
         for place in 0..MAX_BOND_PATHS {
             let path = order::first(rest);
             rest = order::rest(rest);
+            let found = flags(path);
+            let rank = turns::rank(found) & (Self::RANKS as u64 - 1);
+            let spare = u64::from((found / PATH_SPARE) & 1) * Self::SPARE as u64;
+            let neighbour = u64::from((found / PATH_NEIGHBOUR) & 1) * Self::NEIGHBOURS as u64;
+            self.kind = rank + spare + neighbour;
+            compiler_fence(Ordering::SeqCst);
+            let at = self.kind as usize & (2 * Self::NEIGHBOURS - 1);
+            let before = self.kinds[at & (Self::NEIGHBOURS - 1)].count;
+            let kind = &mut self.kinds[at];
+            let at = 4 * (kind.count & u64::from(MAX_BOND_PATHS - 1));
+            kind.order |= u64::from(path) << at;
+            kind.before |= (before & 15) << at;
+            kind.count += 1;
+            self.last_resorts |= ((rank as u32 + 3) >> 2) << path;
+            let passed = (u64::from(most).wrapping_sub(1 + u64::from(place)) >> 63) as u32;
+            self.stand_ins |= passed << path;
             // What the verifier knows of these it would carry on into the next turn.
             compiler_fence(Ordering::SeqCst);
-            let found = self.found[place as usize];
-            if found & Self::RANK != self.rank || self.rank == Self::RANK || self.count >= most {
-                continue;
-            }
-            if found & Self::NEIGHBOUR == 0 {
-                let neighbours = self.neighbour >> 31;
-                let at = (self.count - neighbours) & (MAX_BOND_PATHS - 1);
-                self.order |= u64::from(path) << (4 * at);
-            } else if self.neighbour == 0 {
-                self.neighbour = Self::NEIGHBOUR | path;
-            } else {
-                continue;
-            }
-            self.count += 1;
-            self.stand_ins |= ((place >= most) as u32) << path;
         }
-        compiler_fence(Ordering::SeqCst);
-        if self.neighbour != 0 {
-            let at = self.count.wrapping_sub(1) & (MAX_BOND_PATHS - 1);
-            let path = u64::from(self.neighbour & (MAX_BOND_PATHS - 1));
-            self.order |= path << (4 * at);
+        self.add(Self::USABLE, most);
+        let none = self.count == 0;
+        self.add(Self::FRESH + Self::SPARE, most);
+        if none {
+            self.add(Self::FRESH, most);
+        }
+        if self.count == 0 {
+            self.add(Self::STALE + Self::SPARE, most);
+            self.add(Self::STALE, most);
+        }
+        if self.neighbour != Self::NO_PATH {
+            let at = 4 * (self.count.wrapping_sub(1) & (MAX_BOND_PATHS - 1));
+            self.order = self.order & !(15 << at) | u64::from(self.neighbour) << at;
         }
     }
 
-    /// How one of them came to be chosen, by [`Self::rank`] and [`Self::stand_ins`].
+    /// Adds those of a kind, up to so many in all.
+    #[inline(always)]
+    fn add(&mut self, kind: usize, most: u32) {
+        compiler_fence(Ordering::SeqCst);
+        let (plain, neighbours) = (self.kinds[kind], self.kinds[kind + Self::NEIGHBOURS]);
+        let room = i64::from(most) - i64::from(self.count);
+        let before = (neighbours.before & 15) as i64;
+        let mut count = room;
+        if self.neighbour == Self::NO_PATH && neighbours.count != 0 && before < room {
+            self.neighbour = order::first(neighbours.order);
+            self.count += 1;
+            count -= 1;
+        }
+        count = min(plain.count as i64, count);
+        if count > 0 {
+            let others = (self.neighbour != Self::NO_PATH) as u32;
+            let at = 4 * ((self.count - others) & (MAX_BOND_PATHS - 1));
+            self.order |= plain.order << at;
+            self.count += count as u32;
+        }
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// How one of them came to be chosen, by [`Self::last_resorts`] and [`Self::stand_ins`].
     #[inline(always)]
     #[must_use]
-    pub const fn choice(rank: u32, stand_ins: u32, path: u32) -> Choice {
-        if rank != 0 {
+    pub const fn choice(last_resorts: u32, stand_ins: u32, path: u32) -> Choice {
+        let bit = 1 << (path & (MAX_BOND_PATHS - 1));
+        if last_resorts & bit != 0 {
             Choice::LastResort
-        } else if stand_ins >> (path & (MAX_BOND_PATHS - 1)) & 1 != 0 {
+        } else if stand_ins & bit != 0 {
             Choice::StandIn
         } else {
             Choice::Wheel
@@ -347,6 +400,8 @@ mod tests {
                 USABLE,
                 PATH_LAST_RESORT,
                 PATH_LAST_RESORT | PATH_STALE,
+                PATH_LAST_RESORT | PATH_SPARE,
+                PATH_LAST_RESORT | PATH_SPARE | PATH_STALE,
                 PATH_STALE,
             ][..],
         )
@@ -388,14 +443,14 @@ mod tests {
             prop_assert_eq!(by_order, want);
         }
 
-        /// Copies take the first of the best kind, and but one of them that needs a neighbour, last;
-        /// whatever was noted before.
+        /// Copies take the first of the usable paths, then of spare ones with a fresh proof, and only
+        /// where none is usable others; but one that needs a neighbour, last; whatever was noted before.
         #[test]
-        fn copies_take_the_first_of_the_best_kind(
+        fn copies_take_the_best_paths(
             order in Just((0..16).collect::<Vec<u32>>()).prop_shuffle(),
             flags in flags_of(16),
             neighbours: u16,
-            most in 1..=16_u32,
+            most in 0..=17_u32,
             noted: u32,
         ) {
             let flags = |path: u32| {
@@ -406,15 +461,38 @@ mod tests {
                 order: u64::from(noted) << 7,
                 count: noted,
                 stand_ins: noted,
-                rank: noted,
+                last_resorts: noted,
                 neighbour: noted,
-                found: [noted; 16],
+                kind: noted.into(),
+                kinds: [Kind {
+                    order: u64::from(noted),
+                    count: noted.into(),
+                    before: noted.into(),
+                }; 16],
             };
             copies.find(order::pack(order.iter().copied()), most, flags);
-            let kind = |path: u32| turns::rank(flags(path));
+            let kind = |path: u32| {
+                let spare = flags(path) & PATH_SPARE != 0;
+                match (turns::rank(flags(path)), spare) {
+                    (0, _) => 0,
+                    (1, true) => 1,
+                    (1, false) => 2,
+                    (2, true) => 3,
+                    (2, false) => 4,
+                    _ => 5,
+                }
+            };
             let best = order.iter().map(|&path| kind(path)).min().unwrap();
+            let kinds: &[u32] = match best {
+                0 => &[0, 1],
+                1 | 2 => &[1, 2],
+                3 | 4 => &[3, 4],
+                _ => &[],
+            };
             let (mut plain, mut neighbour) = (Vec::new(), None);
-            for &path in order.iter().filter(|&&path| best != 3 && kind(path) == best) {
+            let of_kind = |&due| order.iter().filter(move |&&path| kind(path) == due);
+            let candidates = kinds.iter().flat_map(of_kind);
+            for &path in candidates {
                 if plain.len() + usize::from(neighbour.is_some()) == most as usize {
                     break;
                 }
@@ -431,12 +509,12 @@ mod tests {
             prop_assert_eq!(&found, &plain);
             for path in found {
                 let place = order.iter().position(|&other| other == path).unwrap();
-                let due = match best {
+                let due = match kind(path) {
                     0 if place < most as usize => Choice::Wheel,
                     0 => Choice::StandIn,
                     _ => Choice::LastResort,
                 };
-                let choice = Copies::choice(copies.rank, copies.stand_ins, path);
+                let choice = Copies::choice(copies.last_resorts, copies.stand_ins, path);
                 prop_assert_eq!(choice, due);
             }
         }

@@ -140,6 +140,11 @@ impl Stamp {
 
     /// The outer header's identification: the kernel counts it up over the segments of a super-packet
     /// (`inet_gso_segment`), so that each of them can be told.
+    ///
+    /// IPv6 has none, and nothing else of its header that differs between segments (`ipv6_gso_segment`). Its
+    /// flow label could say something of the super-packet, but must not: routers may choose among equal
+    /// routes by it, and a path's packets would overtake each other. So the receiver takes this number for
+    /// the identification of each, as if the kernel had left it as it was.
     #[inline(always)]
     #[must_use]
     pub const fn identification(self) -> u16 {

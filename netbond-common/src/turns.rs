@@ -36,7 +36,7 @@ pub fn shares(weights: &[u32; PATHS]) -> Shares {
     Shares {
         order: order::pack(taking_part()),
         count: taking_part().count() as u32,
-        reserved: 0,
+        settled_until: 0,
         cost: weights.map(cost),
     }
 }

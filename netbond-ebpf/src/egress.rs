@@ -9,7 +9,7 @@ use aya_ebpf::{
 use netbond_common::{
     abi::{
         BOND_ETHERNET, BOND_NUMBERED, Bond, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE,
-        Path, PathStats,
+        Path, PathStats, SETTLED_UNIT,
     },
     class::{Subject, classify},
     fate::Fate,
@@ -18,8 +18,9 @@ use netbond_common::{
     gre::{self, Layout},
     inner::Inner,
     ipv4::{self, Outward},
+    ipv6,
     names::{Mode, feature},
-    notes::Notes,
+    notes::{Copied, Notes},
     order,
     select::{self, Choice, Copies, select},
     sequence::Stamp,
@@ -31,9 +32,11 @@ use network_types::{
 
 use crate::{
     end::End,
-    features::{Features, Modes, Plain},
+    features::{Features, Modes, Plain, is_over_ipv6},
     maps,
-    packet::{Packet, monotonic, random, redirect, redirect_to_neighbour},
+    packet::{
+        Packet, Refused, monotonic, monotonic_coarse, random, redirect, redirect_to_neighbour,
+    },
     probe,
 };
 
@@ -80,7 +83,7 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
 #[unsafe(no_mangle)]
 extern "C" fn netbond_ask(context: *mut __sk_buff, path: u32, more: u32) -> i32 {
     let packet = Packet::new(TcContext::new(context));
-    probe::ask(&packet, path, more).unwrap_or_else(|end| end.settle(&packet))
+    probe::ask::<Modes>(&packet, path, more).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// No action of the kernel's: the packet is encapsulated, and to be sent on several paths.
@@ -100,11 +103,11 @@ extern "C" fn netbond_copy(context: *mut __sk_buff, id: u32) -> i32 {
 fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
     let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
     // All that is needed of them: a copy may be sent by a device whose program takes notes of its own.
-    let (packets, len) = (u64::from(notes.packets), u64::from(notes.len));
+    let copied = notes.copied;
+    let (packets, len) = (u64::from(copied.packets), u64::from(copied.len));
     let (mut rest, count) = (notes.copies.order, notes.copies.count);
-    let (rank, stand_ins) = (notes.copies.rank, notes.copies.stand_ins);
-    let (_, header) = packet.load(EthHdr::LEN);
-    let variable = ipv4::variable_sum(&header);
+    let (last_resorts, stand_ins) = (notes.copies.last_resorts, notes.copies.stand_ins);
+    let mut over_ipv6 = copied.over_ipv6 != 0;
     packet.forget_route();
     for place in 0..MAX_BOND_PATHS {
         let slot = order::first(rest);
@@ -113,18 +116,18 @@ fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
         let (Some(path), Some(stats)) = (maps::path(path_id), maps::path_stats(path_id)) else {
             break;
         };
-        // The first one's are there.
+        // The first one's headers are there.
         if place != 0 {
-            let part = ipv4::path_part(&path.local, &path.remote, path.sum, variable);
-            let written = packet.write(EthHdr::LEN + ipv4::PATH_AT, &part);
-            if written.is_err() {
+            let to_ipv6 = is_over_ipv6::<Modes>(path);
+            if readdress(packet, path, &copied, over_ipv6, to_ipv6).is_err() {
                 break;
             }
+            over_ipv6 = to_ipv6;
             stats.tx_copies += packets;
         }
         stats.tx_packets += packets;
         stats.tx_bytes += len;
-        match Copies::choice(rank, stand_ins, slot) {
+        match Copies::choice(last_resorts, stand_ins, slot) {
             Choice::Wheel => {}
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
@@ -142,6 +145,48 @@ fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
     }
     // It was counted where it was sent.
     Ok(TC_ACT_SHOT)
+}
+
+/// Makes of an encapsulated packet one for another path of its bond, whose key is the same: its GRE
+/// header stays. `over_ipv6` tells the header that is there, `to_ipv6` the one that it is to have.
+#[inline(always)]
+fn readdress(
+    packet: &Packet,
+    path: &Path,
+    copied: &Copied,
+    over_ipv6: bool,
+    to_ipv6: bool,
+) -> Result<(), Refused> {
+    if Modes::has(feature::IPV6) && over_ipv6 != to_ipv6 {
+        packet.change_outer(to_ipv6)?;
+    }
+    let inner = Inner {
+        // The GRE header's matter.
+        protocol: gre::IPV4,
+        tos: copied.tos,
+        ttl: copied.ttl,
+        dont_fragment: copied.dont_fragment != 0,
+    };
+    let (payload_len, gre_len) = (copied.len, copied.gre_len as usize);
+    if to_ipv6 {
+        let outward = ipv6::Outward {
+            inner,
+            hop_limit: 0,
+            payload_len,
+            label: copied.label,
+        };
+        return packet.write_v6_header(EthHdr::LEN, &outward.head(gre_len), path);
+    }
+    let outward = Outward {
+        local: &path.local,
+        remote: &path.remote,
+        sum: path.sum,
+        inner,
+        ttl: 0,
+        payload_len,
+        identification: copied.identification as u16,
+    };
+    packet.write(EthHdr::LEN, &outward.header(gre_len))
 }
 
 /// Sends the packet in `context` on the path that [`netbond_choose`] chose.
@@ -183,7 +228,7 @@ fn send_packet<F: Features>(
     let Some(inner) = inner(packet) else {
         // What is no IP packet may be the controller asking for a probe.
         let path = probe::asked(packet, id).ok_or(end(Fate::TxMalformed))?;
-        return probe::ask(packet, path, 0);
+        return probe::ask::<F>(packet, path, 0);
     };
     let way = way::<F>(id, bond, chosen)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
@@ -195,10 +240,16 @@ fn send_packet<F: Features>(
     } else {
         random() as u16
     };
+    let gre = gre_header(way.path, inner, stamped, stamp);
     let outward = outward(way.path, bond, inner, len, identification);
-    packet
-        .encapsulate(&outward, gre_header(way.path, inner, stamped, stamp), 0)
-        .map_err(|_| end(Fate::TxNoRoom))?;
+    let made = if is_over_ipv6::<F>(way.path) {
+        let outward = outward_v6(&way, bond, inner, len, stamped, stamp);
+        packet.encapsulate_v6(&outward, way.path, gre, 0)
+    } else {
+        packet.encapsulate(&outward, gre, 0)
+    };
+    made.map_err(|_| end(Fate::TxNoRoom))?;
+    way.note_copied::<F>(id, &outward, gre.len(), stamp)?;
     way.leave::<F>(packet, id, packets, len)
 }
 
@@ -208,7 +259,7 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     let end = |fate| End::new(id, fate);
     if let Some(path) = probe::asked(packet, id) {
         // A frame may be longer than the kernel lets the controller send.
-        return probe::ask(packet, path, frame::HEADER_LEN as u32);
+        return probe::ask::<F>(packet, path, frame::HEADER_LEN as u32);
     }
     // First of all: the verifier walks through this once for each way that leads here.
     let way = way::<F>(id, bond, chosen)?;
@@ -224,23 +275,29 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     let identification = if stamped { stamp.identification() } else { 0 };
     let outward = outward(way.path, bond, inner, len, identification);
     let gre = gre_header(way.path, inner, stamped, stamp);
-    let at = EthHdr::LEN + ipv4::HEADER_LEN + gre.len();
     let frame = frame::HEADER_LEN + tags.count * frame::TAG_LEN;
-    packet
-        .encapsulate_frame(&outward, gre, frame)
-        .and_then(|()| match tags.count {
-            0 => packet.write(at, &header),
-            1 => packet.write::<[u8; 18]>(at, &frame::tagged(header, [tags.tags[0]])),
-            _ => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags.tags)),
-        })
-        .map_err(|_| end(Fate::TxNoRoom))?;
+    let (made, at) = if is_over_ipv6::<F>(way.path) {
+        let outward = outward_v6(&way, bond, inner, len, stamped, stamp);
+        let made = packet.encapsulate_frame_v6(&outward, way.path, gre, frame);
+        (made, EthHdr::LEN + ipv6::HEADER_LEN + gre.len())
+    } else {
+        let made = packet.encapsulate_frame(&outward, gre, frame);
+        (made, EthHdr::LEN + ipv4::HEADER_LEN + gre.len())
+    };
+    made.and_then(|()| match tags.count {
+        0 => packet.write(at, &header),
+        1 => packet.write::<[u8; 18]>(at, &frame::tagged(header, [tags.tags[0]])),
+        _ => packet.write::<[u8; 22]>(at, &frame::tagged(header, tags.tags)),
+    })
+    .map_err(|_| end(Fate::TxNoRoom))?;
+    way.note_copied::<F>(id, &outward, gre.len(), stamp)?;
     way.leave::<F>(packet, id, packets, len)
 }
 
 /// The place in its flow's strand of a packet that stands for so many; false where the bond numbers none.
 #[inline(always)]
 fn stamp<F: Features>(way: &Way, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
-    if !F::has(feature::NUMBERED) || bond.flags & BOND_NUMBERED == 0 {
+    if !F::has(feature::NUMBERED) || bond.flags & BOND_NUMBERED == 0 || way.settled {
         return (false, Stamp::NONE);
     }
     match maps::stamp(id, way.flow, packets) {
@@ -279,6 +336,35 @@ const fn outward<'a>(
     }
 }
 
+/// The same over IPv6.
+#[inline(always)]
+const fn outward_v6(
+    way: &Way,
+    bond: &Bond,
+    inner: Inner,
+    len: u32,
+    stamped: bool,
+    stamp: Stamp,
+) -> ipv6::Outward {
+    ipv6::Outward {
+        inner,
+        hop_limit: bond.ttl,
+        payload_len: len,
+        label: if stamped {
+            numbered_label(stamp)
+        } else {
+            ipv6::flow_label(way.flow)
+        },
+    }
+}
+
+/// The flow label of a packet that has a number: its strand's, whose packets must keep their order on
+/// the path.
+#[inline(always)]
+const fn numbered_label(stamp: Stamp) -> u32 {
+    ipv6::flow_label(stamp.strand)
+}
+
 /// The IP packet in the frame; `None` where there is none, or not a well-formed one.
 #[inline(always)]
 fn inner(packet: &Packet) -> Option<Inner> {
@@ -300,6 +386,8 @@ struct Way {
     flow: u32,
     /// Whether it takes others as well.
     copied: bool,
+    /// Whether all of its flow takes it, so that no number is needed.
+    settled: bool,
 }
 
 /// In [`Way::class`]: it is of none.
@@ -312,7 +400,7 @@ fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
         let ticket = maps::ticket(id).ok_or(End::new(id, Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
         let (path, choice) = select(bond, ticket, flags).ok_or(End::new(id, Fate::TxNoPath))?;
-        return Way::new(id, path, choice, (NO_CLASS, 0), false);
+        return Way::new(id, path, choice);
     }
     let choice = match (chosen >> CHOICE) as u8 {
         WHEEL => Choice::Wheel,
@@ -323,8 +411,13 @@ fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
     };
     let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
     let path = chosen & (MAX_BOND_PATHS - 1);
-    let copied = F::has(feature::DUPLICATE) && notes.copies.count > 1;
-    Way::new(id, path, choice, (notes.class, notes.flow), copied)
+    Ok(Way {
+        class: notes.class,
+        flow: notes.flow,
+        copied: F::has(feature::DUPLICATE) && notes.copies.count > 1,
+        settled: F::has(feature::MEASURED) && notes.settled != 0,
+        ..Way::new(id, path, choice)?
+    })
 }
 
 /// Chooses the path of the packet in `context` as its class says, or the bond. Returns the path, and
@@ -354,10 +447,11 @@ const NO_BOND: u8 = 17;
 /// bond.
 #[inline(always)]
 fn by_mode<F: Features>(packet: &Packet, id: u32) -> Option<Option<(u32, Choice)>> {
-    const FLOWS: u32 = feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::NUMBERED;
+    const FLOWS: u32 =
+        feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::NUMBERED | feature::IPV6;
     let bond = maps::bond(id)?;
     let notes = maps::notes()?;
-    (notes.class, notes.flow) = (NO_CLASS, 0);
+    (notes.class, notes.flow, notes.settled) = (NO_CLASS, 0, 0);
     if F::has(feature::DUPLICATE) {
         notes.copies.count = 0;
     }
@@ -392,7 +486,7 @@ fn in_lane<F: Features>(
         let copies = &mut notes.copies;
         copies.find(lane.order, lane.copies, flags);
         let first = order::first(copies.order);
-        let choice = Copies::choice(copies.rank, copies.stand_ins, first);
+        let choice = Copies::choice(copies.last_resorts, copies.stand_ins, first);
         return Some((copies.count != 0).then_some((first, choice)));
     }
     let preferred = if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
@@ -408,10 +502,16 @@ fn in_lane<F: Features>(
     let (shares, turns) = maps::turns(id, lane.shares)?;
     let len = packet.wire_len();
     let mut flowlet = None;
-    if F::has(feature::FLOWLET) && lane.mode == Mode::Flowlet as u32 {
+    let settled = F::has(feature::MEASURED)
+        && lane.mode == Mode::Adaptive as u32
+        && shares.settled_until != 0
+        && monotonic_coarse() >> SETTLED_UNIT < u64::from(shares.settled_until);
+    notes.settled = u32::from(settled);
+    if F::has(feature::FLOWLET) && (lane.mode == Mode::Flowlet as u32 || settled) {
         let last = maps::flowlet(id, notes.flow)?;
         let now = monotonic();
-        let held = last.held(now, maps::gap(id));
+        let gap = if settled { SETTLED_GAP } else { maps::gap(id) };
+        let held = last.held(now, gap);
         last.at_ns = now;
         if let Some(path) = held
             && flags(path) & PATH_USABLE != 0
@@ -427,6 +527,9 @@ fn in_lane<F: Features>(
     }
     Some(taken)
 }
+
+/// A flow that keeps its path may leave it after such a pause, ns: longer than any path is.
+const SETTLED_GAP: u64 = 1_000_000_000;
 
 /// What rules and flows are made of: the IP packet in the frame, behind tags where there are any.
 #[inline(always)]
@@ -448,7 +551,7 @@ fn subject(packet: &Packet) -> Subject {
         gre::IPV6 => match packet.try_read::<[u8; Ipv6Hdr::LEN]>(start) {
             (true, header) => (
                 Flow::from_ipv6(&header, read),
-                header[0] << 4 | header[1] >> 4,
+                ipv6::traffic_class(header[0], header[1]),
             ),
             (false, _) => (Flow::NONE, 0),
         },
@@ -458,24 +561,45 @@ fn subject(packet: &Packet) -> Subject {
 }
 
 impl Way {
+    /// That of a packet of no class.
     #[inline(always)]
-    fn new(
-        id: u32,
-        path: u32,
-        choice: Choice,
-        (class, flow): (u32, u32),
-        copied: bool,
-    ) -> Result<Self, End> {
+    fn new(id: u32, path: u32, choice: Choice) -> Result<Self, End> {
         let no_path = || End::new(id, Fate::TxNoPath);
         let path_id = maps::path_of(id, path);
         Ok(Self {
             path: maps::path(path_id).ok_or_else(no_path)?,
             stats: maps::path_stats(path_id).ok_or_else(no_path)?,
             choice,
-            class,
-            flow,
-            copied,
+            class: NO_CLASS,
+            flow: 0,
+            copied: false,
+            settled: false,
         })
+    }
+
+    /// Where the packet is to have copies, notes what they have in common. The headers are those of one
+    /// over IPv4, whatever its path's are, before a GRE header of so many bytes.
+    #[inline(always)]
+    fn note_copied<F: Features>(
+        &self,
+        id: u32,
+        outward: &Outward<'_>,
+        gre_len: usize,
+        stamp: Stamp,
+    ) -> Result<(), End> {
+        if !F::has(feature::DUPLICATE) || !self.copied {
+            return Ok(());
+        }
+        let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
+        let copied = &mut notes.copied;
+        copied.gre_len = gre_len as u32;
+        copied.identification = u32::from(outward.identification);
+        copied.label = numbered_label(stamp);
+        copied.tos = outward.inner.tos;
+        copied.ttl = outward.ttl();
+        copied.dont_fragment = u8::from(outward.inner.dont_fragment);
+        copied.over_ipv6 = u8::from(is_over_ipv6::<F>(self.path));
+        Ok(())
     }
 
     /// Counts an encapsulated packet that was `len` bytes before, and sends it.
@@ -492,7 +616,7 @@ impl Way {
         }
         if F::has(feature::DUPLICATE) && self.copied {
             let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
-            (notes.packets, notes.len) = (packets, len);
+            (notes.copied.packets, notes.copied.len) = (packets, len);
             return Ok(COPIES);
         }
         if self.path.flags & PATH_NEIGHBOUR != 0 {

@@ -14,6 +14,8 @@ use netbond_common::{
     frame::Header,
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
+    ipv6,
+    names::feature,
     probe,
     sequence::{Arrival, Stamp},
 };
@@ -24,6 +26,7 @@ use network_types::{
 
 use crate::{
     end::End,
+    features::{Features as _, Modes},
     maps,
     packet::{Packet, Refused, monotonic, redirect, redirect_inward},
 };
@@ -79,7 +82,7 @@ pub(crate) fn receive_numbered<const L3: usize>(packet: &Packet) -> Result<i32, 
         if time == COPY {
             return drop_copy(packet, path_id, L3 + cover.len);
         }
-        if bond.flags & BOND_IN_ORDER == 0 {
+        if bond.flags & BOND_IN_ORDER == 0 && time != CONTENDED {
             time = 0;
         }
     }
@@ -244,9 +247,12 @@ fn take<const L3: usize>(
     }
     let mark = congestion(packet, L3 + cover.len, cover.protocol, cover.tos).map_err(end)?;
 
-    let packets = packet.wire_packets();
+    let (packets, len) = (
+        packet.wire_packets(),
+        packet.len() - (L3 + cover.len) as u32,
+    );
     packet
-        .decapsulate(cover.len)
+        .decapsulate(L3, cover.len, cover.protocol)
         .map_err(|_| end(Fate::RxNoDecap))?;
     if L3 == 0 {
         packet
@@ -260,7 +266,8 @@ fn take<const L3: usize>(
         .map_err(|_| end(Fate::RxNoDecap))?;
 
     stats.rx_packets += u64::from(packets);
-    stats.rx_bytes += u64::from(packet.len() - EthHdr::LEN as u32);
+    stats.rx_bytes += u64::from(len);
+    leave.count(packets, stats);
     Ok(leave.send(packet, bond))
 }
 
@@ -290,7 +297,7 @@ fn take_frame<const L3: usize>(
     // The kernel takes nothing away that leaves less than an IPv4 header.
     packet
         .pad(start + EthHdr::LEN + Ipv4Hdr::LEN)
-        .and_then(|()| packet.decapsulate(cover.len + EthHdr::LEN))
+        .and_then(|()| packet.decapsulate(L3, cover.len + EthHdr::LEN, protocol))
         .map_err(|_| Fate::RxNoDecap)?;
     if L3 == 0 {
         packet.prepend_ethernet().map_err(|_| Fate::RxNoDecap)?;
@@ -302,6 +309,7 @@ fn take_frame<const L3: usize>(
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(len);
+    leave.count(packets, stats);
     Ok(leave.send(packet, bond))
 }
 
@@ -311,13 +319,24 @@ enum Leave {
     AtOnce,
     /// In its turn: at this time, ns.
     At { time: u64, now: u64 },
+    /// At once, as its turn is not known.
+    Unordered,
 }
 
 impl Leave {
     const fn new(time: u64, now: u64) -> Self {
         match time {
             0 => Self::AtOnce,
+            CONTENDED => Self::Unordered,
             time => Self::At { time, now },
+        }
+    }
+
+    /// Counts a received packet whose turn is not known.
+    #[inline(always)]
+    fn count(&self, packets: u32, stats: &mut PathStats) {
+        if let Self::Unordered = self {
+            stats.rx_contended += u64::from(packets);
         }
     }
 
@@ -329,15 +348,22 @@ impl Leave {
                 packet.hold_until(time, now);
                 redirect(bond.release_ifindex)
             }
+            Self::Unordered if bond.flags & BOND_IN_ORDER == 0 => redirect_inward(bond.ifindex),
+            Self::Unordered => {
+                packet.hold_until(0, 0);
+                redirect(bond.release_ifindex)
+            }
         }
     }
 }
 
 /// In place of a time: the packet was here before.
 const COPY: u64 = u64::MAX;
+/// In place of a time: what was here before is not to be known, as another CPU is at work on it.
+const CONTENDED: u64 = u64::MAX - 1;
 
-/// When a packet may leave that came on this path with this sequence field and identification: a time, or
-/// [`COPY`]. Times are CLOCK_MONOTONIC, ns.
+/// When a packet may leave that came on this path with this sequence field and identification: a time,
+/// [`COPY`] or [`CONTENDED`]. Times are CLOCK_MONOTONIC, ns.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn netbond_arrive(
@@ -350,7 +376,7 @@ extern "C" fn netbond_arrive(
     let stamp = Stamp::from_field(field.to_be_bytes());
     let (id, path) = (maps::bond_of(path_id), path_id % MAX_BOND_PATHS);
     let Some((strand, skew)) = maps::lock_strand(id, stamp.strand) else {
-        return now;
+        return CONTENDED;
     };
     let number = strand.number(path, stamp, identification as u16);
     let longest = u64::from(longest_ns);
@@ -389,9 +415,25 @@ impl Outer {
 
 #[inline(always)]
 fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
-    if packet.protocol() != gre::IPV4 || packet.has_vlan() || (L3 != 0 && !packet.is_for_us()) {
-        return Err(Fate::RxForeign);
+    let protocol = packet.protocol();
+    if protocol == gre::IPV4 {
+        if is_ours::<L3>(packet) {
+            return outer_v4::<L3>(packet);
+        }
+    } else if protocol == gre::IPV6 && Modes::has(feature::IPV6) && is_ours::<L3>(packet) {
+        return outer_v6::<L3>(packet);
     }
+    Err(Fate::RxForeign)
+}
+
+/// Whether the frame may be for this host.
+#[inline(always)]
+fn is_ours<const L3: usize>(packet: &Packet) -> bool {
+    !packet.has_vlan() && (L3 == 0 || packet.is_for_us())
+}
+
+#[inline(always)]
+fn outer_v4<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     let ip: Ipv4Hdr = packet.read(L3).ok_or(Fate::RxForeign)?;
     let ip_len = usize::from(ip.ihl());
     if ip.version() != 4 || ip_len < Ipv4Hdr::LEN || ip.proto != gre::IP_PROTOCOL {
@@ -400,18 +442,66 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     if is_fragment(ip.frags) {
         return Err(Fate::RxFragment);
     }
-    let base: gre::Base = packet.read(L3 + ip_len).ok_or(Fate::RxForeign)?;
+    let addresses = [ipv4::mapped(ip.src_addr), ipv4::mapped(ip.dst_addr)];
+    let mut outer = behind_ip(packet, L3, ip_len, addresses)?;
+    outer.tos = ip.tos;
+    outer.identification = u16::from_be_bytes(ip.id);
+    Ok(outer)
+}
+
+/// GRE behind extension headers is left to the kernel: nobody has reason to send what netbond takes so.
+#[inline(always)]
+fn outer_v6<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
+    let head: [u8; ipv6::HEAD_LEN] = packet.read(L3).ok_or(Fate::RxForeign)?;
+    if head[0] >> 4 != 6 {
+        return Err(Fate::RxForeign);
+    }
+    match head[6] {
+        gre::IP_PROTOCOL => {}
+        ipv6::FRAGMENT => {
+            // It begins with the next header of what was cut.
+            let next: u8 = packet.read(L3 + ipv6::HEADER_LEN).ok_or(Fate::RxForeign)?;
+            return Err(if next == gre::IP_PROTOCOL {
+                Fate::RxFragment
+            } else {
+                Fate::RxForeign
+            });
+        }
+        _ => return Err(Fate::RxForeign),
+    }
+    let (true, addresses) = packet.load(L3 + ipv6::HEAD_LEN) else {
+        return Err(Fate::RxForeign);
+    };
+    let addresses: [[u8; 16]; 2] = addresses;
+    // In TUNNELS such addresses are those of IPv4 paths.
+    if ipv6::is_mapped(&addresses[0]) {
+        return Err(Fate::RxForeign);
+    }
+    let mut outer = behind_ip(packet, L3, ipv6::HEADER_LEN, addresses)?;
+    outer.tos = ipv6::traffic_class(head[0], head[1]);
+    outer.identification = outer.stamp.identification();
+    Ok(outer)
+}
+
+/// What follows an outer IP header of `ip_len` bytes with these addresses, source and destination; of
+/// that itself nothing is said.
+#[inline(always)]
+fn behind_ip(
+    packet: &Packet,
+    start: usize,
+    ip_len: usize,
+    [source, destination]: [[u8; 16]; 2],
+) -> Result<Outer, Fate> {
+    let at = start + ip_len;
+    let base: gre::Base = packet.read(at).ok_or(Fate::RxForeign)?;
     let layout = base.layout().ok_or(Fate::RxGreFlags)?;
     let key = if layout.key {
-        packet
-            .read(L3 + ip_len + gre::BASE_LEN)
-            .ok_or(Fate::RxForeign)?
+        packet.read(at + gre::BASE_LEN).ok_or(Fate::RxForeign)?
     } else {
         [0; gre::FIELD_LEN]
     };
     let stamp = if layout.sequence {
-        let at = L3 + ip_len + layout.header_len() - gre::FIELD_LEN;
-        match packet.load(at) {
+        match packet.load(at + layout.header_len() - gre::FIELD_LEN) {
             (true, field) => Stamp::from_field(field),
             (false, _) => return Err(Fate::RxForeign),
         }
@@ -420,15 +510,15 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     };
     Ok(Outer {
         key: TunnelKey {
-            source: ipv4::mapped(ip.src_addr),
-            destination: ipv4::mapped(ip.dst_addr),
+            source,
+            destination,
             key,
             has_key: u32::from(layout.key),
         },
         len: ip_len + layout.header_len(),
         protocol: base.protocol,
-        tos: ip.tos,
-        identification: u16::from_be_bytes(ip.id),
+        tos: 0,
+        identification: 0,
         stamped: layout.sequence,
         stamp,
     })
@@ -485,7 +575,7 @@ fn congestion(
             if inner[0] >> 4 != 6 {
                 return Err(Fate::RxMalformed);
             }
-            let tos = inner[0] << 4 | inner[1] >> 4;
+            let tos = ipv6::traffic_class(inner[0], inner[1]);
             match ecn::decapsulate(tos, outer_tos) {
                 Decapsulated::Keep => Ok(Mark::None),
                 Decapsulated::Drop => Err(Fate::RxEcn),

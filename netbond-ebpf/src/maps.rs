@@ -15,8 +15,8 @@ use netbond_common::{
         ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
         EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES,
         MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, MAX_SHARES, Meta, NO_BOND,
-        PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Shares,
-        Ticket, TunnelKey, Turns,
+        PATH_SPARE, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN,
+        Sample, Shares, Ticket, TunnelKey, Turns,
     },
     fate::Fate,
     notes::Notes,
@@ -143,7 +143,8 @@ pub(crate) fn path_flags(id: u32) -> u32 {
         return 0;
     }
     let Some(&limit) = LIMITS.get(id).filter(|limit| **limit != 0) else {
-        return path.flags;
+        // Nor is anything known of a return.
+        return path.flags & !PATH_SPARE;
     };
     match LIVE.get(id) {
         // The clock of the proof may be a tick ahead of this one.
@@ -256,8 +257,9 @@ pub(crate) fn stamp(bond: u32, strand: u32, packets: u32) -> Option<Stamp> {
 }
 
 /// How often a strand's lock is tried: whoever has it works for less than a microsecond, and is never
-/// interrupted by another of these programs.
-const TRIES: u32 = 64;
+/// interrupted by another of these programs. But an interrupt may take tens of microseconds, which are
+/// waited for; and a hypervisor may take the processor away for milliseconds, which are not.
+const TRIES: u32 = 1024;
 
 /// A bond's strand, locked until [`unlock`]; `None` where there is no such strand or no getting at it.
 #[inline(always)]

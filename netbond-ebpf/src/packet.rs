@@ -5,10 +5,10 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
@@ -19,11 +19,16 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netbond_common::{
+    abi::Path,
     frame::{self, Tag},
     gre, inner,
     ipv4::{self, Outward},
+    ipv6,
+    names::feature,
 };
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
+
+use crate::features::{Features as _, Modes};
 
 /// A helper of the kernel refused.
 pub(crate) struct Refused;
@@ -34,6 +39,10 @@ pub(crate) struct Refused;
 const PLAIN: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 /// What is added is GRE over IPv4: so super-packets stay whole down to the path's device.
 const TUNNEL: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+/// The same over IPv6.
+const TUNNEL_V6: u64 = PLAIN | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_GRE) as u64;
+/// What is left is IPv4. Linux 6.3 and later know this.
+const LEAVES_IPV4: u64 = PLAIN | BPF_F_ADJ_ROOM_DECAP_L3_IPV4 as u64;
 
 /// BPF_SKB_TSTAMP_DELIVERY_MONO of linux/bpf.h: a time stamp is one of CLOCK_MONOTONIC, of departure.
 const DELIVERY_MONO: u32 = 1;
@@ -187,11 +196,11 @@ impl Packet {
         if result == 0 { Ok(()) } else { Err(Refused) }
     }
 
-    /// Makes the kernel take a frame for IPv4, whatever is in it: it makes room in no other, and
-    /// WireGuard sends no other. The frame's EtherType is lost.
+    /// Makes the kernel take a frame for one of this EtherType, whatever is in it: it makes room in none
+    /// but those of IP, and WireGuard sends no other. The frame's own EtherType is lost.
     #[inline(always)]
-    fn pass_off_as_ipv4(&self) -> Result<(), Refused> {
-        self.write(frame::TYPE_AT, &gre::IPV4)?;
+    fn pass_off_as(&self, protocol: [u8; 2]) -> Result<(), Refused> {
+        self.write(frame::TYPE_AT, &protocol)?;
         // The first tag goes beside the frame, the second moves it in; and when that is taken out
         // again the kernel reads the EtherType anew.
         self.push_tag()?;
@@ -313,6 +322,73 @@ impl Packet {
         }
     }
 
+    /// The same over IPv6.
+    #[inline(always)]
+    pub(crate) fn encapsulate_v6(
+        &self,
+        outward: &ipv6::Outward,
+        path: &Path,
+        gre: gre::Header,
+        more: u32,
+    ) -> Result<(), Refused> {
+        let len = (ipv6::HEADER_LEN + gre.len()) as i32 + more as i32;
+        self.make_headroom(len)?;
+        self.make_room(len, TUNNEL_V6, gre::IPV6)?;
+        self.write_v6(outward, path, gre)
+    }
+
+    /// Writes an outer IPv6 header behind the Ethernet header, and the GRE header behind it. The
+    /// addresses come from the map itself: to copy them would take more than to write once more.
+    #[inline(always)]
+    fn write_v6(
+        &self,
+        outward: &ipv6::Outward,
+        path: &Path,
+        gre: gre::Header,
+    ) -> Result<(), Refused> {
+        const GRE_AT: usize = EthHdr::LEN + ipv6::HEADER_LEN;
+        self.write_v6_header(EthHdr::LEN, &outward.head(gre.len()), path)?;
+        match gre {
+            gre::Header::Plain(gre) => {
+                self.write::<[u8; PLAIN_GRE]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+            gre::Header::One(gre) => {
+                self.write::<[u8; ONE_FIELD]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+            gre::Header::Two(gre) => {
+                self.write::<[u8; TWO_FIELDS]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+        }
+    }
+
+    /// Writes a path's outer IPv6 header that begins so.
+    #[inline(always)]
+    pub(crate) fn write_v6_header(
+        &self,
+        at: usize,
+        head: &[u8; ipv6::HEAD_LEN],
+        path: &Path,
+    ) -> Result<(), Refused> {
+        self.write(at, head)?;
+        self.write(at + ipv6::HEAD_LEN, path.addresses())
+    }
+
+    /// Makes of the outer IPv4 header one of IPv6, or the other way round, as far as its length goes:
+    /// what it says is left to the caller.
+    #[inline(always)]
+    pub(crate) fn change_outer(&self, to_ipv6: bool) -> Result<(), Refused> {
+        const MORE: i32 = (ipv6::HEADER_LEN - ipv4::HEADER_LEN) as i32;
+        let (more, protocol) = if to_ipv6 {
+            (MORE, gre::IPV6)
+        } else {
+            (-MORE, gre::IPV4)
+        };
+        self.ctx
+            .adjust_room(more, BPF_ADJ_ROOM_MAC, PLAIN)
+            .map_err(|_| Refused)?;
+        self.pass_off_as(protocol)
+    }
+
     /// Writes outer headers over those that are there.
     #[inline(always)]
     pub(crate) fn overwrite(
@@ -331,10 +407,17 @@ impl Packet {
     #[inline(always)]
     fn put_before<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
         let len = size_of::<T>() as i32 + more as i32;
-        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, TUNNEL).is_err() {
-            self.make_plain_room(len)?;
-        }
+        self.make_room(len, TUNNEL, gre::IPV4)?;
         self.write(EthHdr::LEN, headers)
+    }
+
+    /// Makes room for so many bytes of outer headers of this EtherType, which the flags describe.
+    #[inline(always)]
+    fn make_room(&self, len: i32, flags: u64, protocol: [u8; 2]) -> Result<(), Refused> {
+        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
+            self.make_plain_room(len, protocol)?;
+        }
+        Ok(())
     }
 
     /// Puts outer headers before the whole frame, whose tags were taken off, and makes room for its own
@@ -349,13 +432,23 @@ impl Packet {
     ) -> Result<(), Refused> {
         let len = (ipv4::HEADER_LEN + gre.len() + frame) as i32;
         self.make_headroom(len)?;
-        let flags = TUNNEL
-            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
-            | (frame as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-        if self.ctx.adjust_room(len, BPF_ADJ_ROOM_MAC, flags).is_err() {
-            self.make_plain_room(len)?;
-        }
+        self.make_room(len, TUNNEL | with_frame(frame), gre::IPV4)?;
         self.overwrite(EthHdr::LEN, outward, gre)
+    }
+
+    /// The same over IPv6.
+    #[inline(always)]
+    pub(crate) fn encapsulate_frame_v6(
+        &self,
+        outward: &ipv6::Outward,
+        path: &Path,
+        gre: gre::Header,
+        frame: usize,
+    ) -> Result<(), Refused> {
+        let len = (ipv6::HEADER_LEN + gre.len() + frame) as i32;
+        self.make_headroom(len)?;
+        self.make_room(len, TUNNEL_V6 | with_frame(frame), gre::IPV6)?;
+        self.write_v6(outward, path, gre)
     }
 
     /// Sees to it that there is space in memory for `len` bytes of outer headers and for those that
@@ -387,16 +480,17 @@ impl Packet {
     /// Makes room for outer headers around what is no IP packet, or inside a tunnel already, for which
     /// the kernel refuses to note another one (ENOTSUPP, EALREADY in `bpf_skb_net_grow`).
     ///
-    /// Without that note a super-packet must not be cut: but for TCP, which says so only because it came
+    /// Without that note the kernel takes the packet for one of the family that it was of, and not of
+    /// the outer headers' (EtherType `protocol`). And a super-packet must not be cut: but for TCP, which says so only because it came
     /// out of a tunnel, merged by its receive offload (`gre_gro_complete`). There the kernel still
     /// knows where the packet inside begins, and it begins there again.
     #[inline(always)]
-    fn make_plain_room(&self, len: i32) -> Result<(), Refused> {
+    fn make_plain_room(&self, len: i32, protocol: [u8; 2]) -> Result<(), Refused> {
         if self.skb().gso_size != 0 && !self.is_tcp() {
             return Err(Refused);
         }
-        if self.protocol() != gre::IPV4 {
-            self.pass_off_as_ipv4()?;
+        if self.protocol() != protocol {
+            self.pass_off_as(protocol)?;
         }
         self.ctx
             .adjust_room(len, BPF_ADJ_ROOM_MAC, PLAIN)
@@ -415,12 +509,25 @@ impl Packet {
         protocol == Some(inner::TCP)
     }
 
-    /// Removes `len` bytes of outer headers from where the IP header starts.
+    /// Removes `len` bytes of outer headers from where the IP header starts, at `at`.
+    ///
+    /// `inner` is the EtherType of what is left.
+    ///
+    /// Where the outer header is IPv6 the kernel goes on to take the packet for IPv6, unless it is told
+    /// otherwise, and leaves no less than an IPv6 header, though an IPv4 packet may be shorter. From Linux 6.3
+    /// on it takes our word that IPv4 is what is left; before, the packet is made longer, and IP's own length
+    /// says where it ends. (That in the first place would be refused for a packet that came over no wire, and
+    /// still says that it is inside a tunnel.)
     #[inline(always)]
-    pub(crate) fn decapsulate(&self, len: usize) -> Result<(), Refused> {
-        self.ctx
-            .adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, PLAIN)
-            .map_err(|_| Refused)
+    pub(crate) fn decapsulate(&self, at: usize, len: usize, inner: [u8; 2]) -> Result<(), Refused> {
+        let remove = |flags| self.ctx.adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, flags);
+        if Modes::has(feature::IPV6) && self.protocol() == gre::IPV6 && inner != gre::IPV6 {
+            if remove(LEAVES_IPV4).is_ok() {
+                return Ok(());
+            }
+            self.pad(at + len + Ipv6Hdr::LEN)?;
+        }
+        remove(PLAIN).map_err(|_| Refused)
     }
 
     /// Lengthens a frame that is shorter than `len` bytes, with zeros.
@@ -488,6 +595,12 @@ impl Packet {
             unsafe { bpf_skb_change_head(self.ctx.as_ptr().cast(), EthHdr::LEN as u32, 0) };
         if result == 0 { Ok(()) } else { Err(Refused) }
     }
+}
+
+/// What the flags for room say of a frame's header of so many bytes behind the outer headers.
+#[inline(always)]
+const fn with_frame(len: usize) -> u64 {
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64 | (len as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT
 }
 
 /// Of the GRE header the first `N` bytes.

@@ -6,6 +6,7 @@ use netbond_common::{
     gre::{self, Layout},
     inner::Inner,
     ipv4::{self, Outward},
+    ipv6,
     probe::{self, Account, Asker, Kind, Probe},
 };
 use network_types::eth::EthHdr;
@@ -13,6 +14,7 @@ use network_types::eth::EthHdr;
 use crate::{
     egress::leave,
     end::End,
+    features::{Features, Modes, is_over_ipv6},
     maps,
     packet::{Packet, Refused, monotonic},
 };
@@ -39,7 +41,7 @@ pub(crate) fn asked(packet: &Packet, bond: u32) -> Option<u32> {
 /// Turns such a frame into a request on the path. The frame's length is the probe's; where that is a
 /// long one, `more` bytes are added, at most as many as a request has.
 #[inline(always)]
-pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> {
+pub(crate) fn ask<F: Features>(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> {
     let end = |fate| End::new(maps::bond_of(path_id), fate);
     let len = packet.len() - EthHdr::LEN as u32;
     let more = if len as usize == probe::LEN { 0 } else { more };
@@ -55,7 +57,7 @@ pub(crate) fn ask(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> 
         return Err(end(Fate::TxNoPath));
     }
     let request = probe::request(live, path_id, monotonic(), maps::secret());
-    wrap(packet, path, len, more)
+    wrap::<F>(packet, path, len, more)
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
         .map_err(|_| end(Fate::TxNoRoom))?;
     Ok(leave(packet, path))
@@ -81,7 +83,7 @@ pub(crate) fn receive<const L3: usize>(
     match kind {
         Kind::Request => {
             // Ours never has options: it would have to be lengthened or cut to be answered.
-            if outer_len != header_len(path) || path.ifindex == 0 {
+            if outer_len != header_len::<Modes>(path) || path.ifindex == 0 {
                 return Err(end(Fate::RxProbeMalformed));
             }
             let (answer, asker) =
@@ -119,8 +121,13 @@ fn account(path_id: u32, (packets, bytes): (u64, u64)) -> Account {
 
 /// Bytes of the outer headers that this end sends on a path.
 #[inline(always)]
-const fn header_len(path: &Path) -> usize {
-    ipv4::HEADER_LEN + gre_header(path).len()
+fn header_len<F: Features>(path: &Path) -> usize {
+    let ip = if is_over_ipv6::<F>(path) {
+        ipv6::HEADER_LEN
+    } else {
+        ipv4::HEADER_LEN
+    };
+    ip + gre_header(path).len()
 }
 
 /// The GRE header of a probe. Probes are no part of any sequence.
@@ -133,30 +140,48 @@ const fn gre_header(path: &Path) -> gre::Header {
     gre::Header::new(probe::PROTOCOL, layout, path.key, [0; gre::FIELD_LEN])
 }
 
+/// What the outer headers say of a probe.
+const INNER: Inner = Inner {
+    protocol: probe::PROTOCOL,
+    tos: probe::TOS,
+    ttl: probe::TTL,
+    dont_fragment: true,
+};
+
 /// The outer headers of a probe of `len` bytes.
 #[inline(always)]
-fn outward(path: &Path, len: u32) -> Outward<'_> {
+const fn outward(path: &Path, len: u32) -> Outward<'_> {
     Outward {
         local: &path.local,
         remote: &path.remote,
         sum: path.sum,
-        inner: Inner {
-            protocol: probe::PROTOCOL,
-            tos: probe::TOS,
-            ttl: probe::TTL,
-            dont_fragment: true,
-        },
+        inner: INNER,
         ttl: 0,
         payload_len: len,
         identification: 0,
     }
 }
 
+/// The same over IPv6. All have one label, and so the same way.
+#[inline(always)]
+const fn outward_v6(len: u32) -> ipv6::Outward {
+    ipv6::Outward {
+        inner: INNER,
+        hop_limit: 0,
+        payload_len: len,
+        label: ipv6::flow_label(0),
+    }
+}
+
 /// Puts outer headers before a probe of `len` bytes, and `more`; returns their length.
 #[inline(always)]
-fn wrap(packet: &Packet, path: &Path, len: u32, more: u32) -> Result<usize, Refused> {
-    packet.encapsulate(&outward(path, len + more), gre_header(path), more)?;
-    Ok(header_len(path))
+fn wrap<F: Features>(packet: &Packet, path: &Path, len: u32, more: u32) -> Result<usize, Refused> {
+    if is_over_ipv6::<F>(path) {
+        packet.encapsulate_v6(&outward_v6(len + more), path, gre_header(path), more)?;
+    } else {
+        packet.encapsulate(&outward(path, len + more), gre_header(path), more)?;
+    }
+    Ok(header_len::<F>(path))
 }
 
 /// Overwrites a received request with its answer.
@@ -168,7 +193,11 @@ fn turn_round<const L3: usize>(
     answer: &Probe,
 ) -> Result<(), Refused> {
     // Its GRE header stays: the same key or none, and nothing else.
-    let header = outward(path, len).header(gre_header(path).len());
-    packet.write(L3, &header)?;
-    packet.write(L3 + header_len(path), answer)
+    let gre_len = gre_header(path).len();
+    if is_over_ipv6::<Modes>(path) {
+        packet.write_v6_header(L3, &outward_v6(len).head(gre_len), path)?;
+    } else {
+        packet.write(L3, &outward(path, len).header(gre_len))?;
+    }
+    packet.write(L3 + header_len::<Modes>(path), answer)
 }

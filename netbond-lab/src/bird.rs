@@ -1,6 +1,5 @@
-//! BIRD in every router: OSPF version 2 over the WireGuard links.
+//! BIRD in every router: OSPF version 2 over the WireGuard links, and version 3 over those with IPv6.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::process::Process;
 use crate::router::Router;
-use crate::topology::Topology;
+use crate::topology::{LocalEnd, Topology};
 use crate::wait::wait_for;
 
 /// How long BIRD may take to answer after its start.
@@ -126,11 +125,8 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
     } else {
         ("", "")
     };
-    let mut interfaces = String::new();
-    for end in topology.ends_of(router) {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            interfaces,
+    let interface = |end: &LocalEnd| {
+        format!(
             "    interface \"{}\" {{\n\
              \x20     type ptp;\n\
              \x20     cost {};\n\
@@ -140,32 +136,44 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
              {watched}\
              \x20   }};\n",
             end.device, end.cost, ospf.hello, ospf.dead
-        );
-    }
+        )
+    };
     // A route that went with its device BIRD installs again when it next scans the kernel: 60 s later,
     // unless told otherwise.
-    format!(
+    let version = |version: u8, name: &str, channel: &str, interfaces: String| {
+        format!(
+            "protocol kernel {{\n\
+             \x20 {channel} {{ import none; export all; }};\n\
+             \x20 merge paths {ecmp};\n\
+             \x20 metric 32;\n\
+             \x20 scan time 2;\n\
+             }}\n\
+             protocol ospf v{version} {name} {{\n\
+             \x20 tick 1;\n\
+             \x20 ecmp {ecmp};\n\
+             \x20 {channel} {{ import all; export none; }};\n\
+             \x20 area 0 {{\n\
+             \x20   interface \"lo\" {{ stub yes; }};\n\
+             {interfaces}\
+             \x20 }};\n\
+             }}\n"
+        )
+    };
+    let ends = || topology.ends_of(router);
+    let mut text = format!(
         "log stderr all;\n\
          router id {id};\n\
          timeformat log iso long ms;\n\
          protocol device {{ }}\n\
-         {watch}\
-         protocol kernel {{\n\
-         \x20 ipv4 {{ import none; export all; }};\n\
-         \x20 merge paths {ecmp};\n\
-         \x20 metric 32;\n\
-         \x20 scan time 2;\n\
-         }}\n\
-         protocol ospf v2 lab {{\n\
-         \x20 tick 1;\n\
-         \x20 ecmp {ecmp};\n\
-         \x20 ipv4 {{ import all; export none; }};\n\
-         \x20 area 0 {{\n\
-         \x20   interface \"lo\" {{ stub yes; }};\n\
-         {interfaces}\
-         \x20 }};\n\
-         }}\n"
-    )
+         {watch}"
+    );
+    let all = ends().map(|end| interface(&end)).collect();
+    text += &version(2, "lab", "ipv4", all);
+    if topology.has_ipv6() {
+        let some = ends().filter(|end| end.overlay_v6.is_some());
+        text += &version(3, "lab6", "ipv6", some.map(|end| interface(&end)).collect());
+    }
+    text
 }
 
 #[cfg(test)]
@@ -194,6 +202,19 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(!text.contains("bfd"), "nobody asked for it:\n{text}");
+    }
+
+    #[test]
+    fn version_3_runs_where_links_have_ipv6() {
+        let topology = Topology::reference().over_ipv6(&[1]);
+        let text = render(&topology, "A", "10.65.2.2");
+        let (two, three) = text.split_once("protocol ospf v3 lab6 {").unwrap();
+        assert!(two.contains("wg-a-m1") && two.contains("wg-a-m2"), "{two}");
+        assert!(
+            !three.contains("wg-a-m1") && three.contains("wg-a-m2"),
+            "{three}"
+        );
+        assert!(!render(&Topology::reference(), "A", "10.65.2.2").contains("v3"));
     }
 
     #[test]

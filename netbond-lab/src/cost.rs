@@ -7,8 +7,7 @@
 //! is in the sender's system time.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
-use std::net::Ipv4Addr;
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,13 +17,12 @@ use serde::{Deserialize, Serialize};
 use crate::daemon::{PathStatus, Status};
 use crate::lab::{Lab, Options};
 use crate::machine::{Machine, Used, resident, used};
-use crate::namespace;
+use crate::plain;
 use crate::router::Router;
-use crate::topology::{Ospf, RouterSpec, Topology};
 use crate::wait::{check_interrupt, wait_for};
 
 /// Paths of a bond, and links between the routers, at the most.
-const BOND: u16 = 16;
+const SIZE: u16 = 16;
 
 /// The thread of netbond that probes.
 const PROBER: &str = "prober";
@@ -100,11 +98,11 @@ fn measure(name: &str, paths: u16, time: Duration) -> Result<Vec<Row>> {
         netbond: false,
         ..Options::default()
     };
-    let lab = Lab::up_with(name, &topology(), options)?;
+    let lab = Lab::up_with(name, &plain::topology(), options)?;
     let (a, b) = (lab.router("A"), lab.router("B"));
-    lay_links(a, b, paths)?;
-    a.write_config(&config(paths, false))?;
-    b.write_config(&config(paths, true))?;
+    plain::lay_links(a, b, paths, SIZE)?;
+    a.write_config(&plain::config(paths, SIZE, false, ""))?;
+    b.write_config(&plain::config(paths, SIZE, true, ""))?;
 
     eprintln!("{paths} paths: starting netbond, waiting for all paths ...");
     let mut ends = Vec::new();
@@ -153,84 +151,6 @@ fn measure(name: &str, paths: u16, time: Duration) -> Result<Vec<Row>> {
     }
     lab.down()?;
     Ok(rows)
-}
-
-/// Two routers; their links are none of WireGuard's.
-fn topology() -> Topology {
-    Topology {
-        routers: vec![
-            RouterSpec::new("A", Ipv4Addr::new(10, 65, 2, 2)),
-            RouterSpec::new("B", Ipv4Addr::new(10, 65, 2, 1)),
-        ],
-        links: Vec::new(),
-        bonds: Vec::new(),
-        ospf: Ospf::default(),
-    }
-}
-
-/// The outer address of a path's end.
-fn address(path: u16, far: bool) -> Ipv4Addr {
-    let [high, low] = path.to_be_bytes();
-    Ipv4Addr::new(10, 70 + u8::from(far), high, low)
-}
-
-/// The link that a path takes: those of a bond take different ones.
-fn link(path: u16) -> u16 {
-    path % BOND
-}
-
-/// Links, addresses, and a route for each path.
-fn lay_links(a: &Router, b: &Router, paths: u16) -> Result<()> {
-    let mut near = String::new();
-    for link in 0..paths.min(BOND) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            near,
-            "link add u{link} type veth peer name u{link} netns {}",
-            b.netns()
-        );
-    }
-    namespace::ip_batch(a.netns(), &near)?;
-    for (router, far) in [(a, false), (b, true)] {
-        let mut commands = String::new();
-        let (own, peer) = if far { (2, 1) } else { (1, 2) };
-        for link in 0..paths.min(BOND) {
-            let _ = writeln!(
-                commands,
-                "addr add 10.72.{link}.{own}/30 dev u{link}\nlink set u{link} up"
-            );
-        }
-        for path in 0..paths {
-            let link = link(path);
-            let _ = writeln!(
-                commands,
-                "addr add {}/32 dev lo\n\
-                 route add {}/32 via 10.72.{link}.{peer} dev u{link} proto static",
-                address(path, far),
-                address(path, !far),
-            );
-        }
-        namespace::ip_batch(router.netns(), &commands)?;
-    }
-    Ok(())
-}
-
-/// netbond's configuration, with the defaults wherever there are some.
-fn config(paths: u16, far: bool) -> String {
-    let mut text = "route_protocols = [\"static\"]\n".to_owned();
-    for path in 0..paths {
-        if path % BOND == 0 {
-            let _ = write!(text, "\n[[bond]]\nname = \"nb{}\"\n", path / BOND);
-        }
-        let _ = write!(
-            text,
-            "\n[[bond.path]]\nname = \"p{path}\"\nlocal = \"{}\"\nremote = \"{}\"\ndevice = \"u{}\"\n",
-            address(path, far),
-            address(path, !far),
-            link(path),
-        );
-    }
-    text
 }
 
 /// Waits until all paths are up; since when each is, in seconds since 1970.
@@ -383,27 +303,5 @@ impl fmt::Display for Report {
             )?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_configurations_name_each_path_once_with_its_addresses_exchanged() {
-        let (near, far) = (config(1024, false), config(1024, true));
-        assert_eq!(near.matches("[[bond]]").count(), 64);
-        assert_eq!(near.matches("[[bond.path]]").count(), 1024);
-        let last = "name = \"p1023\"\nlocal = \"10.70.3.255\"\nremote = \"10.71.3.255\"\n\
-                    device = \"u15\"\n";
-        assert!(near.ends_with(last), "{near}");
-        assert!(far.contains("local = \"10.71.3.255\"\nremote = \"10.70.3.255\""));
-        assert!(config(2, false).contains("device = \"u1\""));
-    }
-
-    #[test]
-    fn the_lab_can_be_built() {
-        topology().validate().unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! netbond in the routers that have a bond.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
@@ -35,6 +36,9 @@ pub struct BondStatus {
     pub name: String,
     /// Every path of the bond.
     pub paths: Vec<PathStatus>,
+    /// Packets that took no path, by what became of them.
+    #[serde(default)]
+    pub fates: BTreeMap<String, u64>,
 }
 
 /// A path in [`BondStatus`].
@@ -47,6 +51,15 @@ pub struct PathStatus {
     /// Packets sent down the path since it exists.
     #[serde(default)]
     pub tx_packets: u64,
+    /// Of these, copies of what another path was sent.
+    #[serde(default)]
+    pub tx_copies: u64,
+    /// Packets received on it.
+    #[serde(default)]
+    pub rx_packets: u64,
+    /// Of these, not told from copies.
+    #[serde(default)]
+    pub rx_contended: u64,
     /// When the state or its reason last changed, seconds since 1970.
     #[serde(default)]
     pub changed: f64,
@@ -163,14 +176,22 @@ impl Router {
         events.with_context(|| format!("cannot read the events of router {}", self.name()))
     }
 
-    /// Waits until netbond answers and every path of every bond is up.
+    /// Waits until netbond has started and every path of every bond is up.
     pub fn wait_netbond(&self, deadline: Duration) -> Result<()> {
+        self.wait_paths(deadline, &["up"])
+    }
+
+    /// The same for paths in any of these states.
+    pub(crate) fn wait_paths(&self, deadline: Duration, states: &[&str]) -> Result<()> {
         wait_for(
             &format!("ready netbond in router {}", self.name()),
             deadline,
             || {
                 if let Some(process) = &mut self.processes().netbond {
                     ensure!(process.is_running(), "it ended");
+                    // The maps say what the one before knew until it is.
+                    let started = format!(", pid {}, bonds: ", process.pid());
+                    ensure!(self.netbond_log().contains(&started), "it is only starting");
                 }
                 let status = self.netbond_status()?;
                 ensure!(!status.bonds.is_empty(), "it has no bond");
@@ -178,7 +199,7 @@ impl Router {
                     .bonds
                     .iter()
                     .flat_map(|bond| &bond.paths)
-                    .filter(|path| path.state != "up")
+                    .filter(|path| !states.contains(&path.state.as_str()))
                     .map(|path| format!("{} is {}", path.name, path.state))
                     .collect();
                 ensure!(down.is_empty(), "path {}", down.join(", path "));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::daemon::last_lines;
 use crate::router::Router;
 use crate::state::{self, Claim, Record};
-use crate::topology::{LinkSpec, RouterSpec, Topology, underlay_device};
+use crate::topology::{LinkSpec, RouterSpec, Topology, link_prefix, underlay_device};
 use crate::wait::wait_for;
 use crate::wireguard::{self, WireGuard};
 use crate::{anchor, binary, namespace};
@@ -198,7 +198,7 @@ impl Lab {
                 .bonds
                 .iter()
                 .filter(|bond| bond.router == router.name());
-            let wanted = others.map(|spec| (spec.router_id, None)).chain(
+            let wanted = others.map(|spec| (spec.router_id.into(), None)).chain(
                 bonds
                     .flat_map(|bond| &bond.paths)
                     .map(|path| (path.remote, Some(path.device.as_str()))),
@@ -306,10 +306,11 @@ impl Lab {
                 last_lines(&text, 5)
             )
         })?;
-        namespace::ip_batch(
-            &netns,
-            &format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id),
-        )
+        let mut commands = format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id);
+        if self.topology.has_ipv6() {
+            commands += &format!("addr add {}/128 dev lo\n", spec.loopback_v6());
+        }
+        namespace::ip_batch(&netns, &commands)
     }
 
     /// Kills every process of a router and removes its namespace, and with it its ends of the
@@ -387,12 +388,12 @@ impl Lab {
             self.router(&a.router).netns(),
             self.router(&b.router).netns(),
         );
-        let mtu = link.underlay_mtu;
+        let (mtu, length) = (link.underlay_mtu, link_prefix(a.underlay));
         namespace::ip_batch(
             netns_a,
             &format!(
                 "link add {in_a} mtu {mtu} type veth peer name {in_b} mtu {mtu} netns {netns_b}\n\
-                     addr add {}/30 dev {in_a}\n\
+                     addr add {}/{length} dev {in_a}\n\
                      link set {in_a} up\n",
                 a.underlay
             ),
@@ -400,7 +401,7 @@ impl Lab {
         namespace::ip_batch(
             netns_b,
             &format!(
-                "addr add {}/30 dev {in_b}\nlink set {in_b} up\n",
+                "addr add {}/{length} dev {in_b}\nlink set {in_b} up\n",
                 b.underlay
             ),
         )
@@ -447,6 +448,13 @@ impl Drop for Lab {
                     );
                 }
             }
+            for router in self.routers() {
+                let losses = router.losses();
+                if !losses.is_empty() {
+                    let name = router.name();
+                    eprintln!("dropped in router {name}: {}", losses.join(", "));
+                }
+            }
         }
         if let Err(error) = self.remove() {
             eprintln!("cannot take lab {} down: {error:#}", self.name);
@@ -469,14 +477,24 @@ impl Router {
         let remote: IpAddr = address.parse().context("no address")?;
         let wanted = self.topology().ends_of(self.name());
         let wanted = wanted
-            .map(|end| (end.device, IpAddr::V4(end.overlay)))
+            .filter_map(|end| {
+                let own = match remote {
+                    IpAddr::V4(_) => Some(end.overlay.into()),
+                    IpAddr::V6(_) => end.overlay_v6.map(IpAddr::from),
+                };
+                Some((end.device, own?))
+            })
             .find(|(name, _)| Some(name.as_str()) == device);
+        let any: IpAddr = match remote {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
         ensure!(device.is_none() || wanted.is_some(), "no such device");
         wait_for(&what, deadline, || {
             // The kernel's own decision: each device has an address of its own. Asking it so costs
             // nothing beside a run of `ip`, and much is waited for here.
             let source = namespace::within(self.netns(), || {
-                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                let socket = UdpSocket::bind((any, 0))?;
                 socket.connect((remote, 9))?;
                 Ok(socket.local_addr()?.ip())
             })?;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use netbond_lab::failover::{self, Failure, System};
-use netbond_lab::{Lab, Life, Options, Topology, WireGuard, bench, calm, cost, machine, run};
+use netbond_lab::{
+    Lab, Life, Options, Topology, WireGuard, bench, calm, cost, machine, run, scale, soak,
+};
 use serde::Serialize;
 
 /// A laboratory for netbond: the reference topology in network namespaces.
@@ -95,6 +97,30 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Measure how a controller bears many bonds, many routes, and storms of route changes
+    Scale {
+        /// The lab's name
+        #[arg(long, default_value = "scale")]
+        name: String,
+        /// Numbers of bonds, of eight paths each; the storms are made with the last one
+        #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100, 1000],
+              value_parser = clap::value_parser!(u16).range(1..=1024))]
+        bonds: Vec<u16>,
+        /// Routes in the kernel that are no path's
+        #[arg(long, value_name = "N", default_value_t = 100_000,
+              value_parser = clap::value_parser!(u32).range(..=16_000_000))]
+        routes: u32,
+        /// How many routes come or go a second in the storm
+        #[arg(long, value_name = "N", default_value_t = 10_000,
+              value_parser = clap::value_parser!(u32).range(200..=1_000_000))]
+        per_second: u32,
+        /// How long the storm lasts
+        #[arg(long, value_name = "SECONDS", default_value_t = 60,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Saturate a lab in which nothing fails, and count the paths that are taken for dead
     #[command(
         after_help = "Prints a summary on standard error and a line of JSON on standard output.\n\
@@ -108,6 +134,26 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 60,
               value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
+        /// Write the JSON to this file, too
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
+    /// Let random faults happen under traffic, and check what must hold
+    #[command(
+        after_help = "Prints what happens and a summary on standard error, and a line of JSON on standard output.\n\
+                            The exit code is 1 where something did not hold."
+    )]
+    Soak {
+        /// The lab's name
+        #[arg(long, default_value = "soak")]
+        name: String,
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 30,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Make the faults of an earlier run [default: others each time]
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
         /// Write the JSON to this file, too
         #[arg(long, value_name = "FILE")]
         save: Option<PathBuf>,
@@ -331,6 +377,24 @@ fn execute(command: Command) -> Result<ExitCode> {
             netbond_lab::catch_interrupts()?;
             output.put(&cost::run(&name, &paths, Duration::from_secs(seconds))?)?;
         }
+        Command::Scale {
+            name,
+            bonds,
+            routes,
+            per_second,
+            seconds,
+            output,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let plan = scale::Plan {
+                bonds,
+                routes,
+                per_second,
+                storm: Duration::from_secs(seconds),
+                idle: Duration::from_secs(5),
+            };
+            output.put(&scale::run(&name, &plan)?)?;
+        }
         Command::Calm {
             name,
             minutes,
@@ -342,6 +406,20 @@ fn execute(command: Command) -> Result<ExitCode> {
             eprint!("{report}");
             println!("{}", machine::save(&report, file.as_deref())?);
             if !report.is_calm() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Soak {
+            name,
+            minutes,
+            seed,
+            save: file,
+        } => {
+            netbond_lab::catch_interrupts()?;
+            let report = soak::run(&name, Duration::from_secs(60 * minutes), seed)?;
+            eprint!("{report}");
+            println!("{}", machine::save(&report, file.as_deref())?);
+            if !report.violations.is_empty() {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -34,6 +34,8 @@ pub struct Router {
 pub(crate) struct Processes {
     pub(crate) anchor: Option<Child>,
     pub(crate) bird: Option<Process>,
+    /// zebra, ospfd and ospf6d, where they were started.
+    pub(crate) frr: Vec<Process>,
     pub(crate) netbond: Option<Process>,
 }
 
@@ -61,6 +63,10 @@ impl Router {
         let processes = Processes {
             anchor: child,
             bird: Process::find(&router.netns, &router.state_file("bird.pid")),
+            frr: ["zebra.pid", "ospfd.pid", "ospf6d.pid"]
+                .iter()
+                .filter_map(|file| Process::find(&router.netns, &router.state_file(file)))
+                .collect(),
             netbond: Process::find(&router.netns, &router.state_file("netbond.pid")),
         };
         router.processes = Mutex::new(processes);
@@ -210,9 +216,11 @@ impl Router {
             let _ = anchor.kill();
             let _ = anchor.wait();
         }
+        let frr = std::mem::take(&mut processes.frr);
         for process in [processes.bird.take(), processes.netbond.take()]
             .into_iter()
             .flatten()
+            .chain(frr)
         {
             let _ = process.end(Signal::SIGKILL);
         }

@@ -4,7 +4,7 @@
 //! [`Topology::reference`], and changes what it wants to be different.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub struct RouterSpec {
 pub struct LinkSpec {
     /// The two ends, in no particular order.
     pub ends: [LinkEnd; 2],
+    /// Whether the WireGuard devices have IPv6 addresses too, and OSPFv3 runs over them.
+    pub ipv6: bool,
     /// OSPF cost, the same in both directions.
     pub cost: u16,
     /// MTU of the two WireGuard devices, in bytes.
@@ -57,8 +59,8 @@ pub struct LinkEnd {
     pub router: String,
     /// Address on the WireGuard device, in a /30 shared with the other end.
     pub overlay: Ipv4Addr,
-    /// Address on the veth underlay, in a /30 shared with the other end.
-    pub underlay: Ipv4Addr,
+    /// Address on the veth underlay, in a /30 shared with the other end, or a /64.
+    pub underlay: IpAddr,
 }
 
 /// One end of a bond: what one router's netbond is told.
@@ -88,9 +90,9 @@ pub struct PathSpec {
     /// Name as `netbond status` shows it.
     pub name: String,
     /// Own outer address.
-    pub local: Ipv4Addr,
-    /// The peer's outer address.
-    pub remote: Ipv4Addr,
+    pub local: IpAddr,
+    /// The peer's outer address, of the same family.
+    pub remote: IpAddr,
     /// The device the path leaves by.
     pub device: String,
 }
@@ -164,7 +166,7 @@ impl Topology {
             let end = |router: &str, overlay: u8, underlay: u8| LinkEnd {
                 router: router.to_owned(),
                 overlay: Ipv4Addr::new(10, 65, 0, block + overlay),
-                underlay: Ipv4Addr::new(192, 0, 2, block + underlay),
+                underlay: Ipv4Addr::new(192, 0, 2, block + underlay).into(),
             };
             links.push(LinkSpec::new(end(near, 2, 1), end(&middle, 1, 2)));
             links.push(LinkSpec::new(end(&middle, 5, 5), end(far, 6, 6)));
@@ -180,14 +182,14 @@ impl Topology {
             let name = format!("via-{}", middle.to_lowercase());
             a_paths.push(PathSpec {
                 name: name.clone(),
-                local: a,
-                remote: b,
+                local: a.into(),
+                remote: b.into(),
                 device: wireguard_device("A", &middle),
             });
             b_paths.push(PathSpec {
                 name,
-                local: b,
-                remote: a,
+                local: b.into(),
+                remote: a.into(),
                 device: wireguard_device("B", &middle),
             });
         }
@@ -211,6 +213,54 @@ impl Topology {
             bonds,
             ospf: Ospf::default(),
         }
+    }
+
+    /// The same topology with IPv6 outer addresses for these paths of every bond, counted from 0: the links
+    /// that they begin and end on have IPv6 addresses then, and OSPFv3.
+    ///
+    /// # Panics
+    ///
+    /// If a bond has no such path, or its device and its remote address are of no link.
+    #[must_use]
+    pub fn over_ipv6(mut self, paths: &[usize]) -> Self {
+        for bond in 0..self.bonds.len() {
+            for &path in paths {
+                let PathSpec { local, remote, .. } = self.bonds[bond].paths[path].clone();
+                let [local, remote] = [local, remote].map(|address| self.give_ipv6(address));
+                let path = &mut self.bonds[bond].paths[path];
+                (path.local, path.remote) = (local.into(), remote.into());
+            }
+        }
+        self
+    }
+
+    /// The IPv6 address of the link end that has this address, which it is given where it has none.
+    fn give_ipv6(&mut self, address: IpAddr) -> Ipv6Addr {
+        for (index, link) in self.links.iter_mut().enumerate() {
+            for (place, end) in link.ends.iter().enumerate() {
+                if IpAddr::V4(end.overlay) == address {
+                    link.ipv6 = true;
+                    return overlay_v6(index, place);
+                }
+            }
+        }
+        panic!("no link has the address {address}");
+    }
+
+    /// The same topology with WireGuard's own packets over IPv6.
+    #[must_use]
+    pub fn with_ipv6_underlay(mut self) -> Self {
+        for (link, number) in self.links.iter_mut().zip(0..) {
+            for (end, place) in link.ends.iter_mut().zip(1..) {
+                end.underlay = Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, place).into();
+            }
+        }
+        self
+    }
+
+    /// Whether OSPFv3 runs anywhere.
+    pub fn has_ipv6(&self) -> bool {
+        self.links.iter().any(|link| link.ipv6)
     }
 
     /// The same topology with other OSPF settings.
@@ -288,10 +338,13 @@ impl Topology {
                     "device {device} is longer than {MAX_DEVICE_NAME} bytes: shorten the router names"
                 );
             }
-            for (x, y) in [(a.overlay, b.overlay), (a.underlay, b.underlay)] {
+            for (x, y) in [
+                (a.overlay.into(), b.overlay.into()),
+                (a.underlay, b.underlay),
+            ] {
                 ensure!(
-                    x != y && u32::from(x) >> 2 == u32::from(y) >> 2,
-                    "{x} ({}) and {y} ({}) must be two addresses of one /30",
+                    x != y && network(x) == network(y),
+                    "{x} ({}) and {y} ({}) must be two addresses of one /30, or of one /64",
                     a.router,
                     b.router
                 );
@@ -336,12 +389,34 @@ impl Topology {
             .enumerate()
             .flat_map(move |(index, link)| {
                 let [a, b] = &link.ends;
-                [(a, b), (b, a)]
+                [(0, a, b), (1, b, a)]
                     .into_iter()
-                    .filter(move |(own, _)| own.router == router)
-                    .map(move |(own, peer)| LocalEnd::new(index, link, own, peer))
+                    .filter(move |(_, own, _)| own.router == router)
+                    .map(move |(place, own, peer)| LocalEnd::new((index, place), link, own, peer))
             })
     }
+}
+
+/// The network that both ends of a link are in.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !3).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// Bits of the prefix that both ends of a link share.
+pub fn link_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 30,
+        IpAddr::V6(_) => 64,
+    }
+}
+
+/// The IPv6 address of one of the two ends of a link.
+fn overlay_v6(link: usize, place: usize) -> Ipv6Addr {
+    let number = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    Ipv6Addr::new(0xfd65, 0, 0, number(link), 0, 0, 0, number(place + 1))
 }
 
 impl RouterSpec {
@@ -352,6 +427,13 @@ impl RouterSpec {
             router_id,
         }
     }
+
+    /// The /128 on the router's loopback, where OSPFv3 runs: it ends like the router id.
+    pub fn loopback_v6(&self) -> Ipv6Addr {
+        let [a, b, c, d] = self.router_id.octets();
+        let words = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+        Ipv6Addr::new(0xfd65, 2, 0, 0, 0, 0, words[0], words[1])
+    }
 }
 
 impl LinkSpec {
@@ -359,6 +441,7 @@ impl LinkSpec {
     pub fn new(one: LinkEnd, other: LinkEnd) -> Self {
         Self {
             ends: [one, other],
+            ipv6: false,
             cost: 10,
             mtu: 1420,
             underlay_mtu: 1500,
@@ -377,10 +460,12 @@ pub struct LocalEnd {
     pub underlay_device: String,
     /// Own overlay address (a /30).
     pub overlay: Ipv4Addr,
-    /// Own underlay address (a /30).
-    pub underlay: Ipv4Addr,
+    /// Own IPv6 overlay address (a /64), where there is one.
+    pub overlay_v6: Option<Ipv6Addr>,
+    /// Own underlay address (a /30 or a /64).
+    pub underlay: IpAddr,
     /// The other end's underlay address.
-    pub peer_underlay: Ipv4Addr,
+    pub peer_underlay: IpAddr,
     /// UDP port of both WireGuard devices.
     pub port: u16,
     /// OSPF cost.
@@ -392,12 +477,13 @@ pub struct LocalEnd {
 }
 
 impl LocalEnd {
-    fn new(index: usize, link: &LinkSpec, own: &LinkEnd, peer: &LinkEnd) -> Self {
+    fn new((index, place): (usize, usize), link: &LinkSpec, own: &LinkEnd, peer: &LinkEnd) -> Self {
         Self {
             peer: peer.router.clone(),
             device: wireguard_device(&own.router, &peer.router),
             underlay_device: underlay_device(&own.router, &peer.router),
             overlay: own.overlay,
+            overlay_v6: link.ipv6.then(|| overlay_v6(index, place)),
             underlay: own.underlay,
             peer_underlay: peer.underlay,
             port: FIRST_PORT.saturating_add(u16::try_from(index).unwrap_or(u16::MAX)),
@@ -405,6 +491,12 @@ impl LocalEnd {
             mtu: link.mtu,
             underlay_mtu: link.underlay_mtu,
         }
+    }
+
+    /// The device's link-local address, where OSPFv3 runs: WireGuard's have none by themselves.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        let [.., link, _, _, _, end] = self.overlay_v6?.segments();
+        Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, link, end))
     }
 }
 
@@ -460,6 +552,26 @@ mod tests {
         for paths in 1..=31 {
             Topology::parallel(paths).validate().unwrap();
         }
+    }
+
+    #[test]
+    fn paths_may_be_over_ipv6() {
+        let topology = Topology::reference().over_ipv6(&[1]);
+        topology.validate().unwrap();
+        let path = |bond: usize| {
+            let PathSpec { local, remote, .. } = &topology.bonds[bond].paths[1];
+            [local.to_string(), remote.to_string()]
+        };
+        // B-M2 is the third link, M2-A the fourth.
+        assert_eq!(path(0), ["fd65:0:0:3::2", "fd65:0:0:2::1"]);
+        assert_eq!(path(1), ["fd65:0:0:2::1", "fd65:0:0:3::2"]);
+        assert!(topology.bonds[0].paths[0].local.is_ipv4());
+        let ends: Vec<_> = topology.ends_of("A").map(|end| end.overlay_v6).collect();
+        assert_eq!(ends, [None, Some("fd65:0:0:3::2".parse().unwrap())]);
+        let local = topology.ends_of("A").last().unwrap().link_local();
+        assert_eq!(local, Some("fe80::3:2".parse().unwrap()));
+        let loopback = topology.routers[0].loopback_v6().to_string();
+        assert_eq!(loopback, "fd65:2::a41:202");
     }
 
     #[test]

@@ -218,6 +218,23 @@ impl PingLog {
         })
     }
 
+    /// How many requests were sent.
+    pub fn requests(&self) -> u64 {
+        self.requests.len() as u64
+    }
+
+    /// When the lost requests were sent.
+    pub fn lost_at(&self) -> Vec<SystemTime> {
+        let lost = self.requests.iter().filter(|request| !request.answered);
+        lost.map(|request| request.sent).collect()
+    }
+
+    /// How many of them arrived at the far end, where that is known.
+    pub fn arrivals(&self) -> u64 {
+        let arrived = self.requests.iter().filter(|request| request.arrived);
+        arrived.count() as u64
+    }
+
     /// The longest time between two answered requests sent one after the other, the later of them at
     /// or after `time`.
     pub fn longest_gap_after(&self, time: SystemTime) -> Duration {
@@ -226,6 +243,20 @@ impl PingLog {
         let gaps = times.windows(2).filter(|pair| pair[1] >= time);
         let length = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();
         gaps.map(length).max().unwrap_or_default()
+    }
+
+    /// Times from `time` on in which every request was lost: the beginning of each, and how long after it the
+    /// last one was sent.
+    pub fn silences_after(
+        &self,
+        time: SystemTime,
+    ) -> impl Iterator<Item = (SystemTime, Duration)> + '_ {
+        let runs = self.since(time).chunk_by(|a, b| a.answered == b.answered);
+        runs.filter_map(|run| {
+            let (first, last) = (run.first()?, run.last()?);
+            let length = last.sent.duration_since(first.sent).unwrap_or_default();
+            (!first.answered).then_some((first.sent, length))
+        })
     }
 
     /// The same without the requests sent at or after `time`.

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,12 +82,12 @@ pub(crate) fn write_configs(state: &Path, topology: &Topology) -> Result<()> {
                  \n\
                  [Peer]\n\
                  PublicKey = {}\n\
-                 Endpoint = {}:{port}\n\
+                 Endpoint = {}\n\
                  AllowedIPs = 0.0.0.0/0, ::/0\n\
                  PersistentKeepalive = {KEEPALIVE}\n",
                 BASE64_STANDARD.encode(key.to_bytes()),
                 BASE64_STANDARD.encode(PublicKey::from(peer_key).as_bytes()),
-                end.peer_underlay,
+                SocketAddr::new(end.peer_underlay, end.port),
                 port = end.port,
             );
             write_private(&config_path(state, &device), &text)?;
@@ -129,13 +130,14 @@ impl Router {
     /// Creates several devices, as [`Router::create_device`] does.
     pub(crate) fn create_devices(&self, ends: &[LocalEnd]) -> Result<()> {
         let (mut add, mut up) = (String::new(), String::new());
-        for LocalEnd {
-            device,
-            mtu,
-            overlay,
-            ..
-        } in ends
-        {
+        for end in ends {
+            let LocalEnd {
+                device,
+                mtu,
+                overlay,
+                overlay_v6,
+                ..
+            } = end;
             match self.wireguard() {
                 WireGuard::Kernel => add += &format!("link add {device} type wireguard\n"),
                 WireGuard::Embedded => {
@@ -144,6 +146,11 @@ impl Router {
             }
             add += &format!("link set {device} mtu {mtu}\naddr add {overlay}/30 dev {device}\n");
             up += &format!("link set {device} up\n");
+            // The kernel takes IPv6 addresses away from a device that goes down, and has none while it
+            // is: they come last.
+            for address in [*overlay_v6, end.link_local()].into_iter().flatten() {
+                up += &format!("addr add {address}/64 dev {device} nodad\n");
+            }
         }
         self.ip(&add)?;
         for LocalEnd { device, .. } in ends {

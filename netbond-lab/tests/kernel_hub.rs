@@ -13,9 +13,11 @@ use common::{SOON, reconfigure, second_bond, status};
 use netbond_lab::{Lab, Topology, wait_for};
 use serde_json::Value;
 
-/// TCP between two hosts behind A by way of B, which forwards what comes out of nb0 into nb1.
-fn a_stream_passes_two_bonds(encap: &str) {
-    let lab = Lab::up(&format!("hub-{encap}"), &Topology::reference()).unwrap();
+/// TCP between two hosts behind A by way of B, which forwards what comes out of nb0 into nb1. Each bond may
+/// have paths over IPv6.
+fn a_stream_passes_two_bonds(encap: &str, over_ipv6: &[usize]) {
+    let name = format!("hub-{encap}-{}", over_ipv6.len());
+    let lab = Lab::up(&name, &Topology::reference().over_ipv6(over_ipv6)).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
     // A second bond between them.
     for router in [a, b] {
@@ -92,11 +94,24 @@ fn a_stream_passes_two_bonds(encap: &str) {
 #[test]
 #[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
 fn a_stream_passes_from_gre_to_gre() {
-    a_stream_passes_two_bonds("gre");
+    a_stream_passes_two_bonds("gre", &[]);
 }
 
 #[test]
 #[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
 fn a_stream_passes_from_gre_to_gretap() {
-    a_stream_passes_two_bonds("gretap");
+    a_stream_passes_two_bonds("gretap", &[]);
+}
+
+/// From IPv4 and from IPv6 to both.
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn a_stream_passes_from_gre_to_gre_over_both_families() {
+    a_stream_passes_two_bonds("gre", &[1]);
+}
+
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn a_stream_passes_from_gre_to_gretap_over_ipv6() {
+    a_stream_passes_two_bonds("gretap", &[0, 1]);
 }

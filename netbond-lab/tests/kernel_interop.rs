@@ -1,5 +1,6 @@
 //! netbond at one end, the kernel's own tunnels at the other, unchanged: the known recipe (a gretap for
-//! each path under kernel bonding), and plain gre devices with a route over all of them.
+//! each path under kernel bonding), and plain gre devices with a route over all of them. The same with
+//! ip6gretap and ip6gre, which must not have a tunnel encapsulation limit.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,15 +25,35 @@ enum End {
     Kernel,
 }
 
-/// A lab without netbond, but with its configuration for a peer that answers no probes.
-fn up(name: &str, encap: &str) -> Lab {
+/// Whether tunnels of this kind have IPv6 outer addresses.
+fn is_over_ipv6(kind: &str) -> bool {
+    kind.starts_with("ip6")
+}
+
+/// Whether they carry frames.
+fn carries_frames(kind: &str) -> bool {
+    kind.ends_with("gretap")
+}
+
+/// What an IP packet may have on WireGuard's 1420 bytes.
+fn mtu(kind: &str) -> u32 {
+    let outer = if is_over_ipv6(kind) { 40 } else { 20 };
+    1420 - outer - 4 - if carries_frames(kind) { 14 } else { 0 }
+}
+
+/// A lab without netbond, but with its configuration for a peer that answers no probes; `kind` is that of
+/// the kernel's tunnels.
+fn up(name: &str, kind: &str) -> Lab {
     let options = Options {
         netbond: false,
         ..Options::default()
     };
-    let topology = Topology::reference()
-        .with_encap(encap)
+    let mut topology = Topology::reference()
+        .with_encap(kind.trim_start_matches("ip6"))
         .with_bond_line("probe_interval = 0");
+    if is_over_ipv6(kind) {
+        topology = topology.over_ipv6(&[0, 1]);
+    }
     Lab::up_with(name, &topology, options).unwrap()
 }
 
@@ -46,14 +67,20 @@ fn addresses(router: &Router) -> [&'static str; 2] {
 }
 
 /// Sets up the kernel's end.
-fn start_kernel(router: &Router, encap: &str, options: &str) {
+fn start_kernel(router: &Router, kind: &str, options: &str) {
     let [own, own6] = addresses(router);
     let paths = router.paths().unwrap();
-    let commands = if encap == "gretap" {
+    let mtu = mtu(kind);
+    let tunnel_options = if is_over_ipv6(kind) {
+        "ttl 64 encaplimit none"
+    } else {
+        "ttl 64"
+    };
+    let commands = if carries_frames(kind) {
         format!(
             "{}{}addr add {own}/24 dev {BOND}\naddr add {own6}/64 dev {BOND} nodad\n",
-            tunnels::tunnels(paths, encap, 1382, "ttl 64"),
-            tunnels::bonding(paths, 1382, options)
+            tunnels::tunnels(paths, kind, mtu, tunnel_options),
+            tunnels::bonding(paths, mtu, options)
         )
     } else {
         let [peer, peer6] = if own == A { [B, B6] } else { [A, A6] };
@@ -62,7 +89,7 @@ fn start_kernel(router: &Router, encap: &str, options: &str) {
             "{}{}addr add {own}/32 dev {first}\naddr add {own6}/128 dev {first} nodad\n\
              route add {peer}/32 src {own}{}\n\
              route add {peer6}/128 dev {first}\n",
-            tunnels::tunnels(paths, encap, 1396, "ttl 64"),
+            tunnels::tunnels(paths, kind, mtu, tunnel_options),
             tunnels::up(paths),
             tunnels::nexthops(paths)
         )
@@ -70,9 +97,9 @@ fn start_kernel(router: &Router, encap: &str, options: &str) {
     router.ip(&commands).unwrap();
 }
 
-fn start(router: &Router, end: End, encap: &str, options: &str) {
+fn start(router: &Router, end: End, kind: &str, options: &str) {
     match end {
-        End::Kernel => start_kernel(router, encap, options),
+        End::Kernel => start_kernel(router, kind, options),
         End::Netbond => {
             router.start_netbond().unwrap();
             router.wait_netbond(SOON).unwrap();
@@ -81,7 +108,7 @@ fn start(router: &Router, end: End, encap: &str, options: &str) {
 }
 
 /// Both ends are started, `first` before the other, and talk; the first packet is `first`'s.
-fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
+fn talk(lab: &Lab, kind: &str, options: &str, first: &str, netbond: &str) {
     let second = if first == "A" { "B" } else { "A" };
     let (first, second) = (lab.router(first), lab.router(second));
     for router in [first, second] {
@@ -90,7 +117,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
         } else {
             End::Kernel
         };
-        start(router, end, encap, options);
+        start(router, end, kind, options);
     }
     for (from, to) in [(first, second), (second, first)] {
         for address in addresses(to) {
@@ -103,8 +130,8 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
             .unwrap();
             let counts = traffic::ping(from, address, 20, Duration::from_millis(10)).unwrap();
             assert_eq!((counts.sent, counts.lost), (20, 0), "{what}");
-            let full = if encap == "gretap" { 1382 } else { 1396 };
-            let payload = (full - if address.contains(':') { 48 } else { 28 }).to_string();
+            let payload = mtu(kind) - if address.contains(':') { 48 } else { 28 };
+            let payload = payload.to_string();
             let ping = [
                 "ping", "-q", "-M", "do", "-c", "3", "-i", "0.1", "-s", &payload, address,
             ];
@@ -117,7 +144,7 @@ fn talk(lab: &Lab, encap: &str, options: &str, first: &str, netbond: &str) {
     let (sent, received) = (counters(end, "tx_packets"), counters(end, "rx_packets"));
     assert!(sent.iter().all(|packets| *packets > 50), "{sent:?}");
     // A route chooses by hash, and streams may happen to share a path.
-    if encap == "gretap" {
+    if carries_frames(kind) {
         assert!(received.iter().all(|packets| *packets > 50), "{received:?}");
     } else {
         assert!(received.iter().sum::<u64>() > 100, "{received:?}");
@@ -178,6 +205,20 @@ fn routes_over_gre_first_then_netbond_in_a() {
 fn netbond_in_b_first_then_routes_over_gre() {
     let lab = up("gre-bb", "gre");
     talk(&lab, "gre", "", "B", "B");
+}
+
+#[test]
+#[ignore = "needs ip6gretap and bonding: cargo xtask test vm"]
+fn the_recipe_over_ipv6_first_then_netbond_in_a() {
+    let lab = up("rec6-ba", "ip6gretap");
+    talk(&lab, "ip6gretap", MIIMON, "B", "A");
+}
+
+#[test]
+#[ignore = "needs ip6gre: cargo xtask test vm"]
+fn netbond_in_b_first_then_routes_over_ip6gre() {
+    let lab = up("gre6-bb", "ip6gre");
+    talk(&lab, "ip6gre", "", "B", "B");
 }
 
 /// A LAN at each end, bridged: netbond's bond here, the recipe's there. Broadcast and stations that

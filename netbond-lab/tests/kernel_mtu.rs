@@ -11,22 +11,22 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use common::{A, B, SOON, status};
 use netbond_lab::{Lab, Router, Topology, WireGuard, traffic, wait_for};
 
 const A6: &str = "fd67::1";
 const B6: &str = "fd67::2";
 
-/// The largest MTU of a WireGuard device over IPv4 on 1500 bytes: 20 IPv4, 8 UDP, 32 WireGuard.
-const WIREGUARD_MTU: u16 = 1500 - 60;
-
-fn up(name: &str, encap: &str) -> Lab {
-    let mut topology = Topology::reference();
+fn up(name: &str, mut topology: Topology) -> Lab {
     for link in &mut topology.links {
-        link.mtu = WIREGUARD_MTU;
-    }
-    for bond in &mut topology.bonds {
-        encap.clone_into(&mut bond.encap);
+        // The largest MTU of a WireGuard device on 1500 bytes: IP, 8 UDP, 32 WireGuard.
+        let ip = match link.ends[0].underlay {
+            IpAddr::V4(_) => 20,
+            IpAddr::V6(_) => 40,
+        };
+        link.mtu = 1500 - ip - 40;
     }
     let lab = Lab::up(name, &topology).unwrap();
     assert_eq!(
@@ -39,6 +39,12 @@ fn up(name: &str, encap: &str) -> Lab {
 
 /// Fragments that a router made or received so far.
 fn fragments(router: &Router) -> u64 {
+    let six = router.run(&["cat", "/proc/net/snmp6"]).unwrap();
+    let six = six.lines().filter_map(|line| line.split_once(' '));
+    let six = six
+        .filter(|(name, _)| ["Ip6FragCreates", "Ip6ReasmReqds"].contains(name))
+        .map(|(_, value)| value.trim().parse::<u64>().unwrap())
+        .sum::<u64>();
     let text = router.run(&["cat", "/proc/net/snmp"]).unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -47,7 +53,8 @@ fn fragments(router: &Router) -> u64 {
         .zip(values.split_whitespace())
         .filter(|(name, _)| ["FragCreates", "ReasmReqds"].contains(name))
         .map(|(_, value)| value.parse::<u64>().unwrap())
-        .sum()
+        .sum::<u64>()
+        + six
 }
 
 /// Pings with packets of just `size` bytes, which must not be fragmented.
@@ -61,8 +68,8 @@ fn ping_full(from: &Router, to: &str, size: u32) -> bool {
         .is_ok_and(|text| text.contains(" 0% packet loss"))
 }
 
-fn full_size_packets_fit(encap: &str, mtu: u32) {
-    let lab = up(&format!("mtu-{encap}"), encap);
+fn full_size_packets_fit(name: &str, topology: Topology, mtu: u32) {
+    let lab = up(name, topology);
     let (a, b) = (lab.router("A"), lab.router("B"));
     for router in [a, b] {
         assert_eq!(status(router)["bonds"][0]["mtu"], mtu);
@@ -77,6 +84,10 @@ fn full_size_packets_fit(encap: &str, mtu: u32) {
         .unwrap();
         assert!(!ping_full(from, to, mtu + 1), "{} bytes to {to}", mtu + 1);
     }
+    // Less than an IPv6 header, which older kernels leave behind one.
+    for (from, to) in [(a, B), (b, A)] {
+        assert!(ping_full(from, to, 28), "28 bytes to {to}");
+    }
     // Super-packets are cut by WireGuard, and padded there.
     for (from, to, address) in [(a, b, B), (b, a, A), (a, b, B6), (b, a, A6)] {
         let tcp = traffic::tcp_megabyte(from, to, address, 1).unwrap();
@@ -88,11 +99,35 @@ fn full_size_packets_fit(encap: &str, mtu: u32) {
 #[test]
 #[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
 fn gre_carries_1416_bytes_without_fragments() {
-    full_size_packets_fit("gre", 1416);
+    full_size_packets_fit("mtu-gre", Topology::reference(), 1416);
 }
 
 #[test]
 #[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
 fn gretap_carries_1402_bytes_without_fragments() {
-    full_size_packets_fit("gretap", 1402);
+    let topology = Topology::reference().with_encap("gretap");
+    full_size_packets_fit("mtu-gretap", topology, 1402);
+}
+
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn gre_over_ipv6_carries_1396_bytes_without_fragments() {
+    let topology = Topology::reference().over_ipv6(&[0, 1]);
+    full_size_packets_fit("mtu-gre-v6", topology, 1396);
+}
+
+/// And beside it a path over IPv4.
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn gretap_over_ipv6_carries_1382_bytes_without_fragments() {
+    let topology = Topology::reference().with_encap("gretap").over_ipv6(&[1]);
+    full_size_packets_fit("mtu-gretap-v6", topology, 1382);
+}
+
+/// WireGuard's own packets over IPv6, too.
+#[test]
+#[ignore = "needs the kernel's WireGuard: cargo xtask test vm"]
+fn gre_in_wireguard_all_over_ipv6_carries_1376_bytes_without_fragments() {
+    let topology = Topology::reference().over_ipv6(&[0, 1]);
+    full_size_packets_fit("mtu-all-v6", topology.with_ipv6_underlay(), 1376);
 }

@@ -11,8 +11,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{B, reconfigure, status};
-use netbond_lab::{Impairment, Lab, Router, Topology};
+use common::{A, B, reconfigure, status};
+use netbond_lab::{Impairment, Lab, Router, Topology, traffic};
 
 /// Of 200 pings, one each 5 ms, how many of the last 150 were answered after a later one.
 fn out_of_order(router: &Router) -> usize {
@@ -38,7 +38,33 @@ fn out_of_order(router: &Router) -> usize {
 #[test]
 #[ignore = "needs fq, netem and the kernel's WireGuard: cargo xtask test vm"]
 fn unlike_paths_keep_the_order_where_the_bond_is_to() {
-    let lab = Lab::up("order", &Topology::reference()).unwrap();
+    keeps_the_order("order", &Topology::reference());
+}
+
+/// The numbers of packets over IPv6 are in GRE alone, and copies come over both families.
+#[test]
+#[ignore = "needs fq, netem and the kernel's WireGuard: cargo xtask test vm"]
+fn so_do_paths_of_unlike_families() {
+    let lab = keeps_the_order("order6", &Topology::reference().over_ipv6(&[0]));
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    for router in [a, b] {
+        let config = router.default_config().unwrap();
+        let config = config.replace(
+            "mode = \"round-robin\"",
+            "in_order = true\nmode = \"duplicate\"",
+        );
+        reconfigure(router, &config);
+    }
+    for (from, to, address) in [(a, b, B), (b, a, A)] {
+        let tcp = traffic::tcp_megabyte(from, to, address, 2).unwrap();
+        assert!(tcp.mbit_per_s > 1.0, "{tcp:?}");
+    }
+    let order = &status(b)["bonds"][0]["in_order"];
+    assert!(order["copies"].as_u64().unwrap() > 50, "{order}");
+}
+
+fn keeps_the_order(name: &str, topology: &Topology) -> Lab {
+    let lab = Lab::up(name, topology).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
     let slow = Impairment {
         delay: Duration::from_millis(20),
@@ -67,4 +93,5 @@ fn unlike_paths_keep_the_order_where_the_bond_is_to() {
     }
     let again = out_of_order(a);
     assert!(again > 50, "only {again}");
+    lab
 }

@@ -10,7 +10,9 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{A, B, SOON, counters, path, reconfigure, status, wait_proven, wait_state};
+use common::{
+    A, B, SOON, assert_no_loss, counters, path, reconfigure, status, wait_proven, wait_state,
+};
 use netbond_lab::{Lab, Router, Topology, traffic, wait_for};
 
 const PACE: Duration = Duration::from_millis(2);
@@ -283,20 +285,35 @@ fn copies_lose_nothing_while_a_path_lives() {
         }
     }
     let end = SystemTime::now();
-    for stream in streams {
-        let log = stream.stop_after(end).unwrap();
+    let logs = streams.map(|stream| stream.stop_after(end).unwrap());
+    // Where a hypervisor takes a processor away that compares a packet, the other one does not wait for it:
+    // that is counted.
+    let contended: u64 = routers
+        .iter()
+        .flat_map(|router| counters(router, "rx_contended"))
+        .sum();
+    assert!(contended < 20, "{contended} not compared");
+    for log in logs {
         let counts = log.counts();
         assert!(counts.sent > 1000, "{counts:?}");
-        assert_eq!((counts.lost, log.repeated()), (0, 0), "of {}", counts.sent);
+        assert_no_loss(&log);
+        let repeated = log.repeated();
+        assert!(
+            repeated <= contended,
+            "{repeated} of {} delivered twice, {contended} not compared",
+            counts.sent
+        );
     }
     for router in routers {
         // Read at once: what is sent to a group may come in at any time.
         let bond = status(router)["bonds"][0].clone();
         let numbered = &bond["numbered"];
-        assert_eq!(
-            (&numbered["lost"], &numbered["begun"]),
-            (&0.into(), &0.into())
+        let lost = numbered["lost"].as_u64().unwrap();
+        assert!(
+            lost <= contended,
+            "{lost} for lost, {contended} not compared"
         );
+        assert_eq!(numbered["begun"], 0);
         assert!(numbered["copies"].as_u64() > Some(1000), "{numbered}");
         let paths = bond["paths"].as_array().unwrap();
         let copies = paths.iter().map(|path| path["rx_copies"].as_u64().unwrap());

@@ -397,7 +397,7 @@ fn a_reload_changes_the_endpoint_or_nothing() {
     );
     let check = a.run(&["netbond", "check", "-c", CONFIG]).unwrap();
     assert!(
-        check.contains("warning: metrics: whoever reaches 0.0.0.0:9469"),
+        check.contains("metrics: whoever reaches 0.0.0.0:9469") && check.contains("1 warning"),
         "{check}"
     );
 

@@ -38,23 +38,24 @@ fn losses_of_data_are_counted_to_the_packet() {
     let rate = probe(a, "via-m2")["delivered_bytes_per_second"].as_u64();
     assert!(rate > Some(1000), "{rate:?}");
     stream.stop_after(SystemTime::now()).unwrap();
-    let after = count();
-    for (at, name) in ["via-m1", "via-m2"].into_iter().enumerate() {
-        let sent = after.0[at] - before.0[at];
-        let lost = sent - (after.1[at] - before.1[at]);
-        assert_eq!(lost != 0, at == 0, "{lost} of {sent} lost on {name}");
-        let exact = lost as f64 / sent as f64;
-        wait_for("the losses", SOON, || {
+    // As exact as long as all of it is in the ten seconds that are told of; the kernel's own packets may
+    // come on top at any time.
+    wait_for("the losses", SOON, || {
+        let after = count();
+        for (at, name) in ["via-m1", "via-m2"].into_iter().enumerate() {
+            let sent = after.0[at] - before.0[at];
+            let lost = sent - (after.1[at] - before.1[at]);
+            let exact = lost as f64 / sent as f64;
             let probe = probe(a, name);
             let told = probe["data_loss"].as_f64();
             anyhow::ensure!(
-                told.is_some_and(|told| (told - exact).abs() < 2e-6),
+                (lost != 0) == (at == 0) && told.is_some_and(|told| (told - exact).abs() < 2e-6),
                 "{lost} of {sent} lost on {name}: {probe}"
             );
-            Ok(Some(()))
-        })
-        .unwrap();
-    }
+        }
+        Ok(Some(()))
+    })
+    .unwrap();
     let table = a.run(&["netbond", "status"]).unwrap();
     assert!(table.contains("DATA LOST %"), "{table}");
 

@@ -116,7 +116,7 @@ fn ladder() -> Topology {
     let end = |router: &str, overlay: u8, underlay: u8| LinkEnd {
         router: router.to_owned(),
         overlay: Ipv4Addr::new(10, 65, 0, overlay),
-        underlay: Ipv4Addr::new(192, 0, 2, underlay),
+        underlay: Ipv4Addr::new(192, 0, 2, underlay).into(),
     };
     let link = |block: u8, one: &str, other: &str| {
         LinkSpec::new(

@@ -214,8 +214,10 @@ pub struct Entry {
     pub text: String,
 }
 
-impl Entry {
-    fn read(record: &EventRecord) -> Self {
+/// Whatever the record says: another version's names are shown as far as they are text, and its numbers
+/// left out where this build does not know them.
+impl From<&EventRecord> for Entry {
+    fn from(record: &EventRecord) -> Self {
         let to = PathState::from_number(record.to);
         Self {
             sequence: record.sequence,
@@ -269,7 +271,7 @@ impl Reader {
         self.next = new
             .last()
             .map_or(self.next.max(1), |last| last.sequence + 1);
-        new.iter().map(Entry::read).collect()
+        new.iter().map(Entry::from).collect()
     }
 }
 

@@ -4,13 +4,17 @@
 //! [`netlink`], [`ospf`] and [`bfd`] tell it what happens, [`journal`] keeps what it made of that,
 //! [`loader`] and [`tables`] are its side of the data plane, [`status`] reads it, [`metrics`] serves that to
 //! Prometheus, [`running`] finds the controller from another process, [`migrate`] comes from what was there
-//! before, [`cli`] is what people type.
+//! before, [`discover`] from what OSPF knows, [`cli`] is what people type.
 
 pub mod bfd;
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod control;
+pub mod discover;
+#[cfg(test)]
+mod documented;
 pub mod journal;
 pub mod loader;
 pub mod lock;
@@ -24,3 +28,4 @@ mod random;
 pub mod running;
 pub mod status;
 pub mod tables;
+pub mod wireguard;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
     },
@@ -227,7 +227,8 @@ impl Programs {
         Ok(left)
     }
 
-    /// Puts the program on the device's hook, or swaps it into the hook that is there already.
+    /// Puts the program on the device's hook, or swaps it into the hook that is there already. For a new
+    /// tcx link the kernel waits until no CPU is where it was before (`tcx_entry_sync`), some ms.
     ///
     /// # Errors
     ///
@@ -350,6 +351,27 @@ pub fn detach(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<()>
     Ok(())
 }
 
+/// The programs on a device's tcx hook, by name, in the order in which they run; none where the kernel
+/// has no tcx.
+///
+/// # Errors
+///
+/// Where the device is gone or the kernel does not tell: it gives out programs by their ids
+/// (BPF_PROG_GET_FD_BY_ID) with CAP_SYS_ADMIN only.
+pub fn on_tcx(device: &str, ingress: bool) -> Result<Vec<String>> {
+    if !has_tcx() {
+        return Ok(Vec::new());
+    }
+    let hook = if ingress {
+        TcAttachType::Ingress
+    } else {
+        TcAttachType::Egress
+    };
+    let (_, programs) = SchedClassifier::query_tcx(device, hook)?;
+    let name = |program: &ProgramInfo| program.name_as_str().unwrap_or("?").to_owned();
+    Ok(programs.iter().map(name).collect())
+}
+
 /// Whether the kernel has tcx links (6.6); older ones have clsact filters.
 fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
@@ -375,18 +397,35 @@ fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
 ///
 /// With the verifier's own words where it refuses.
 pub fn load_programs(ebpf: &mut Ebpf, features: u32) -> Result<()> {
-    let needed = [
-        egress_program(features),
-        ingress_program(features, false),
-        ingress_program(features, true),
-        program::RELEASE,
-    ];
-    for name in needed {
+    for name in programs(features) {
         classifier(ebpf, name)?
             .load()
             .with_context(|| format!("the kernel refused the program {name}"))?;
     }
     Ok(())
+}
+
+/// How many instructions the kernel's verifier walked through for the one of [`load_programs`] that took it
+/// most; it refuses more than a million (`BPF_COMPLEXITY_LIMIT_INSNS`). `None` where it does not tell.
+///
+/// # Errors
+///
+/// Where a program is not loaded.
+pub fn verified_instructions(ebpf: &mut Ebpf, features: u32) -> Result<Option<u32>> {
+    let mut most = None;
+    for name in programs(features) {
+        most = most.max(classifier(ebpf, name)?.info()?.verified_instruction_count());
+    }
+    Ok(most)
+}
+
+fn programs(features: u32) -> [&'static str; 4] {
+    [
+        egress_program(features),
+        ingress_program(features, false),
+        ingress_program(features, true),
+        program::RELEASE,
+    ]
 }
 
 /// A program by its name.

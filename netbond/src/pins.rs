@@ -1,5 +1,6 @@
 //! Where maps and links are pinned.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use netbond_common::names::PIN_ROOT;
@@ -39,10 +40,19 @@ impl Pins {
         self.root.join("links")
     }
 
-    /// Whether a netbond left its maps here.
+    /// Whether a netbond left its maps here, as far as this user may see.
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.map(netbond_common::names::map::META).exists()
+        self.try_exist().unwrap_or(false)
+    }
+
+    /// Whether a netbond left its maps here.
+    ///
+    /// # Errors
+    ///
+    /// Where this user may not look (EACCES): bpffs is root's (0700).
+    pub fn try_exist(&self) -> io::Result<bool> {
+        self.map(netbond_common::names::map::META).try_exists()
     }
 }
 

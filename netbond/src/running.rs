@@ -51,6 +51,11 @@ impl Running {
         );
         let pid = value(&tables.meta, 0).map_or(0, |meta| meta.pid);
         let process = Path::new("/proc").join(pid.to_string());
+        ensure!(
+            process.exists(),
+            "process {pid}, which the maps name as the controller, is not seen from here: the next one is only \
+             starting (try again), or it runs in another process namespace"
+        );
         let of_it = |name: &str| process.join(name);
         let words = fs::read(of_it("cmdline")).unwrap_or_default();
         let words = words

@@ -113,7 +113,8 @@ impl Tables {
     /// Where netbond never ran here, where the user may not open them, or where they are of another
     /// ABI version.
     pub fn open(pins: &Pins) -> Result<Self> {
-        if !pins.exist() {
+        let there = pins.try_exist();
+        if !there.with_context(|| format!("cannot look below {}", pins.root().display()))? {
             bail!(
                 "no netbond here: nothing is pinned below {}; start it with `netbond run -c FILE`",
                 pins.root().display()
@@ -121,6 +122,14 @@ impl Tables {
         }
         check_abi(pins)?;
         Self::new(|name| pinned(&pins.map(name)))
+    }
+
+    /// The last proof that packets pass both ways on a path; `None` where none is asked for.
+    #[must_use]
+    pub fn proof(&self, path: u32) -> Option<LastProof> {
+        let limit_ns = self.limits.get(&path, 0).ok().filter(|&limit| limit != 0)?;
+        let at_ns = value(&self.live, path)?.proof_ns;
+        Some(LastProof { at_ns, limit_ns })
     }
 
     /// Ids of the bonds that exist.
@@ -165,6 +174,7 @@ impl Tables {
                 tx_last_resort: sum.tx_last_resort + one.tx_last_resort,
                 tx_copies: sum.tx_copies + one.tx_copies,
                 rx_copies: sum.rx_copies + one.rx_copies,
+                rx_contended: sum.rx_contended + one.rx_contended,
             }))
     }
 
@@ -298,6 +308,23 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
     take: &mut impl FnMut(&'static str) -> Result<Map>,
 ) -> Result<T> {
     T::try_from(take(name)?).with_context(|| format!("map {name} is not of this netbond's layout"))
+}
+
+/// When packets last were proven to pass both ways on a path, and how old that may be.
+#[derive(Clone, Copy, Debug)]
+pub struct LastProof {
+    /// CLOCK_MONOTONIC, ns; 0: never.
+    pub at_ns: u64,
+    /// ns.
+    pub limit_ns: u64,
+}
+
+impl LastProof {
+    /// Whether it holds, as the programs see it (`maps::path_flags`).
+    #[must_use]
+    pub const fn is_fresh(self, now: u64) -> bool {
+        now.saturating_sub(self.at_ns) <= self.limit_ns
+    }
 }
 
 /// An array's value; `None` where the index is out of range or the map cannot be read.

@@ -14,18 +14,19 @@ use std::process::Command;
 
 use bytemuck::Zeroable as _;
 use common::{BOND, Kernel, TC_ACT_REDIRECT, TC_ACT_SHOT, ipv4_frame, ipv6_frame, path_id};
-use etherparse::Ipv4HeaderSlice;
-use netbond::tables::{Raw, Tables};
+use etherparse::{Ipv4HeaderSlice, Ipv6Slice};
+use netbond::tables::Raw;
 use netbond_common::{
     abi::{
         BOND_ETHERNET, BOND_NUMBERED, Bond, Class, Lane, MAX_BOND_CLASSES, MAX_BONDS, PATH_KEY,
-        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, PathStats,
+        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, PathStats,
     },
     class::Rule,
     fate::Fate,
+    ipv6::flow_label,
     names::{Mode, feature, program},
     order,
-    sequence::{Stamp, Strand},
+    sequence::Stamp,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
@@ -59,17 +60,14 @@ impl Bench {
             SockFlag::SOCK_NONBLOCK,
             SockProtocol::EthAll,
         );
-        let features = feature::NUMBERED | feature::DUPLICATE | feature::CLASSES;
+        let features = feature::NUMBERED | feature::DUPLICATE | feature::CLASSES | feature::IPV6;
         let mut kernel = Kernel::with_features(&[1, 1, 1], key, features);
         let bond = kernel.bond();
         kernel.set_bond(&Bond {
             flags: BOND_NUMBERED | flags,
             ..bond
         });
-        for strand in Tables::strand_ids(BOND) {
-            let empty = Raw(Strand::zeroed());
-            kernel.tables.strands.insert(strand, empty, 0).unwrap();
-        }
+        kernel.begin_strands();
         let mut bench = Self {
             kernel,
             capture: capture.unwrap(),
@@ -97,13 +95,31 @@ impl Bench {
     }
 
     fn sent(&self, frame: &[u8]) -> Sent {
+        let key_len = if self.key.is_some() { 4 } else { 0 };
+        if frame[14] >> 4 == 6 {
+            let ip = Ipv6Slice::from_slice(&frame[14..]).unwrap();
+            let header = ip.header();
+            assert_eq!(usize::from(header.payload_length()), frame.len() - 54);
+            let path = u32::from(header.source_addr().segments()[2]);
+            let addresses = (header.source_addr(), header.destination_addr());
+            assert_eq!(addresses, common::outer_v6(path));
+            let at = 58 + key_len;
+            let stamp = Stamp::from_field(frame[at..at + 4].try_into().unwrap());
+            assert_eq!(header.flow_label().value(), flow_label(stamp.strand));
+            return Sent {
+                path,
+                stamp,
+                frame: frame.to_vec(),
+            };
+        }
         let ip = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap();
         let header = ip.to_header();
         assert_eq!(header.calc_header_checksum(), ip.header_checksum());
+        assert_eq!(usize::from(ip.total_len()), frame.len() - 14);
         let path = u32::from(ip.source()[2]);
         let (local, remote) = common::outer(path);
         assert_eq!((ip.source_addr(), ip.destination_addr()), (local, remote));
-        let at = if self.key.is_some() { 42 } else { 38 };
+        let at = 38 + key_len;
         Sent {
             path,
             stamp: Stamp::from_field(frame[at..at + 4].try_into().unwrap()),
@@ -122,7 +138,11 @@ impl Bench {
         let mut seen = BTreeSet::new();
         while let Some(len) = self.capture(&mut buffer) {
             let copy = &buffer[..len];
-            if copy[14] == 0x45 && copy[23] == 47 && seen.insert(copy.to_vec()) {
+            let is_gre = match copy[14] >> 4 {
+                4 => copy[23] == 47,
+                _ => copy[20] == 47,
+            };
+            if is_gre && seen.insert(copy.to_vec()) {
                 all.push(self.sent(copy));
             }
         }
@@ -131,8 +151,21 @@ impl Bench {
             assert_eq!(copy.stamp, all[0].stamp);
             assert_eq!(copy.stamp.is_copied(), all.len() > 1);
             // Nothing else differs.
-            assert_eq!(copy.frame[14..24], all[0].frame[14..24]);
-            assert_eq!(copy.frame[34..], all[0].frame[34..]);
+            let (copy, first) = (&copy.frame, &all[0].frame);
+            let [at, first_at] = [copy, first].map(|frame| behind_ip(frame));
+            assert_eq!(copy[at..], first[first_at..]);
+            match (copy[14] >> 4, first[14] >> 4) {
+                (4, 4) => assert_eq!(copy[14..24], first[14..24]),
+                (6, 6) => assert_eq!(copy[14..22], first[14..22]),
+                (4, _) => assert_eq!(
+                    (copy[15], copy[22]),
+                    (first[14] << 4 | first[15] >> 4, first[21])
+                ),
+                _ => assert_eq!(
+                    (copy[14] << 4 | copy[15] >> 4, copy[21]),
+                    (first[15], first[22])
+                ),
+            }
         }
         all
     }
@@ -152,17 +185,51 @@ impl Bench {
     }
 }
 
+/// Where the GRE header of a frame begins.
+fn behind_ip(frame: &[u8]) -> usize {
+    if frame[14] >> 4 == 6 { 54 } else { 34 }
+}
+
+/// What one end sent, as the other receives it: addresses turned round, the checksum is the same.
+fn crossed(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    // A path's device makes a header of its own.
+    if frame[14] >> 4 == 6 {
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        frame[22..54].rotate_left(16);
+    } else {
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[26..34].rotate_left(4);
+    }
+    frame
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test test-run"]
 fn each_path_gets_a_copy_and_the_first_that_comes_is_taken() {
-    for (key, flags) in [
-        (None, 0),
-        (Some(7), 0),
-        (None, BOND_ETHERNET),
-        (Some(7), BOND_ETHERNET),
-    ] {
+    // Which paths are over IPv6: copies are sent on the last one first.
+    const OVER_IPV6: [&[u32]; 5] = [&[], &[0, 1, 2], &[0], &[2], &[1]];
+    let setups = OVER_IPV6.into_iter().flat_map(|over_ipv6| {
+        [
+            (None, 0),
+            (Some(7), 0),
+            (None, BOND_ETHERNET),
+            (Some(7), BOND_ETHERNET),
+        ]
+        .map(|(key, flags)| (key, flags, over_ipv6))
+    });
+    for (key, flags, over_ipv6) in setups {
         let mut bench = Bench::new(key, flags, 16);
-        for (count, frame) in (1..).zip([ipv4_frame(100), ipv6_frame(100), ipv4_frame(1300)]) {
+        for &slot in over_ipv6 {
+            bench.kernel.over_ipv6(slot);
+        }
+        let frames = [
+            ipv4_frame(100),
+            ipv6_frame(100),
+            ipv4_frame(1300),
+            ipv4_frame(28),
+        ];
+        for (count, frame) in (1..).zip(frames) {
             let sent = bench.send(&frame);
             let paths: Vec<u32> = sent.iter().map(|copy| copy.path).collect();
             assert_eq!(paths, [2, 1, 0]);
@@ -170,14 +237,8 @@ fn each_path_gets_a_copy_and_the_first_that_comes_is_taken() {
             assert!(stats.iter().all(|stats| stats.tx_packets == count));
             assert_eq!(stats.map(|stats| stats.tx_copies), [count, count, 0]);
             assert_eq!(stats.map(|stats| stats.tx_bytes), [stats[0].tx_bytes; 3]);
-            // The other end's: addresses turned round, the checksum is the same.
             for (at, copy) in sent.iter().enumerate() {
-                let mut frame = copy.frame.clone();
-                // A path's device makes a header of its own.
-                frame[12..14].copy_from_slice(&[8, 0]);
-                for byte in 26..30 {
-                    frame.swap(byte, byte + 4);
-                }
+                let frame = crossed(&copy.frame);
                 let ran = bench.kernel.run(program::INGRESS_L2_ORDER, &frame, None);
                 let due = if at == 0 {
                     TC_ACT_REDIRECT
@@ -206,8 +267,10 @@ fn copies_take_the_paths_that_are_best() {
     let stand_ins = bench.stats().map(|stats| stats.tx_stand_in);
     assert_eq!(stand_ins, [1, 0, 0], "it was not to be one of two");
     // Alone: a packet as any other.
-    bench.set_flags([PATH_LAST_RESORT, USABLE, 0]);
+    bench.set_flags([0, USABLE, 0]);
     assert_eq!(bench.paths(), [1]);
+    bench.set_flags([PATH_LAST_RESORT, USABLE, 0]);
+    assert_eq!(bench.paths(), [1], "a policy may avoid it");
     bench.set_flags([PATH_LAST_RESORT, 0, PATH_LAST_RESORT]);
     assert_eq!(bench.paths(), [2, 0]);
     let last_resort = bench.stats().map(|stats| stats.tx_last_resort);
@@ -220,12 +283,40 @@ fn copies_take_the_paths_that_are_best() {
     }
     assert_eq!(bench.paths(), [0]);
     bench.set_flags([PATH_LAST_RESORT, USABLE, USABLE]);
-    assert_eq!(bench.paths(), [0]);
+    assert_eq!(bench.paths(), [0], "whatever answers is better");
     bench.set_flags([0, USABLE, USABLE]);
     assert_eq!(bench.paths(), [2, 1]);
     bench.set_flags([0; 3]);
     assert_eq!(bench.kernel.egress(&ipv4_frame(100)).action, TC_ACT_SHOT);
     assert_eq!(bench.kernel.fates(), [(BOND, Fate::TxNoPath, 1)]);
+}
+
+/// One that answers again though it is not up yet has the copies that would have no path else.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_path_that_returns_has_copies() {
+    const SPARE: u32 = PATH_LAST_RESORT | PATH_SPARE;
+    let mut bench = Bench::new(None, 0, 2);
+    bench.set_flags([SPARE, USABLE, 0]);
+    assert_eq!(
+        bench.paths(),
+        [1],
+        "without probes nothing says that it returns"
+    );
+    let set_limit = |bench: &mut Bench, limit| {
+        let written = bench.kernel.tables.limits.set(path_id(0), limit, 0);
+        written.unwrap();
+    };
+    set_limit(&mut bench, 1);
+    assert_eq!(bench.paths(), [1], "its last proof is old");
+    set_limit(&mut bench, u64::MAX);
+    assert_eq!(bench.paths(), [1, 0]);
+    let last_resort = bench.stats().map(|stats| stats.tx_last_resort);
+    assert_eq!(last_resort, [1, 0, 0]);
+    bench.set_flags([SPARE, USABLE, USABLE]);
+    assert_eq!(bench.paths(), [2, 1], "there are enough");
+    bench.set_flags([SPARE, 0, USABLE | PATH_NEIGHBOUR]);
+    assert_eq!(bench.paths(), [0, 2]);
 }
 
 /// A copy cannot be sent to a neighbour: the packet itself is, and one only.

@@ -66,6 +66,7 @@ fn status() -> Status {
         tx_last_resort: 1009,
         tx_copies: 1010,
         rx_copies: 1011,
+        rx_contended: 1020,
         route: Some(Route {
             prefix: "10.65.0.4/30".to_owned(),
             protocol: "bird".to_owned(),
@@ -99,6 +100,7 @@ fn status() -> Status {
         mode: "adaptive",
         weights: "measured",
         flowlet_gap_ms: Some(2002.0),
+        settled: Some(false),
         key: Some(2003),
         peer: Some(Peer {
             prefix: "10.65.2.1/32".to_owned(),
@@ -289,7 +291,10 @@ fn nothing_of_the_status_is_missing() {
     assert!(missing.is_empty(), "{missing:?}");
 
     type Change = fn(&mut Status);
-    let truths: [(&str, Change); 4] = [
+    let truths: [(&str, Change); 5] = [
+        ("netbond_bond_flows_settled", |status| {
+            status.bonds[0].settled = Some(true);
+        }),
         ("netbond_path_in_use", |status| {
             status.bonds[0].paths[0].in_use ^= true;
         }),
@@ -409,14 +414,15 @@ fn what_is_not_known_is_not_told() {
     let mut status = status();
     let bond = &mut status.bonds[0];
     (bond.peer, bond.key, bond.numbered, bond.in_order) = (None, None, None, None);
-    bond.flowlet_gap_ms = None;
+    (bond.flowlet_gap_ms, bond.settled) = (None, None);
     let path = &mut bond.paths[0];
     (path.route, path.neighbour, path.ospf_cost) = (None, None, None);
     (path.proof, path.probe) = (None, None);
     let text = text(status, Format::OpenMetrics);
     for sample in samples(&text).keys() {
         for absent in [
-            "peer", "key", "numbered", "in_order", "gap", "route", "ospf", "proof", "rtt",
+            "peer", "key", "numbered", "in_order", "gap", "settled", "route", "ospf", "proof",
+            "rtt",
         ] {
             let name = sample.split(['"', ' ']).next().unwrap();
             assert!(!name.contains(absent), "{sample}");

@@ -15,7 +15,7 @@ use etherparse::{Ipv4HeaderSlice, Ipv4Slice};
 use netbond_common::{
     abi::{ADMIN_DOWN, Bond, NO_BOND, PATH_LAST_RESORT, PATH_USABLE},
     fate::{Fate, Verdict},
-    names::program,
+    names::{feature, program},
 };
 
 /// The outer header of a frame that left.
@@ -39,6 +39,16 @@ fn round_robin_is_exact() {
     assert_eq!(paths, [0, 1, 0, 1, 0, 1]);
     assert_eq!(kernel.sent(2), [3, 3]);
     assert_eq!(kernel.fates(), []);
+}
+
+/// The kernel allows a million instructions; the next one's verifier may walk further.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn the_verifier_has_room() {
+    for (features, most) in [(0, 400_000), (feature::ALL, 800_000)] {
+        let walked = Kernel::with_features(&[1, 1], None, features).verified();
+        assert!(walked < most, "{walked} instructions with {features:#x}");
+    }
 }
 
 #[test]

@@ -18,12 +18,15 @@ use crate::{build, setup};
 pub(crate) struct Args {
     #[arg(default_value = "compare")]
     name: Name,
-    /// Kernel of the VM (compare)
+    /// Kernel of the VM (compare, datapath)
     #[arg(long, value_name = "KERNEL", default_value = "6.12")]
     kernel: Kernel,
     /// On this machine's kernel instead of in a VM (compare)
     #[arg(long)]
     host: bool,
+    /// In a VM whose clock counts instructions, as compare always is (datapath)
+    #[arg(long)]
+    counted: bool,
     /// Arguments of the benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -33,10 +36,12 @@ pub(crate) struct Args {
 enum Name {
     /// netbond beside kernel bonding, team, ECMP and MPTCP, in a VM whose clock counts instructions
     Compare,
-    /// Nanoseconds a packet, in the kernel, without a network (CAP_BPF)
+    /// Nanoseconds a packet, in the kernel, without a network (CAP_BPF); or instructions (--counted)
     Datapath,
     /// What the controller costs, by the number of paths it probes (root)
     Cost,
+    /// How the controller bears many bonds, many routes, and storms of route changes (root)
+    Scale,
     /// Paths taken for dead in a saturated lab in which nothing fails (root, an hour)
     Calm,
     /// What a path's failure costs, in the lab, beside OSPF alone and OSPF with BFD (root)
@@ -50,8 +55,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     match args.name {
         Name::Compare if args.host => compare_on_host(&args.args),
         Name::Compare => compare_in_vm(args.kernel, &args.args),
+        Name::Datapath if args.counted => example_in_vm("bench_datapath", args.kernel, &args.args),
         Name::Datapath => example("bench_datapath", &args.args),
         Name::Cost => in_lab("cost", &args.args),
+        Name::Scale => in_lab("scale", &args.args),
         Name::Calm => in_lab("calm", &args.args),
         Name::Failover => in_lab("failover", &args.args),
     }
@@ -82,6 +89,7 @@ fn compare_in_vm(kernel: Kernel, args: &[String]) -> Result<()> {
     let words: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
     let job = Job {
         programs: &programs()?,
+        archives: &[],
         script: &format!(
             "{}exec netbond-lab bench --counted --follow {}\n",
             search_path()?,
@@ -146,8 +154,30 @@ fn example(name: &str, args: &[String]) -> Result<()> {
     match exec(built(&format!("examples/{name}"))?.args(args))? {}
 }
 
+/// Runs an example, which is told `--counted`, in a VM.
+fn example_in_vm(name: &str, kernel: Kernel, args: &[String]) -> Result<()> {
+    setup::ensure(&[Need::Vm])?;
+    check(cargo_on_workspace("build")?.args(["--example", name]))?;
+    let program = target_dir()?.join("release/examples").join(name);
+    let words: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+    let path = quoted(&program.display().to_string());
+    let job = Job {
+        programs: &[program],
+        archives: &[],
+        script: &format!("exec {path} --counted {}\n", words.join(" ")),
+        pace: Pace::Counted,
+        deadline: DEADLINE,
+    };
+    let code = Vm::prepare(kernel)?.run(&job, &mut |line| {
+        println!("{line}");
+        Ok(())
+    })?;
+    ensure!(code == 0, "{name} failed in the VM");
+    Ok(())
+}
+
 /// Runs a command of netbond-lab; its figures are also kept below `target/bench`.
-fn in_lab(name: &str, args: &[String]) -> Result<()> {
+pub(crate) fn in_lab(name: &str, args: &[String]) -> Result<()> {
     setup::ensure(&[Need::Tools])?;
     build::programs()?;
     let figures = target_dir()?.join("bench").join(format!("{name}.json"));

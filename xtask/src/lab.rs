@@ -67,6 +67,7 @@ fn in_vm(kernel: Kernel, pace: Pace, args: &[String]) -> Result<Infallible> {
     let job = |script: String| -> Result<u8> {
         let job = Job {
             programs: &programs,
+            archives: &[],
             script: &script,
             pace,
             deadline: DEADLINE,

@@ -8,8 +8,10 @@ mod build;
 mod command;
 mod ebpf;
 mod files;
+mod fuzz;
 mod lab;
 mod lint;
+mod operations;
 mod package;
 mod prometheus;
 mod run;
@@ -42,8 +44,16 @@ enum Verb {
     Lab(lab::Args),
     /// Run the tests: all layers, or those named
     Test(test::Args),
+    /// Let the parsers read what nobody should write: all targets of `fuzz/`, or those named
+    Fuzz(fuzz::Args),
     /// Run the benchmarks
     Bench(bench::Args),
+    /// Let random faults happen in the lab under traffic, and check what must hold (root, half an hour)
+    Soak {
+        /// Arguments of `netbond-lab soak`: `-- --minutes 5 --seed 7`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Make the Debian package, and archives with a static program for any Linux router
     Package(package::Args),
     /// Check formatting and lints
@@ -57,7 +67,9 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Test(args) => test::run(args),
+        Verb::Fuzz(args) => fuzz::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Soak { args } => bench::in_lab("soak", &args),
         Verb::Package(args) => package::run(args),
         Verb::Lint => lint::run(),
     };

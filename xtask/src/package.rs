@@ -47,13 +47,13 @@ pub(crate) const TARGETS: [Target; 2] = [
 
 pub(crate) fn run(args: Args) -> Result<()> {
     setup::ensure(&[Need::Package])?;
+    build::programs()?;
     if args.part != Some(Part::Static) {
         println!("{}", deb()?.display());
     }
     if args.part != Some(Part::Deb) {
-        build::programs()?;
-        for target in TARGETS {
-            println!("{}", archive(target)?.display());
+        for archive in archives(&TARGETS)? {
+            println!("{}", archive.display());
         }
     }
     Ok(())
@@ -66,9 +66,8 @@ fn dir() -> Result<PathBuf> {
 /// Version of the workspace, and of all that is packaged.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Builds the Debian package, and has lintian look at it.
+/// Makes the Debian package of the program that was built, and has lintian look at it.
 pub(crate) fn deb() -> Result<PathBuf> {
-    build::programs()?;
     let dir = dir()?;
     let source = dir.join(format!("netbond-{VERSION}"));
     stage(&target_dir()?.join("release/netbond"), &source)?;
@@ -94,9 +93,24 @@ pub(crate) fn deb() -> Result<PathBuf> {
     Ok(deb)
 }
 
-/// Builds a static program and what belongs to it.
-pub(crate) fn archive(target: Target) -> Result<PathBuf> {
-    let program = static_program(target)?;
+/// Builds the static programs, and puts each with what belongs to it; in the order of the targets.
+pub(crate) fn archives(targets: &[Target]) -> Result<Vec<PathBuf>> {
+    let mut cargo = cargo_on_workspace("build")?;
+    cargo.args(["--package", "netbond"]);
+    for Target { triple, .. } in targets {
+        let linker = format!(
+            "CARGO_TARGET_{}_LINKER",
+            triple.replace('-', "_").to_uppercase()
+        );
+        // The linker that comes with Rust links for all of them.
+        cargo.args(["--target", triple]).env(linker, "rust-lld");
+    }
+    check(&mut cargo)?;
+    targets.iter().map(archive).collect()
+}
+
+fn archive(target: &Target) -> Result<PathBuf> {
+    let program = target_dir()?.join(target.triple).join("release/netbond");
     let dir = dir()?;
     let name = format!("netbond-{VERSION}-{}", target.arch);
     let tree = dir.join(&name);
@@ -111,20 +125,6 @@ pub(crate) fn archive(target: Target) -> Result<PathBuf> {
             .args([&dir, Path::new(&name)]),
     )?;
     Ok(archive)
-}
-
-/// Builds the program for a target; the linker that comes with Rust links for all of them.
-fn static_program(target: Target) -> Result<PathBuf> {
-    let linker = format!(
-        "CARGO_TARGET_{}_LINKER",
-        target.triple.replace('-', "_").to_uppercase()
-    );
-    check(
-        cargo_on_workspace("build")?
-            .args(["--package", "netbond", "--target", target.triple])
-            .env(linker, "rust-lld"),
-    )?;
-    Ok(target_dir()?.join(target.triple).join("release/netbond"))
 }
 
 /// Puts a program into an empty directory, with all that goes where it goes.

@@ -33,6 +33,8 @@ pub(crate) enum Need {
     PackageTest,
     /// rustfmt and clippy.
     Lint,
+    /// What libFuzzer is compiled with.
+    Fuzz,
 }
 
 /// The packages of [`Need::Tools`], each with files that only it brings: a program's name, or a path.
@@ -50,6 +52,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("util-linux", &["nsenter", "unshare"]),
     ("ethtool", &["ethtool"]),
     ("procps", &["sysctl"]),
+    ("strace", &["strace"]),
     (
         "systemd",
         &["/lib/systemd/systemd-journald", "journalctl", "systemd-cat"],
@@ -87,6 +90,9 @@ const PACKAGE_TEST: &[(&str, &[&str])] = &[
     ("systemd-container", &["systemd-nspawn"]),
 ];
 
+/// The packages of [`Need::Fuzz`], likewise.
+const FUZZ: &[(&str, &[&str])] = &[("g++", &["c++"])];
+
 /// The packages that bring the compiler, and the source of its library.
 const COMPILER: &[&str] = &["rustc-web", "rust-web-src"];
 /// The packages that bpf-linker is built with.
@@ -106,6 +112,7 @@ pub(crate) fn run() -> Result<()> {
         Need::Package,
         Need::PackageTest,
         Need::Lint,
+        Need::Fuzz,
     ])?;
     eprintln!("setup: everything is here");
     Ok(())
@@ -136,6 +143,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::PackageTest) {
         packages.extend(missing(PACKAGE_TEST));
+    }
+    if needs.contains(&Need::Fuzz) {
+        packages.extend(missing(FUZZ));
     }
     packages.sort_unstable();
     packages.dedup();

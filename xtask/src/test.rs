@@ -12,14 +12,14 @@ use clap::ValueEnum;
 use crate::command::{cargo_on_workspace, check, root, shown};
 use crate::setup::{self, Need};
 use crate::vm::Kernel;
-use crate::{build, ebpf, lint, package, vm_tests};
+use crate::{build, ebpf, fuzz, lint, operations, package, vm_tests};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Layers to run; all where none is named
+    /// Layers to run; all but `fuzz` and `operations` where none is named
     #[arg(value_name = "NAME")]
     layers: Vec<Layer>,
-    /// Kernels of the layer `vm` (may be repeated) [default: all]
+    /// Kernels of the layer `vm` (may be repeated) [default: all; without layers the oldest and the newest]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
     /// In the layer `vm` all of the lab's tests, not only those that need what this machine's own kernel
@@ -40,6 +40,9 @@ enum Layer {
     Pure,
     /// The committed eBPF object against the sources; without privilege
     Object,
+    /// Every target of `fuzz/` for a few seconds; only where it is named, as the dependencies are compiled
+    /// once more for it (minutes)
+    Fuzz,
     /// The eBPF programs on packets, in the kernel (CAP_BPF)
     TestRun,
     /// netbond's own parts against the kernel, BIRD and FRR in network namespaces (root)
@@ -48,6 +51,9 @@ enum Layer {
     Lab,
     /// The packages, on a fresh Debian in a container and where there is nothing else (root)
     Package,
+    /// docs/operations.md as it stands, on four routers in a virtual machine (root); only where it is named,
+    /// as it takes minutes
+    Operations,
     /// The lab's tests on Debian's kernels in virtual machines, and more of them beside those
     /// kernels' own tunnels and bonding; starts with the layer `lab`, where that is run as well
     Vm,
@@ -66,10 +72,12 @@ impl Layer {
             Self::Lint => "lint",
             Self::Pure => "pure",
             Self::Object => "object",
+            Self::Fuzz => "fuzz",
             Self::TestRun => "test-run",
             Self::Netns => "netns",
             Self::Lab => "lab",
             Self::Package => "package",
+            Self::Operations => "operations",
             Self::Vm => "vm",
         }
     }
@@ -79,9 +87,17 @@ impl Layer {
             Self::Lint => &[Need::Lint],
             Self::Pure | Self::TestRun => &[],
             Self::Object => &[Need::Toolchain],
+            Self::Fuzz => &[Need::Fuzz],
             Self::Netns => &[Need::Tools],
             Self::Lab => &[Need::Tools, Need::Prometheus],
             Self::Package => &[Need::Toolchain, Need::Package, Need::PackageTest],
+            Self::Operations => &[
+                Need::Toolchain,
+                Need::Package,
+                Need::PackageTest,
+                Need::Tools,
+                Need::Vm,
+            ],
             Self::Vm => &[Need::Tools, Need::Vm],
         }
     }
@@ -93,10 +109,12 @@ impl Layer {
             Self::Lint => lint::run().map(|()| None),
             Self::Pure => pure().map(Some),
             Self::Object => object().map(Some),
+            Self::Fuzz => fuzz::briefly().map(Some),
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
             Self::Lab => lab().map(Some),
-            Self::Package => packages().map(Some),
+            Self::Package => packages(!args.layers.is_empty()).map(Some),
+            Self::Operations => operate().map(Some),
             Self::Vm => match vms {
                 Some(running) => running.finish().map(Some),
                 None => start_vms(args)?.finish().map(Some),
@@ -109,7 +127,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let layers: Vec<Layer> = Layer::value_variants()
         .iter()
         .copied()
-        .filter(|layer| args.layers.is_empty() || args.layers.contains(layer))
+        .filter(|layer| match &args.layers[..] {
+            [] => !matches!(layer, Layer::Fuzz | Layer::Operations),
+            named => named.contains(layer),
+        })
         .collect();
 
     // Everything at once: one installation instead of one for each layer.
@@ -167,9 +188,16 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Kernels of a whole run, whose time is limited: the oldest and the newest.
+const OUTERMOST: [Kernel; 2] = [Kernel::V6_1, Kernel::Newest];
+
 fn start_vms(args: &Args) -> Result<vm_tests::Running> {
+    let kernels = match (&args.kernel[..], &args.layers[..]) {
+        ([], []) => OUTERMOST.to_vec(),
+        (chosen, _) => chosen.to_vec(),
+    };
     vm_tests::Running::start(&vm_tests::Choice {
-        kernels: args.kernel.clone(),
+        kernels,
         full: args.full,
         only: args.only.clone(),
     })
@@ -203,9 +231,13 @@ fn test_run() -> Result<u32> {
         "test_run",
         "probes",
         "frames",
+        "ipv6_paths",
         "lanes",
         "order",
         "duplicate",
+        "hostile",
+        "records",
+        "benchmark",
     ] {
         test.args(["--test", name]);
     }
@@ -214,7 +246,9 @@ fn test_run() -> Result<u32> {
 
 fn netns() -> Result<u32> {
     ensure_root()?;
-    cargo_test(tests()?.args(["--package", "netbond", "--lib", "--", "--ignored"]))
+    // Of all members, though only netbond has such tests: a choice would have dependencies compiled anew, with
+    // the features that it asks for.
+    cargo_test(tests()?.args(["--lib", "--", "--ignored"]))
 }
 
 fn ensure_root() -> Result<()> {
@@ -239,16 +273,32 @@ fn lab() -> Result<u32> {
     )
 }
 
-fn packages() -> Result<u32> {
+/// `all`: with the archive for the other architecture, which takes minutes to compile.
+fn packages(all: bool) -> Result<u32> {
     ensure_root()?;
-    let deb = package::deb()?;
-    let archives = package::TARGETS.map(package::archive);
+    build::programs_for_tests()?;
     let mut test = tests()?;
-    test.env("NETBOND_DEB", deb);
-    for (target, archive) in package::TARGETS.iter().zip(archives) {
-        test.env(format!("NETBOND_{}", target.arch.to_uppercase()), archive?);
+    test.args(["--test", PACKAGE_TEST]);
+    test.env("NETBOND_DEB", package::deb()?);
+    let targets = if all {
+        &package::TARGETS[..]
+    } else {
+        &package::TARGETS[..1]
+    };
+    for (target, archive) in targets.iter().zip(package::archives(targets)?) {
+        test.env(format!("NETBOND_{}", target.arch.to_uppercase()), archive);
     }
-    cargo_test(test.args(["--test", PACKAGE_TEST, "--", "--ignored"]))
+    test.args(["--", "--ignored"]);
+    for target in &package::TARGETS[targets.len()..] {
+        test.args(["--skip", target.arch]);
+    }
+    cargo_test(&mut test)
+}
+
+fn operate() -> Result<u32> {
+    ensure_root()?;
+    build::programs_for_tests()?;
+    operations::run(&package::deb()?)
 }
 
 /// The test program that wants packages.
@@ -257,13 +307,15 @@ const PACKAGE_TEST: &str = "package";
 /// How the names of test programs start that need kernel modules which not every machine has.
 pub(crate) const ONLY_IN_VM: &str = "kernel_";
 
-/// The lab's test programs that say nothing of a kernel, and run what is not in a VM.
-pub(crate) const NOT_IN_VM: [&str; 2] = ["log", "prometheus"];
+/// The lab's test programs that say nothing of a kernel, and run what is not in a VM, or want packages.
+pub(crate) const NOT_IN_VM: [&str; 5] =
+    ["crash", "log", operations::TEST, PACKAGE_TEST, "prometheus"];
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {
     let mut names = integration_tests(&root().join("netbond-lab/tests"))?;
-    names.retain(|name| !name.starts_with(ONLY_IN_VM) && name != PACKAGE_TEST);
+    let others = [PACKAGE_TEST, operations::TEST];
+    names.retain(|name| !name.starts_with(ONLY_IN_VM) && !others.contains(&name.as_str()));
     Ok(names)
 }
 

@@ -145,6 +145,7 @@ fn on_all(
 fn on(kernel: Kernel, vm: &Vm, programs: &[PathBuf], script: &str, output: &Output) -> Result<u32> {
     let job = Job {
         programs,
+        archives: &[],
         script,
         // A guest whose clock stands still while this machine does something else finds no path
         // dead on that account.
@@ -180,11 +181,17 @@ fn script(tests: &[PathBuf], only: &[String]) -> String {
 
 /// Compiles the lab's tests and tells where the programs lie.
 fn test_programs(full: bool) -> Result<Vec<PathBuf>> {
+    let mut names = integration_tests(&root().join("netbond-lab/tests"))?;
+    names
+        .retain(|name| name.starts_with(ONLY_IN_VM) || full && !NOT_IN_VM.contains(&name.as_str()));
+    compiled(&names)
+}
+
+/// Compiles integration tests and tells where the programs lie.
+pub(crate) fn compiled<S: AsRef<str>>(names: &[S]) -> Result<Vec<PathBuf>> {
     let mut cargo: Command = tests()?;
-    for name in integration_tests(&root().join("netbond-lab/tests"))? {
-        if name.starts_with(ONLY_IN_VM) || full && !NOT_IN_VM.contains(&name.as_str()) {
-            cargo.args(["--test", &name]);
-        }
+    for name in names {
+        cargo.args(["--test", name.as_ref()]);
     }
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     let output = cargo

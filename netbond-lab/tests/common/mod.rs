@@ -6,6 +6,7 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod doctor;
 pub(crate) mod terminal;
 
 use std::fs::File;
@@ -55,6 +56,17 @@ pub(crate) fn path(router: &Router, name: &str) -> Value {
 /// A counter of both paths of the first bond.
 pub(crate) fn counters(router: &Router, counter: &str) -> [u64; 2] {
     ["via-m1", "via-m2"].map(|name| path(router, name)[counter].as_u64().unwrap())
+}
+
+/// No packet of a stream was lost; when those were sent that were, to be held beside the controllers' logs.
+pub(crate) fn assert_no_loss(log: &traffic::PingLog) {
+    let at = |time| jiff::Timestamp::try_from(time).unwrap().to_string();
+    let lost: Vec<String> = log.lost_at().into_iter().map(at).collect();
+    assert!(
+        lost.is_empty(),
+        "of {} were lost: {lost:#?}",
+        log.counts().sent
+    );
 }
 
 /// Twenty packets to an address, none of which may be lost.

@@ -1,7 +1,8 @@
 //! `netbond detach`.
 
-use std::fs;
+use std::error::Error;
 use std::io::Write as _;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_indextoname;
@@ -16,7 +17,7 @@ use crate::{
 };
 
 pub(super) fn run(pins: &Pins) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     if !pins.root().exists() {
         writeln!(out, "nothing is pinned below {}", pins.root().display())?;
         return Ok(());
@@ -24,8 +25,15 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
     // Held to the end: no controller starts in the middle.
     let lock = Lock::take(pins)?;
     // Devices first: their programs go with them, and no packet meets half a bond.
-    if pins.exist() {
-        let tables = Tables::open(pins)?;
+    let tables = tables(pins)?;
+    if tables.is_none() && pins.exist() {
+        writeln!(
+            out,
+            "not all maps are there, as a start or a detach was cut short: if a bond device is left, \
+             start netbond and detach again"
+        )?;
+    }
+    if let Some(tables) = tables {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -64,6 +72,23 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
         .with_context(|| format!("removing {}", pins.root().display()))?;
     drop(lock);
     Ok(())
+}
+
+/// The maps, where there are all of them. Where some are missing a start or a detach was cut short, while there
+/// were no bonds yet, or no more.
+fn tables(pins: &Pins) -> Result<Option<Tables>> {
+    let missing = |cause: &(dyn Error + 'static)| {
+        let error = cause.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if !pins.exist() {
+        return Ok(None);
+    }
+    match Tables::open(pins) {
+        Ok(tables) => Ok(Some(tables)),
+        Err(error) if error.chain().any(missing) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the kernel has no tcx links, the ingress filters of the paths' devices are left.

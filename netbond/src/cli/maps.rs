@@ -340,6 +340,7 @@ fn path_stats(stats: &PathStats) -> Value {
         "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
         "tx_stand_in": stats.tx_stand_in, "tx_last_resort": stats.tx_last_resort,
         "tx_copies": stats.tx_copies, "rx_copies": stats.rx_copies,
+        "rx_contended": stats.rx_contended,
     })
 }
 

@@ -2,12 +2,14 @@
 
 mod check;
 mod detach;
+mod discover;
 mod events;
 mod format;
 mod generate;
 mod init;
 mod maps;
 mod merit;
+mod output;
 mod path;
 mod reload;
 mod run;
@@ -37,6 +39,9 @@ struct Cli {
     command: Command,
 }
 
+/// The configuration file that is read where none is named.
+const CONFIG_FILE: &str = "/etc/netbond/netbond.toml";
+
 /// The configuration file, as each verb that reads it takes it.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
@@ -45,7 +50,7 @@ struct ConfigFile {
         short = 'c',
         long = "config",
         value_name = "FILE",
-        default_value = "/etc/netbond/netbond.toml"
+        default_value = CONFIG_FILE
     )]
     path: PathBuf,
 }
@@ -56,9 +61,11 @@ enum Command {
     Run(run::Args),
     /// Write the configuration that takes the place of a bond made by hand, and say what changes
     Init(init::Args),
+    /// Find the link-disjoint paths to a peer in OSPF's database, and write the configuration
+    Discover(discover::Args),
     /// Have the controller read its configuration file: all of it is taken over, or nothing
     Reload,
-    /// Check a configuration file, and what netbond needs of this host
+    /// Find what is wrong with a configuration file, this host and its bonds, and say what to do
     Check(check::Args),
     /// Show every bond and path
     Status(status::Args),
@@ -103,6 +110,7 @@ impl Cli {
             Command::Run(args) => run::run(args, pins),
             Command::Reload => reload::run(&pins, controllers_file),
             Command::Init(args) => init::run(&args),
+            Command::Discover(args) => discover::run(&args, &pins),
             Command::Check(args) => check::run(&args, &pins),
             Command::Status(args) => status::run(&args, &pins),
             Command::Top => top::run(pins, controllers_file),

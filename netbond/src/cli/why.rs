@@ -117,8 +117,10 @@ fn traffic(bond: &Bond, path: &Path) -> String {
                 bond.mode, path.priority
             );
         }
-        let (weight, by_cost) = (path.effective_weight, bond.weights == Weights::Ospf.label());
-        let policy = if !by_cost && weight < f64::from(path.weight) {
+        let weight = path.effective_weight;
+        let source = if bond.weights == Weights::Measured.label() {
+            " as measured".to_owned()
+        } else if bond.weights == Weights::Static.label() && weight < f64::from(path.weight) {
             format!(" of {}, as the policy says", path.weight)
         } else {
             String::new()
@@ -128,7 +130,7 @@ fn traffic(bond: &Bond, path: &Path) -> String {
         } else {
             format!(", in mode {}", bond.mode)
         };
-        return format!("Packets are sent on it{mode}, by weight {weight}{policy}.");
+        return format!("Packets are sent on it{mode}, by weight {weight}{source}.");
     }
     let others: Vec<&str> = bond
         .paths
@@ -149,8 +151,8 @@ fn traffic(bond: &Bond, path: &Path) -> String {
     } else if path.state == PathState::Down.label() {
         "No packets are sent on it, and no other path of the bond is in use.".to_owned()
     } else {
-        "No path of the bond is in use: packets are sent on each that has a route, this one too, as \
-         a last resort."
+        "No path of the bond is in use: packets are sent on each that has a route, or had answers to \
+         probes, this one too, as a last resort."
             .to_owned()
     }
 }
@@ -367,6 +369,20 @@ mod tests {
         assert!(!story.contains("What happened then"), "{story}");
         let part = "It comes back when you take it back in: netbond path up via-m1.";
         assert!(story.contains(part), "{story}");
+    }
+
+    #[test]
+    fn a_weight_below_the_configured_one_has_a_reason() {
+        let mut bond = sample::bond();
+        let light = Path {
+            weight: 4,
+            effective_weight: 1.0,
+            in_use: true,
+            ..path("via-m1", PathState::Up, StateReason::Route)
+        };
+        assert!(traffic(&bond, &light).contains("by weight 1 of 4, as the policy says."));
+        bond.weights = Weights::Measured.label();
+        assert!(traffic(&bond, &light).contains("by weight 1 as measured."));
     }
 
     /// Every reason is told by its own label, and says what brings the path back.

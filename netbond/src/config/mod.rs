@@ -13,6 +13,7 @@ mod protocols;
 mod reader;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -135,6 +136,12 @@ impl Bond {
         self.in_order.is_some() || self.modes().any(|mode| mode == Mode::Duplicate)
     }
 
+    /// Whether some of its paths have IPv6 outer addresses.
+    #[must_use]
+    pub fn is_over_ipv6(&self) -> bool {
+        self.paths.iter().any(|path| path.remote.is_ipv6())
+    }
+
     /// Its own mode, and those of its classes.
     pub fn modes(&self) -> impl Iterator<Item = Mode> + '_ {
         let classes = self.classes.iter().map(|class| class.mode);
@@ -165,7 +172,7 @@ fn peer_device(bond: &str) -> String {
 pub struct Path {
     /// At most 31 bytes of `[A-Za-z0-9_.-]`, unique over the whole file.
     pub name: String,
-    /// Outer source of what is sent.
+    /// Outer source of what is sent. Never IPv4 mapped into IPv6, nor link-local IPv6.
     pub local: IpAddr,
     /// Outer destination of what is sent; of the same family as `local`.
     pub remote: IpAddr,
@@ -377,6 +384,7 @@ impl Config {
             | any(|bond| !bond.classes.is_empty(), feature::CLASSES)
             | any(Bond::is_numbered, feature::NUMBERED)
             | any(Bond::measures, feature::MEASURED)
+            | any(Bond::is_over_ipv6, feature::IPV6)
     }
 
     /// Reads a configuration file.

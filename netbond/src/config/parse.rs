@@ -776,9 +776,9 @@ fn path_table(
 ) -> Result<Path, Reported> {
     let line = path.line();
     let name = short_name(&mut path, "via-m1");
-    let expected = "an IPv4 address such as \"10.65.0.2\"";
+    let expected = "an IP address such as \"10.65.0.2\"";
     let local = path.required("local", expected, outer_address);
-    let expected = "an IPv4 address such as \"10.65.0.6\"";
+    let expected = "an IP address such as \"10.65.0.6\"";
     let remote = path.required("remote", expected, outer_address);
     let expected = format!("a device name of at most {MAX_DEVICE_NAME} bytes such as \"wg-a-m1\"");
     let device = path.optional("device", &expected, |name| {
@@ -816,6 +816,17 @@ fn path_table(
             path.report(
                 path.line_of("remote"),
                 format_args!("remote \"{remote}\" is local too: write the far router's address"),
+            );
+        } else if local.is_ipv4() != remote.is_ipv4() {
+            let family = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            path.report(
+                path.line_of("remote"),
+                format_args!(
+                    "remote \"{remote}\" is {}, and local \"{local}\" is {}: both ends of a path have \
+                     addresses of one family",
+                    family(remote),
+                    family(local)
+                ),
             );
         } else if let Ok(key) = key
             && let Some(first) = first_use(&mut seen.tunnels, (local, remote, key), line)
@@ -908,12 +919,19 @@ fn outer_address(text: &str) -> Result<IpAddr, Wrong> {
         Ok(_) => Wrong::new("has a prefix length"),
         Err(_) => Wrong::new("is no IP address"),
     })?;
-    if address.is_ipv6() {
-        return Err(Wrong::new(
-            "is IPv6, which is not supported yet for outer addresses",
-        ));
-    }
     unicast(address)?;
+    if let IpAddr::V6(v6) = address {
+        if v6.is_unicast_link_local() {
+            return Err(Wrong::new(
+                "is a link-local address, which means nothing beyond its link and has no route of OSPF's",
+            ));
+        }
+        if let Some(v4) = v6.to_ipv4_mapped() {
+            return Err(
+                Wrong::new("is an IPv4 address within an IPv6 one").write(format!("\"{v4}\""))
+            );
+        }
+    }
     Ok(address)
 }
 

@@ -30,6 +30,26 @@ impl Prefix {
         Self { address, ..self }
     }
 
+    /// Whether an address is in it; one of the other family never is.
+    #[must_use]
+    pub fn holds(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4()
+            && Self { address, ..self }.network() == self.network()
+    }
+
+    /// Its two halves; `None` of a single address.
+    #[must_use]
+    pub fn halves(self) -> Option<[Self; 2]> {
+        let length = self.length.checked_add(1)?;
+        let low = self.network().address;
+        let place = u32::from(bits(low).checked_sub(length)?);
+        let high = match low {
+            IpAddr::V4(low) => IpAddr::V4(Ipv4Addr::from_bits(low.to_bits() | 1 << place)),
+            IpAddr::V6(low) => IpAddr::V6(Ipv6Addr::from_bits(low.to_bits() | 1 << place)),
+        };
+        Some([low, high].map(|address| Self { address, length }))
+    }
+
     /// The broadcast address of an IPv4 network that has one: RFC 3021 leaves a /31 without.
     #[must_use]
     pub fn broadcast(self) -> Option<Ipv4Addr> {
@@ -155,6 +175,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn holds_and_halves() {
+        assert!(prefix("10.67.0.1/24").holds([10, 67, 0, 9].into()));
+        assert!(!prefix("10.67.0.1/24").holds([10, 67, 1, 9].into()));
+        assert!(!prefix("0.0.0.0/0").holds(Ipv6Addr::LOCALHOST.into()));
+        assert_eq!(
+            prefix("10.67.0.1/24").halves(),
+            Some(["10.67.0.0/25", "10.67.0.128/25"].map(prefix))
+        );
+        assert_eq!(prefix("fd67::1/128").halves(), None);
+    }
+
     proptest! {
         #[test]
         fn text_round_trip(address: IpAddr, length in 0..=32_u8) {
@@ -168,6 +200,7 @@ mod tests {
             let prefix = Prefix { address, length };
             prop_assert_eq!(prefix.network().network(), prefix.network());
             let _ = prefix.broadcast();
+            let _ = (prefix.halves(), prefix.holds(address));
         }
     }
 }

@@ -626,6 +626,18 @@ fn a_class_may_go_by_weight() {
     assert_eq!(parse(GOOD).unwrap().features(), 0);
 }
 
+/// A bond may mix both families; the programs learn of IPv6 where there is some.
+#[test]
+fn outer_addresses_may_be_ipv6() {
+    let text = GOOD.replacen("10.65.0.2", "fd65::2", 1);
+    let text = text.replacen("10.65.0.6", "fd65:1::6", 1);
+    let config = parse(&text).unwrap();
+    let path = &config.bonds[0].paths[0];
+    assert_eq!(path.local, "fd65::2".parse::<IpAddr>().unwrap());
+    assert_eq!(path.remote, "fd65:1::6".parse::<IpAddr>().unwrap());
+    assert_eq!(config.features(), feature::IPV6);
+}
+
 #[test]
 fn copies_are_numbered() {
     let bond = |keys: &str| {
@@ -963,23 +975,29 @@ const ONE_WRONG_LINE: &str = r#"
 10: name = "via-m1"
     10: path "via-m1": name "via-m1" is used on line 6 already: choose another
 7:
-    5: path "via-m1": local is missing: add an IPv4 address such as "10.65.0.2"
+    5: path "via-m1": local is missing: add an IP address such as "10.65.0.2"
 7: local = 10
-    7: path "via-m1": local 10 is an integer: write an IPv4 address such as "10.65.0.2"
+    7: path "via-m1": local 10 is an integer: write an IP address such as "10.65.0.2"
 7: local = "a.example"
-    7: path "via-m1": local "a.example" is no IP address: write an IPv4 address such as "10.65.0.2"
+    7: path "via-m1": local "a.example" is no IP address: write an IP address such as "10.65.0.2"
 7: local = "10.65.0.2/30"
-    7: path "via-m1": local "10.65.0.2/30" has a prefix length: write an IPv4 address such as "10.65.0.2"
+    7: path "via-m1": local "10.65.0.2/30" has a prefix length: write an IP address such as "10.65.0.2"
 7: local = "fd65::2"
-    7: path "via-m1": local "fd65::2" is IPv6, which is not supported yet for outer addresses: write an IPv4 address such as "10.65.0.2"
+    8: path "via-m1": remote "10.65.0.6" is IPv4, and local "fd65::2" is IPv6: both ends of a path have addresses of one family
+7: local = "fe80::2"
+    7: path "via-m1": local "fe80::2" is a link-local address, which means nothing beyond its link and has no route of OSPF's: write an IP address such as "10.65.0.2"
+7: local = "::ffff:10.65.0.2"
+    7: path "via-m1": local "::ffff:10.65.0.2" is an IPv4 address within an IPv6 one: write "10.65.0.2"
+7: local = "fe80::2%eth0"
+    7: path "via-m1": local "fe80::2%eth0" is no IP address: write an IP address such as "10.65.0.2"
 7: local = "0.0.0.0"
-    7: path "via-m1": local "0.0.0.0" is the unspecified address: write an IPv4 address such as "10.65.0.2"
+    7: path "via-m1": local "0.0.0.0" is the unspecified address: write an IP address such as "10.65.0.2"
 8: remote = "255.255.255.255"
-    8: path "via-m1": remote "255.255.255.255" is the broadcast address: write an IPv4 address such as "10.65.0.6"
+    8: path "via-m1": remote "255.255.255.255" is the broadcast address: write an IP address such as "10.65.0.6"
 8: remote = "224.0.0.5"
-    8: path "via-m1": remote "224.0.0.5" is a multicast address: write an IPv4 address such as "10.65.0.6"
+    8: path "via-m1": remote "224.0.0.5" is a multicast address: write an IP address such as "10.65.0.6"
 8: remote = "127.1.2.3"
-    8: path "via-m1": remote "127.1.2.3" is a loopback address: write an IPv4 address such as "10.65.0.6"
+    8: path "via-m1": remote "127.1.2.3" is a loopback address: write an IP address such as "10.65.0.6"
 8: remote = "10.65.0.2"
     8: path "via-m1": remote "10.65.0.2" is local too: write the far router's address
 8: remote = "10.65.0.6"¶device = "sixteen-bytes-xy"
@@ -1192,7 +1210,7 @@ remote = "10.65.0.2"
 [[bond.path]]
 name = "p"
 name = "q"
-local = "fd65::1"
+local = "fe80::1"
 weight = 1.5
 [[bond]]
 "#;
@@ -1217,9 +1235,9 @@ weight = 1.5
             "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
-            "20: path \"p\": remote is missing: add an IPv4 address such as \"10.65.0.6\"",
+            "20: path \"p\": remote is missing: add an IP address such as \"10.65.0.6\"",
             "22: duplicate key name: the same table has it above, remove one",
-            "23: path \"p\": local \"fd65::1\" is IPv6, which is not supported yet for outer addresses: write an IPv4 address such as \"10.65.0.2\"",
+            "23: path \"p\": local \"fe80::1\" is a link-local address, which means nothing beyond its link and has no route of OSPF's: write an IP address such as \"10.65.0.2\"",
             "24: path \"p\": weight 1.5 is a float: write an integer from 1 to 64",
             "25: bond: name is missing: add a device name of at most 14 bytes such as \"nb0\"",
             "25: bond: path is missing: add [[bond.path]] before the keys of each path",

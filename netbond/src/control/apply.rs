@@ -10,20 +10,22 @@ use netbond_common::{
     abi::{
         ABI_VERSION, ADMIN_DOWN, BOND_IN_ORDER, BOND_SHARES, Bond, BondInfo, BondStats, Class,
         ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
-        Meta, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_USABLE, Path, PathInfo, PathStats,
-        SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket, TunnelKey, WHEEL_SLOTS,
+        Meta, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, Path,
+        PathInfo, PathStats, SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket,
+        TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
-    names::{Mode, StateReason, Weights},
+    names::{Mode, StateReason, Weights, feature},
     order,
     sequence::Strand,
     turns, wheel,
 };
 
 use super::agreement;
-use super::plan::{BondPlan, PathPlan, Standing, Weighing, overhead};
+use super::plan::{BondPlan, PathPlan, Standing, Weighing, headers};
 use super::state::{Ids, Outcome};
 use crate::{
+    clock::monotonic,
     config::{self, Config, Encap, Ttl},
     journal::{About, Change, Journal},
     loader::{Hook, Programs},
@@ -75,8 +77,9 @@ impl Applier {
     ///
     /// Where the kernel or the pins refuse.
     pub fn start(pins: &Pins, config: &Config) -> Result<Self> {
-        let programs = Programs::load(pins, config.features())?;
+        let mut programs = Programs::load(pins, config.features())?;
         let mut tables = Tables::open(pins)?;
+        programs.switch(features(config, &tables))?;
         let mut meta = Meta {
             abi: ABI_VERSION,
             ..Meta::zeroed()
@@ -113,17 +116,22 @@ impl Applier {
     }
 
     /// Makes the bonds of a configuration: programs, devices, addresses. Bonds and paths keep the ids
-    /// that their names have in the maps. Those that are not in it are taken away, last.
+    /// that their names have in the maps. Those that are not in it are taken away, last. Calls `done_one`
+    /// whenever one is done: a thousand of them take the kernel many seconds, see [`Programs::attach`].
     ///
     /// # Errors
     ///
     /// Where the kernel refuses a device, a program or an address: then all is as it was. Where a map
     /// cannot be written, which is not to be expected, some bonds may be the new ones already.
-    pub async fn configure(&mut self, config: &Config) -> Result<Vec<Ids>> {
+    pub async fn configure(
+        &mut self,
+        config: &Config,
+        done_one: &mut dyn FnMut(),
+    ) -> Result<Vec<Ids>> {
         // Preparing a bond swaps the new program in, before the maps ask more of it.
-        let before = self.programs.switch(config.features())?;
+        let before = self.programs.switch(features(config, &self.tables))?;
         let switched = before.is_some();
-        let done = self.make_bonds(config).await;
+        let done = self.make_bonds(config, done_one).await;
         match (&done, before) {
             (Err(_), Some(before)) => {
                 self.programs.restore(before);
@@ -131,7 +139,7 @@ impl Applier {
             }
             (Ok(_), _) if switched => {
                 self.swap_programs();
-                let text = "programs swapped for those that the modes need";
+                let text = "programs swapped for those that the modes and paths need";
                 self.journal.did(About::ALL, text);
             }
             (Ok(_) | Err(_), _) => {}
@@ -159,7 +167,11 @@ impl Applier {
         }
     }
 
-    async fn make_bonds(&mut self, config: &Config) -> Result<Vec<Ids>> {
+    async fn make_bonds(
+        &mut self,
+        config: &Config,
+        done_one: &mut dyn FnMut(),
+    ) -> Result<Vec<Ids>> {
         let ids = self.allocate(config)?;
         let mut prepared: Vec<(&config::Bond, u32, BondDevice)> = Vec::new();
         for (bond, ids) in config.bonds.iter().zip(&ids) {
@@ -168,10 +180,12 @@ impl Applier {
                 Err(error) => {
                     for (bond, id, device) in prepared {
                         self.take_back(bond, id, device).await;
+                        done_one();
                     }
                     return Err(error.context(format!("bond \"{}\"", bond.name)));
                 }
             }
+            done_one();
         }
         for ((bond, _, device), ids) in prepared.into_iter().zip(&ids) {
             self.enter(bond, ids, device).await?;
@@ -184,6 +198,7 @@ impl Applier {
             .collect();
         for id in stale {
             self.remove_bond(id).await?;
+            done_one();
         }
         self.prune_ingress()?;
         Ok(ids)
@@ -354,7 +369,8 @@ impl Applier {
             .map(|info| info.mtu)
             .filter(|&mtu| mtu != 0);
         known.unwrap_or_else(|| {
-            let first = WIREGUARD_MTU - overhead(bond.encap, bond.key, bond.is_numbered());
+            let most = bond.paths.iter().map(|path| headers(bond, path)).max();
+            let first = WIREGUARD_MTU - most.unwrap_or(0);
             first.min(bond.mtu.unwrap_or(u32::MAX))
         })
     }
@@ -618,6 +634,12 @@ impl Applier {
         };
         let (bond, device, mtu) = (live.config.clone(), live.device, live.mtu);
         let before = live.plan.clone();
+        // Packets that are too long for a path must not be sent on it.
+        let shrinks = plan.mtu.is_some_and(|wanted| wanted < mtu);
+        let mut mtu = mtu;
+        if shrinks {
+            mtu = self.follow_mtu(&plan, device, mtu).await;
+        }
         // What packets see goes first.
         for path in &plan.paths {
             self.write_path(&bond, path)?;
@@ -667,17 +689,8 @@ impl Applier {
                 self.attach_ingress(device.ifindex, &device.name, device.ethernet);
             }
         }
-        let mut mtu = mtu;
-        if let Some(wanted) = plan.mtu.filter(|wanted| *wanted != mtu) {
-            let about = About::bond(&plan.name);
-            match self.netlink.set_mtu(device, wanted).await {
-                Ok(()) => {
-                    mtu = wanted;
-                    let text = format!("MTU {wanted}, from the paths' devices");
-                    self.journal.did(about, &text);
-                }
-                Err(error) => self.journal.failed(about, &format!("{error:#}")),
-            }
+        if !shrinks {
+            mtu = self.follow_mtu(&plan, device, mtu).await;
         }
         self.write_bond_info(plan.id, &bond, device, mtu, plan.peer_reachable)?;
         for path in &plan.paths {
@@ -688,6 +701,25 @@ impl Applier {
             live.plan = Some(plan);
         }
         self.prune_ingress()
+    }
+
+    /// Gives a bond's device, which has this MTU, the one that its plan says; returns what it has then.
+    async fn follow_mtu(&mut self, plan: &BondPlan, device: BondDevice, mtu: u32) -> u32 {
+        let Some(wanted) = plan.mtu.filter(|wanted| *wanted != mtu) else {
+            return mtu;
+        };
+        let about = About::bond(&plan.name);
+        match self.netlink.set_mtu(device, wanted).await {
+            Ok(()) => {
+                let text = format!("MTU {wanted}, from the paths' devices");
+                self.journal.did(about, &text);
+                wanted
+            }
+            Err(error) => {
+                self.journal.failed(about, &format!("{error:#}"));
+                mtu
+            }
+        }
     }
 
     /// Takes note that a device is gone.
@@ -768,6 +800,18 @@ impl Applier {
         paths
             .filter(|&id| self.tables.path_info(id).is_some_and(failed))
             .collect()
+    }
+
+    /// Of those asked for, the paths on which packets are proven to pass, by whoever asked last.
+    #[must_use]
+    pub fn proven(&self, paths: impl Iterator<Item = u32>) -> Vec<u32> {
+        let now = monotonic();
+        let fresh = |id: u32| {
+            self.tables
+                .proof(id)
+                .is_some_and(|proof| proof.is_fresh(now))
+        };
+        paths.filter(|&id| fresh(id)).collect()
     }
 
     /// The paths that the user took out, of those asked for.
@@ -857,26 +901,44 @@ impl Applier {
             Standing::LastResort => PATH_LAST_RESORT,
             Standing::Out => 0,
         };
+        if path.is_spare() {
+            flags |= PATH_SPARE;
+        }
         if bond.key.is_some() {
             flags |= PATH_KEY;
         }
         if path.device.as_ref().is_some_and(|device| device.ethernet) {
             flags |= PATH_NEIGHBOUR;
         }
-        let (local, remote) = (mapped(path.local), mapped(path.remote));
+        let sum = match (path.local, path.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                ipv4::constant_sum(local.octets(), remote.octets())
+            }
+            // The configuration has none of different families.
+            (IpAddr::V4(_) | IpAddr::V6(_), IpAddr::V4(_) | IpAddr::V6(_)) => {
+                flags |= PATH_IPV6;
+                0
+            }
+        };
         let record = Path {
             flags,
             ifindex: path.device.as_ref().map_or(0, |device| device.ifindex),
-            sum: match (path.local, path.remote) {
-                (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                    ipv4::constant_sum(local.octets(), remote.octets())
-                }
-                (IpAddr::V4(_) | IpAddr::V6(_), IpAddr::V4(_) | IpAddr::V6(_)) => 0,
-            },
+            sum,
             key: bond.key.unwrap_or(0).to_be_bytes(),
-            local,
-            remote,
+            local: mapped(path.local),
+            remote: mapped(path.remote),
         };
+        let addresses = |path: &Path| (path.local, path.remote);
+        let known = value(&self.tables.paths, path.id).unwrap_or(Path::zeroed());
+        if known.flags != 0 && addresses(&known) != addresses(&record) {
+            // A packet sees any mix of what is there and what is written: the addresses of one family must
+            // not meet the flags of the other.
+            for out in [known, record] {
+                let out = Raw(Path { flags: 0, ..out });
+                let written = self.tables.paths.set(path.id, out, 0);
+                written.context("writing PATHS")?;
+            }
+        }
         set_if_new(&mut self.tables.paths, path.id, record).context("writing PATHS")
     }
 
@@ -1094,6 +1156,15 @@ impl Applier {
         }
         set_if_new(&mut self.tables.path_info, path.id, info).context("writing PATH_INFO")
     }
+}
+
+/// What the programs must know: what a configuration asks for, and what the maps ask until they are
+/// written. One that knows nothing of IPv6 would send to nobody what is for a path over it.
+fn features(config: &Config, tables: &Tables) -> u32 {
+    let mut known = tables.bond_ids().flat_map(|bond| tables.path_ids(bond));
+    let over_ipv6 = known
+        .any(|path| value(&tables.paths, path).is_some_and(|record| record.flags & PATH_IPV6 != 0));
+    config.features() | if over_ipv6 { feature::IPV6 } else { 0 }
 }
 
 /// Deletes a bond's device, unless the index is another device's by now.

@@ -16,7 +16,12 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    apply::Applier, event::Event, liveness, prober::Prober, service::Service, state::Controller,
+    apply::Applier,
+    event::Event,
+    liveness::{self, Verdict},
+    prober::Prober,
+    service::Service,
+    state::Controller,
 };
 use crate::{
     bfd, check,
@@ -76,9 +81,9 @@ pub async fn run(options: Options) -> Result<()> {
 
 /// What the host lacks is no reason not to start: devices and addresses may come later.
 fn warn_about_host(file: &Path, config: &Config) -> Result<()> {
-    let findings = check::host(config)?.into_iter();
-    for finding in findings.chain(check::warnings(config)) {
-        warn!("{}:{}: {}", file.display(), finding.line, finding.message);
+    let file = file.display().to_string();
+    for finding in check::at_start(config)? {
+        warn!("{}; {}", finding.sentence(&file), finding.remedy);
     }
     Ok(())
 }
@@ -138,9 +143,10 @@ impl Daemon {
         let prepared = metrics.prepare(&config, &options.config)?;
         let mut applier = Applier::start(&options.pins, &config)?;
         let mut controller = Controller::default();
-        let ids = applier.configure(&config).await?;
+        let ids = applier.configure(&config, &mut || ()).await?;
         controller.configure(&config, &ids);
         let failed = applier.failed_by_bfd(controller.path_ids());
+        let proven = applier.proven(controller.path_ids());
         let (sender, events) = mpsc::channel(QUEUE);
         let monitor = Monitor::spawn(
             &MonitorOptions::default(),
@@ -165,6 +171,12 @@ impl Daemon {
             record,
             service: Service::new(),
         };
+        // What an earlier controller knew, or the peer's one finds out meanwhile: without a route of OSPF
+        // nothing else keeps a path.
+        for path in proven {
+            let verdict = Verdict::Alive;
+            daemon.handle(Event::Liveness { path, verdict }).await?;
+        }
         daemon.poll_ospf(&config);
         daemon.bfd.speak(daemon.controller.bfd_sessions())?;
         daemon.look_at_admin().await?;
@@ -229,6 +241,7 @@ impl Daemon {
             | Event::Liveness { .. }
             | Event::Options { .. }
             | Event::Share { .. }
+            | Event::Settled { .. }
             | Event::Admin { .. } => None,
         };
         let handled = self.controller.handle(event);
@@ -303,7 +316,11 @@ impl Daemon {
         let (config, text) = Config::load_with_text(&self.options.config)?;
         warn_about_host(&self.options.config, &config)?;
         let prepared = self.metrics.prepare(&config, &self.options.config)?;
-        let ids = self.applier.configure(&config).await?;
+        let service = &mut self.service;
+        let ids = self
+            .applier
+            .configure(&config, &mut || service.lives())
+            .await?;
         self.serve_metrics(prepared);
         for outcome in self.controller.configure(&config, &ids) {
             self.applier.apply(outcome).await?;
@@ -333,17 +350,8 @@ impl Daemon {
     }
 
     fn poll_ospf(&mut self, config: &Config) {
-        let bird = config.bird.iter().map(|bird| ospf::Daemon::Bird {
-            socket: bird.socket.clone(),
-        });
-        let frr = config.frr.iter().map(|frr| ospf::Daemon::Frr {
-            vtysh: frr.vtysh.clone(),
-        });
-        let poller = ospf::Poller::spawn(
-            bird.chain(frr).collect(),
-            OSPF_INTERVAL,
-            self.sender.clone(),
-        );
+        let daemons = ospf::Daemon::of(config);
+        let poller = ospf::Poller::spawn(daemons, OSPF_INTERVAL, self.sender.clone());
         self.ospf = Some(poller);
     }
 }

@@ -43,6 +43,8 @@ pub enum Event {
         per_mille: u32,
         carries: Option<u64>,
     },
+    /// Whether each flow of this path's bond keeps its path, as a processor is the limit.
+    Settled { path: u32, settled: bool },
     /// The user took a path out or back (`netbond path down|up`).
     Admin { path: u32, up: bool },
 }

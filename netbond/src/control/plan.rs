@@ -1,60 +1,42 @@
 //! What the maps shall say of a bond: the outcome of every decision, and how it is made from what is
 //! known of the system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netbond_common::names::{PathState, StateReason};
+use netbond_common::{
+    gre, ipv4, ipv6,
+    names::{PathState, StateReason},
+};
 use serde::Serialize;
 
 use super::event::{Link, OspfInterface, Route};
 use super::liveness::Verdict;
 use super::quality::Shortcoming;
+use super::world::World;
 use crate::config::{self, Encap, Remedy, Weights};
 
-/// Bytes that a bond takes from a path device's MTU: IPv4, GRE with its key and sequence number, and
-/// the frame's header.
-pub(crate) const fn overhead(encap: Encap, key: Option<u32>, numbered: bool) -> u32 {
-    let fields = key.is_some() as u32 + numbered as u32;
-    20 + 4 + 4 * fields + encap.header_len()
+/// Bytes that a bond takes from the MTU of the device of a path with this outer address: IP, GRE with
+/// its key and sequence number, and the frame's header.
+pub(crate) const fn overhead(encap: Encap, key: Option<u32>, numbered: bool, outer: IpAddr) -> u32 {
+    let ip = match outer {
+        IpAddr::V4(_) => ipv4::HEADER_LEN,
+        IpAddr::V6(_) => ipv6::HEADER_LEN,
+    };
+    let layout = gre::Layout {
+        key: key.is_some(),
+        sequence: numbered,
+    };
+    (ip + layout.header_len()) as u32 + encap.header_len()
+}
+
+/// The same for the packets of a bond on one of its paths.
+pub(crate) fn headers(bond: &config::Bond, path: &config::Path) -> u32 {
+    overhead(bond.encap, bond.key, bond.is_numbered(), path.remote)
 }
 
 /// The least MTU that IPv6 runs on (RFC 8200, 5).
 const LEAST_MTU: u32 = 1280;
-
-/// What is known of the system.
-#[derive(Clone, Debug, Default)]
-pub(super) struct World {
-    pub(super) links: BTreeMap<u32, Link>,
-    pub(super) by_name: BTreeMap<String, u32>,
-    /// Devices that have an address.
-    pub(super) addresses: BTreeMap<IpAddr, BTreeSet<u32>>,
-    /// Routes to the addresses that matter; a missing key is one not heard of yet.
-    pub(super) routes: BTreeMap<IpAddr, Option<Route>>,
-    pub(super) ospf: Vec<OspfInterface>,
-    /// What probes or BFD sessions say, by path id.
-    pub(super) liveness: BTreeMap<u32, Verdict>,
-    /// Ids of the paths that the user took out.
-    pub(super) admin_down: BTreeSet<u32>,
-}
-
-impl World {
-    pub(super) fn device_name(&self, ifindex: u32) -> String {
-        let link = self.links.get(&ifindex);
-        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
-    }
-
-    fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.get(self.by_name.get(name)?)
-    }
-
-    fn link_with(&self, address: IpAddr) -> Option<&Link> {
-        self.addresses
-            .get(&address)?
-            .iter()
-            .find_map(|ifindex| self.links.get(ifindex))
-    }
-}
 
 /// What part a path takes in the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,6 +99,9 @@ pub struct PathPlan {
     #[serde(serialize_with = "label_of_reason")]
     pub reason: StateReason,
     pub standing: Standing,
+    /// Whether packets pass though no route of OSPF leads there: probes say so, or BFD. Such a path still is better
+    /// than none.
+    pub passes: bool,
     pub route: Option<RouteSummary>,
     pub ospf: Option<OspfSummary>,
 }
@@ -129,6 +114,34 @@ impl PathPlan {
             PathState::Detour | PathState::Suspect | PathState::Dead | PathState::Degraded => true,
             PathState::Up => false,
         }
+    }
+
+    /// Whether it is out of use for what OSPF or probes said, which may be wrong by now, and for no policy of
+    /// the user's: as long as it is proven that packets pass, copies may take it that would have no path
+    /// else.
+    #[must_use]
+    pub fn is_spare(&self) -> bool {
+        let ethernet = self.device.as_ref().is_none_or(|device| device.ethernet);
+        self.standing == Standing::LastResort
+            && match self.reason {
+                StateReason::Silent | StateReason::HeldDown | StateReason::PeerElsewhere => true,
+                // Packets leave over its own device, whatever the route says; on Ethernet to the next hop of
+                // that route.
+                StateReason::Elsewhere => !ethernet,
+                StateReason::NoRoute | StateReason::NotOspf | StateReason::Unreachable => {
+                    self.passes
+                }
+                StateReason::Starting
+                | StateReason::Route
+                | StateReason::Admin
+                | StateReason::NoDevice
+                | StateReason::DeviceDown
+                | StateReason::NoAddress
+                | StateReason::Mtu
+                | StateReason::Lossy
+                | StateReason::Slow
+                | StateReason::Bfd => false,
+            }
     }
 
     /// Its weight in modes that give all paths the same, in quarters.
@@ -215,14 +228,11 @@ impl Member {
 
     /// Decides; `None` as long as a route is not known.
     pub(super) fn plan(&mut self, world: &World, route_protocols: &[u8]) -> Option<BondPlan> {
-        if !self
-            .targets()
-            .all(|target| world.routes.contains_key(&target))
-        {
+        if !self.targets().all(|target| world.knows_route(target)) {
             return None;
         }
         let peer = self.config.peer.map(|peer| {
-            let route = world.routes.get(&peer.address).and_then(Option::as_ref);
+            let route = world.route(peer.address);
             // A shorter one, such as a default route, says nothing of the peer itself.
             route.filter(|route| {
                 route.usable
@@ -242,13 +252,10 @@ impl Member {
         let weighing = weigh(&mut paths, self.config.weights);
         let mtu = paths
             .iter()
-            .filter_map(|path| world.links.get(&path.device.as_ref()?.ifindex))
-            .map(|link| {
-                link.mtu.saturating_sub(overhead(
-                    self.config.encap,
-                    self.config.key,
-                    self.config.is_numbered(),
-                ))
+            .zip(&self.config.paths)
+            .filter_map(|(plan, path)| {
+                let link = world.link(plan.device.as_ref()?.ifindex)?;
+                Some(link.mtu.saturating_sub(headers(&self.config, path)))
             })
             .chain(self.config.mtu)
             .min()
@@ -301,8 +308,8 @@ fn device<'a>(world: &'a World, path: &config::Path) -> Option<&'a Link> {
         // A loopback address says nothing of the way: then the route does.
         None => match world.link_with(path.local) {
             Some(link) if link.name == "lo" => {
-                let route = world.routes.get(&path.remote)?.as_ref()?;
-                world.links.get(&route.next_hops.first()?.ifindex)
+                let route = world.route(path.remote)?;
+                world.link(route.next_hops.first()?.ifindex)
             }
             found => found,
         },
@@ -323,7 +330,7 @@ fn plan_path(
     id: u32,
     peer: Option<Option<&Route>>,
 ) -> PathPlan {
-    let route = world.routes.get(&path.remote).and_then(Option::as_ref);
+    let route = world.route(path.remote);
     let link = device(world, path);
 
     let (state, reason) = if world.admin_down.contains(&id) {
@@ -378,8 +385,15 @@ fn plan_path(
         state,
         reason,
         standing: Standing::Out,
+        // Without a route there is no next hop on an Ethernet device. Where OSPF's is gone another may match:
+        // the default route.
+        passes: matches!(
+            reason,
+            StateReason::NoRoute | StateReason::NotOspf | StateReason::Unreachable
+        ) && link.is_some_and(|link| link.mac.is_none())
+            && world.liveness.get(&id).is_some_and(passes),
         route: route.and_then(|route| summary(route, link)),
-        ospf: link.and_then(|link| ospf(world, &link.name)),
+        ospf: link.and_then(|link| ospf(world, &link.name, path.remote)),
     }
 }
 
@@ -398,8 +412,16 @@ fn judged(verdict: &Verdict) -> Option<(PathState, StateReason)> {
     })
 }
 
-/// Who takes part: the best that there are. The others that have a route of OSPF wait for the moment
-/// when the data plane finds none of those usable.
+/// Whether packets pass, if not all or not of any size.
+const fn passes(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Alive | Verdict::Short(_) | Verdict::HeldDown { .. } | Verdict::Mtu { .. } => true,
+        Verdict::Dead { .. } | Verdict::BfdDown { .. } | Verdict::Unwatched => false,
+    }
+}
+
+/// Who takes part: the best that there are. The others that have a route of OSPF, or pass without, wait for
+/// the moment when the data plane finds none of those usable.
 fn settle_standings(paths: &mut [PathPlan], bond: &config::Bond) {
     let best = paths.iter().filter_map(|path| rank(path, bond)).min();
     for path in paths {
@@ -480,6 +502,8 @@ fn rank(path: &PathPlan, bond: &config::Bond) -> Option<u8> {
             Some(DOUBTFUL)
         }
         PathState::Dead => Some(DEAD),
+        // OSPF may be wrong for a while: it is restarted, or learns of a router that was.
+        PathState::Down if path.passes => Some(DOUBTFUL),
         PathState::Down => None,
     }
 }
@@ -512,11 +536,21 @@ fn summary(route: &Route, link: Option<&Link>) -> Option<RouteSummary> {
     })
 }
 
-fn ospf(world: &World, device: &str) -> Option<OspfSummary> {
-    let interface = world
+/// What OSPF says of the device of a path with this outer address. Versions 2 and 3 may run side by side on
+/// it: their neighbours have addresses of IPv4 and of IPv6.
+fn ospf(world: &World, device: &str, outer: IpAddr) -> Option<OspfSummary> {
+    let of_family = |interface: &&OspfInterface| {
+        let mut neighbours = interface.neighbours.iter();
+        neighbours.any(|neighbour| neighbour.address.is_ipv4() == outer.is_ipv4())
+    };
+    let mut here = world
         .ospf
         .iter()
-        .find(|interface| interface.device == device)?;
+        .filter(|interface| interface.device == device);
+    // One that has lost its neighbours may be of either version; one that has some of the other family is
+    // of the other version.
+    let alone = |interface: &&OspfInterface| interface.neighbours.is_empty();
+    let interface = here.clone().find(of_family).or_else(|| here.find(alone))?;
     let neighbour = interface.neighbours.first();
     Some(OspfSummary {
         cost: interface.cost,

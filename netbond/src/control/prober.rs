@@ -19,8 +19,9 @@ use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{
         BOND_SHARES, MAX_BOND_PATHS, NO_LOSS_KNOWN, NOT_COMPARED, PATH_USABLE, ProbeInfo,
-        SHARES_MEASURED, Sample,
+        SETTLED_UNIT, SHARES_MEASURED, Sample, Shares,
     },
+    names::Mode,
     probe, turns,
 };
 use nix::{
@@ -29,7 +30,6 @@ use nix::{
     sys::socket::{
         AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket,
     },
-    time::{ClockId, clock_gettime},
 };
 use tracing::warn;
 
@@ -38,10 +38,12 @@ use super::{
     event::Event,
     gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
+    processors::Processors,
     rates::{Candidate, Rates},
     tally::{self, Observation, Tally},
 };
 use crate::{
+    clock::monotonic,
     config::{HoldDown, Policies, Probing},
     pins::Pins,
     tables::{Raw, Tables, value},
@@ -57,6 +59,9 @@ const ABSENCE: u64 = 30_000_000;
 const LOOK: u64 = 500_000_000;
 /// How often what people see is written, ns.
 const TELL: u64 = 500_000_000;
+/// For so many units of [`SETTLED_UNIT`] the programs take it that flows are settled: a controller that lives
+/// says so several times meanwhile.
+const SETTLED_FOR: u32 = 4;
 /// The least time between two words about a path's share, ns.
 const TELL_SHARE: u64 = 10_000_000_000;
 /// What the peer says is older than what it said by another path by less than this, ns by its clock; where
@@ -161,6 +166,8 @@ impl Prober {
             heard: HashMap::new(),
             gaps: BTreeMap::new(),
             rates: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            processors: Processors::default(),
             events,
             unsaid: VecDeque::new(),
             random: RandomState::new().build_hasher().finish() | 1,
@@ -365,6 +372,9 @@ struct Worker {
     gaps: BTreeMap<u32, Gap>,
     /// What the paths carry of the bonds that go by it, by id.
     rates: BTreeMap<u32, Rates>,
+    /// Whether flows keep their paths, by bond, as it was last told: all of them or none.
+    settled: BTreeMap<u32, Told>,
+    processors: Processors,
     events: tokio::sync::mpsc::Sender<Event>,
     /// What the controller had no room for yet, each of a path.
     unsaid: VecDeque<(u32, Event)>,
@@ -459,6 +469,7 @@ impl Worker {
         let bonds: BTreeSet<u32> = self.paths.keys().map(|id| id / MAX_BOND_PATHS).collect();
         self.differences.retain(|bond, _| bonds.contains(bond));
         self.heard.retain(|bond, _| bonds.contains(bond));
+        self.settled.retain(|bond, _| bonds.contains(bond));
         self.expect(first, now);
         self.find_bonds();
         self.told = 0;
@@ -631,6 +642,12 @@ impl Worker {
             let _ = self.tables.probe_info.set(path, info, 0);
         }
         self.set_gaps();
+        let saturated = !self.rates.is_empty() && self.processors.is_saturated();
+        for (&bond, rates) in &mut self.rates {
+            let lane = value(&self.tables.lanes, bond);
+            let in_order = lane.is_some_and(|lane| lane.mode == Mode::Adaptive as u32);
+            rates.set_host(in_order, saturated);
+        }
         // Paths come into use, and go out of it.
         let bonds: Vec<u32> = self.rates.keys().copied().collect();
         bonds.into_iter().for_each(|bond| self.set_shares(bond));
@@ -724,9 +741,26 @@ impl Worker {
                 self.unsaid.push_back((id, event));
             }
         }
+        let settled = rates.is_settled();
+        let told = self.settled.entry(bond).or_default();
+        if told.is_news(if settled { 1000 } else { 0 }, now) {
+            let of_bond = bond * MAX_BOND_PATHS..(bond + 1) * MAX_BOND_PATHS;
+            if let Some((&path, _)) = self.paths.range(of_bond).next() {
+                self.unsaid
+                    .push_back((path, Event::Settled { path, settled }));
+            }
+        }
+        let settled_until = if settled {
+            (now >> SETTLED_UNIT) as u32 + SETTLED_FOR
+        } else {
+            0
+        };
         let (index, shares) = (
             bond * BOND_SHARES + SHARES_MEASURED,
-            turns::shares(&weights),
+            Shares {
+                settled_until,
+                ..turns::shares(&weights)
+            },
         );
         // Where no path is usable, the last word stands.
         if shares.count != 0 && value(&self.tables.shares, index) != Some(shares) {
@@ -780,9 +814,4 @@ fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: usize) -> ni
     let parts = [IoSlice::new(&start), IoSlice::new(rest)];
     let flags = MsgFlags::MSG_DONTWAIT;
     sendmsg(frames.as_raw_fd(), &parts, &[], flags, Some(bond)).map(|_| ())
-}
-
-/// CLOCK_MONOTONIC, ns: the clock of the programs.
-fn monotonic() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }

@@ -7,12 +7,18 @@
 //! will do: what is known does not change. Small packets (acknowledgements, calls, shells) want no rate but
 //! a short way: the quickest paths carry them alone if they do so with ease.
 //!
+//! The limit may be a processor: then flows settle on a path each ([`super::settle`]), and as long as they
+//! do nothing is learned from queues.
+//!
 //! Rates are learned, not the weights that follow from them: a path that was away comes back with what
 //! was known of it.
 
 use std::collections::BTreeMap;
 
-use super::tally::Observation;
+use super::{
+    settle::{self, Settle},
+    tally::Observation,
+};
 
 /// Observations are summed for so long before anything is concluded, ns: several bursts of a sender.
 const EPOCH: u64 = 200_000_000;
@@ -74,10 +80,21 @@ pub struct Candidate {
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     paths: BTreeMap<u32, Rate>,
-    /// When the last observation was made, and the last of a path that was full or of a load that is not
-    /// light.
+    load: Load,
+}
+
+/// What all paths have to carry; times are ns.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    /// When the last observation was made.
     now: u64,
+    /// When packets waited last, whatever for.
+    pressed: u64,
+    /// When the load was not light last, or a path was full.
     strained: u64,
+    /// Bytes that came out of all paths since the beginning; wraps around.
+    delivered: u64,
+    settle: Settle,
 }
 
 #[derive(Clone, Debug)]
@@ -227,7 +244,7 @@ impl Rates {
 
     /// Takes in what was measured on a path. True where the shares may have changed.
     pub fn observe(&mut self, path: u32, seen: &Observation) -> bool {
-        let was_calm = self.is_calm();
+        let was_calm = self.load.is_calm();
         let Some(rate) = self.paths.get_mut(&path) else {
             return false;
         };
@@ -235,17 +252,19 @@ impl Rates {
             (rate.epoch, rate.last) = (Epoch::default(), None);
             return false;
         }
-        if self.now == 0 {
-            self.strained = seen.at_ns;
+        if self.load.now == 0 {
+            self.load.strained = seen.at_ns;
         }
-        self.now = self.now.max(seen.at_ns);
+        self.load.now = self.load.now.max(seen.at_ns);
+        self.load.delivered = self.load.delivered.wrapping_add(seen.delivered_bytes);
+        let settled = self.load.settle.is_settled();
         // Not only when an epoch ends: a load that has become heavy is to be divided at once.
         if is_waiting(seen.queue_ns as f64, seen.delivered() as f64) {
-            self.strained = self.now;
+            (self.load.pressed, self.load.strained) = (self.load.now, self.load.now);
         }
         rate.epoch.add(seen);
         if rate.epoch.span < EPOCH {
-            return was_calm && !self.is_calm();
+            return was_calm && !self.load.is_calm();
         }
         let epoch = std::mem::take(&mut rate.epoch);
         let (mut conclusion, before) = (epoch.conclude(), rate.last);
@@ -253,12 +272,15 @@ impl Rates {
         let by_loss = conclusion.losing
             && (conclusion.delivered >= rate.estimate / 2.0
                 || before.is_some_and(|last| last.losing));
-        conclusion.full = conclusion.delivered > 0.0 && (conclusion.waiting || by_loss);
+        conclusion.full = !settled && conclusion.delivered > 0.0 && (conclusion.waiting || by_loss);
+        if conclusion.losing {
+            self.load.settle.lose(self.load.now);
+        }
         rate.last = Some(conclusion);
         if conclusion.full {
-            self.strained = self.now;
             rate.step = 0.0;
             rate.learn(conclusion.delivered);
+            self.load.strained = self.load.now;
             self.scale(path);
         } else {
             self.grow(path, conclusion.at);
@@ -322,8 +344,8 @@ impl Rates {
         }
     }
 
-    /// How much each of these paths is to get, as a weight: at most `u16::MAX`; 0 for those that a light
-    /// load leaves out.
+    /// How much each of these paths is to get, as a weight: at most `u16::MAX`; 0 for those that the load
+    /// does not need.
     #[must_use]
     pub fn weights(&mut self, usable: impl Fn(u32) -> bool) -> BTreeMap<u32, u32> {
         self.look_at_load(&usable);
@@ -338,7 +360,7 @@ impl Rates {
                 let bias = full(rate).map_or(0.0, |last| (mean - last.queue) / BALANCE);
                 let wanted = rate.estimate * (1.0 + bias.clamp(-MOST_BALANCE, MOST_BALANCE));
                 let wanted = rate.cap.map_or(wanted, |cap| wanted.min(cap));
-                let takes_part = !self.is_calm() || rate.is_as_quick_as(shortest);
+                let takes_part = !self.load.is_calm() || rate.is_as_quick_as(shortest);
                 (path, takes_part.then_some(wanted))
             })
             .collect();
@@ -354,9 +376,15 @@ impl Rates {
             .collect()
     }
 
-    /// Whether the load is so light that the quickest paths are to carry it alone.
-    fn is_calm(&self) -> bool {
-        self.now.saturating_sub(self.strained) >= CALM
+    /// Whether each flow is to keep its path, as of the last [`Self::weights`].
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.load.settle.is_settled()
+    }
+
+    /// Takes in whether the bond is put in order, and whether a processor of this host is saturated.
+    pub const fn set_host(&mut self, in_order: bool, saturated: bool) {
+        self.load.settle.set_host(in_order, saturated);
     }
 
     /// The load is not light where its packets are large, or where the quickest of these paths cannot carry
@@ -365,7 +393,7 @@ impl Rates {
     /// Large packets are a transfer's, and it soon wants all paths: it begins on all of them.
     fn look_at_load(&mut self, usable: impl Fn(u32) -> bool) {
         let shortest = self.shortest(&usable);
-        let last = |rate: &Rate| rate.last.filter(|last| last.is_fresh(self.now));
+        let last = |rate: &Rate| rate.last.filter(|last| last.is_fresh(self.load.now));
         let (offered, packets) = self
             .paths
             .values()
@@ -380,8 +408,16 @@ impl Rates {
             .map(|(_, rate)| rate.carries())
             .sum();
         let is_heavy = carried.is_some_and(|carried| offered > LIGHT * carried);
+        let usable = || self.paths.iter().filter(|(path, _)| usable(**path));
+        self.load.settle.look(&settle::Seen {
+            now: self.load.now,
+            pressed: self.load.pressed,
+            packets,
+            alike: usable().all(|(_, rate)| rate.is_as_quick_as(shortest)),
+            delivered: self.load.delivered,
+        });
         if is_heavy || offered > SMALL * packets {
-            self.strained = self.now;
+            self.load.strained = self.load.now;
         }
     }
 
@@ -398,6 +434,13 @@ impl Rates {
             .get(&path)
             .filter(|rate| rate.known)
             .map(|rate| rate.estimate)
+    }
+}
+
+impl Load {
+    /// Whether the quickest paths are to carry it alone.
+    const fn is_calm(&self) -> bool {
+        self.now.saturating_sub(self.strained) >= CALM
     }
 }
 
@@ -634,6 +677,64 @@ mod tests {
         rates.set_delay(1, Some(-1_000_000));
         run_load(&mut rates, &mut links, now, CALLS, 1500);
         assert!(shares(&mut rates).1 > ALL / 2);
+    }
+
+    /// Sends `offered` bytes each 30 ms, all of it by one path where flows are settled, over paths that
+    /// carry `able` each and a processor that carries `most`; returns in how many of the steps they were.
+    fn run_settling(
+        rates: &mut Rates,
+        from: &mut u64,
+        steps: u64,
+        offered: f64,
+        able: f64,
+        most: f64,
+    ) -> u64 {
+        let mut settled = 0;
+        for _ in 0..steps {
+            *from += 30 * MS;
+            let weights = rates.weights(|_| true);
+            let all = f64::from(weights.values().sum::<u32>());
+            let is_settled = rates.is_settled();
+            settled += u64::from(is_settled);
+            for path in 0..2 {
+                let share = match (is_settled, path) {
+                    (false, _) => f64::from(weights[&path]) / all,
+                    (true, 0) => 1.0,
+                    (true, _) => 0.0,
+                };
+                let delivered = (offered.min(most) * share).min(able);
+                let seen = Observation {
+                    at_ns: *from,
+                    delivered_span_ns: 30 * MS,
+                    offered_span_ns: 30 * MS,
+                    delivered_bytes: delivered as u64,
+                    offered_bytes: delivered as u64,
+                    sent_packets: (delivered / 1400.0) as u64,
+                    lost_packets: 0,
+                    queue_ns: 8 * MS,
+                };
+                rates.observe(path, &seen);
+            }
+        }
+        settled
+    }
+
+    #[test]
+    fn flows_settle_where_the_processor_is_the_limit_and_only_there() {
+        let (mut rates, mut now) = (rates(&[1.0, 1.0]), 0);
+        rates.set_host(true, true);
+        // The processor carries 170,000 bytes each 30 ms, and either path all of them.
+        let settled = run_settling(&mut rates, &mut now, 1000, 1e9, 1e9, 170_000.0);
+        assert!(settled > 850, "{settled} of 1000");
+        // Either path carries half of what the processor does: within half a minute they are striped.
+        run_settling(&mut rates, &mut now, 1000, 1e9, 90_000.0, 180_000.0);
+        let settled = run_settling(&mut rates, &mut now, 10_000, 1e9, 90_000.0, 180_000.0);
+        assert!(settled < 500, "{settled} of 10000");
+        // One has a longer way.
+        rates.set_delay(0, Some(0));
+        rates.set_delay(1, Some(20_000_000));
+        let settled = run_settling(&mut rates, &mut now, 40_000, 1e9, 1e9, 170_000.0);
+        assert_eq!(settled, 0);
     }
 
     #[test]

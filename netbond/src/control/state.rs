@@ -7,12 +7,14 @@ use std::time::Duration;
 use netbond_common::names::{Mode, PathState, StateReason};
 
 use super::agreement;
+use super::concern::Concerns;
 use super::event::{Event, OspfInterface, OspfNeighbour, Route};
 use super::gap::Gap;
 use super::liveness::Verdict;
-use super::plan::{BondPlan, Member, PathPlan, World};
+use super::plan::{BondPlan, Member, PathPlan};
 use super::prober::{Expected, How, Identity, Watched};
 use super::quality::Shortcoming;
+use super::world::World;
 use crate::{bfd::SessionConfig, config};
 
 /// All that an event led to.
@@ -92,8 +94,7 @@ pub struct Controller {
     members: Vec<Member>,
     /// The last plan of each bond, by id.
     plans: BTreeMap<u32, BondPlan>,
-    /// Indexes of the bonds that an address matters to.
-    by_target: BTreeMap<IpAddr, Vec<usize>>,
+    concerns: Concerns,
 }
 
 impl Controller {
@@ -123,19 +124,9 @@ impl Controller {
                 }
             })
             .collect();
-        self.by_target.clear();
-        for (index, member) in self.members.iter().enumerate() {
-            for target in member.targets() {
-                let indexes = self.by_target.entry(target).or_default();
-                if indexes.last() != Some(&index) {
-                    indexes.push(index);
-                }
-            }
-        }
-        let by_target = &self.by_target;
-        self.world
-            .routes
-            .retain(|target, _| by_target.contains_key(target));
+        self.concerns = Concerns::of(&self.members);
+        let concerns = &self.concerns;
+        self.world.keep_routes(|to| concerns.is_target(to));
         // What is known of a path holds for that path, watched in that way.
         let by_id = |watched: Vec<Watched>| -> BTreeMap<u32, _> {
             let what = |watched: Watched| {
@@ -158,7 +149,7 @@ impl Controller {
     /// The addresses whose routes matter.
     #[must_use]
     pub fn targets(&self) -> Vec<IpAddr> {
-        self.by_target.keys().copied().collect()
+        self.concerns.targets().collect()
     }
 
     /// The paths to be watched.
@@ -241,25 +232,15 @@ impl Controller {
 
     /// Takes in an event; returns what it changed, and what it tells beyond that.
     pub fn handle(&mut self, event: Event) -> Handled {
+        let mut affected = self.concerns.concerned(&event, &self.world);
         let news = self.absorb(&event);
         // A cost that is known for the first time is no news, but may be a weight.
         if news.is_empty() && !matches!(event, Event::Ospf(_)) {
             return Handled::default();
         }
+        affected.append(&mut self.concerns.concerned(&event, &self.world));
         let texts: Vec<&str> = news.iter().map(|news| news.text.as_str()).collect();
         let cause = texts.join("; ");
-        let affected = match event {
-            Event::Route { to, .. } => self.by_target.get(&to).cloned().unwrap_or_default(),
-            Event::Liveness { path, .. }
-            | Event::Options { path, .. }
-            | Event::Share { path, .. }
-            | Event::Admin { path, .. } => self.bond_of(path).into_iter().collect(),
-            Event::Link(_)
-            | Event::LinkGone { .. }
-            | Event::Address { .. }
-            | Event::AddressGone { .. }
-            | Event::Ospf(_) => (0..self.members.len()).collect(),
-        };
         let outcomes = self.replan(affected.iter().copied(), &cause);
         let notes = news
             .iter()
@@ -268,15 +249,9 @@ impl Controller {
         Handled { outcomes, notes }
     }
 
-    /// Index of the bond that a path belongs to.
-    fn bond_of(&self, path: u32) -> Option<usize> {
-        let has = |member: &Member| member.paths.iter().any(|(id, _)| *id == path);
-        self.members.iter().position(has)
-    }
-
     /// What is to be said of the paths that a piece of news is about and did not change; `affected` are
     /// the indexes of their bonds.
-    fn notes(&self, news: &News, affected: &[usize], outcomes: &[Outcome]) -> Vec<Note> {
+    fn notes(&self, news: &News, affected: &BTreeSet<usize>, outcomes: &[Outcome]) -> Vec<Note> {
         let mut notes = Vec::new();
         for member in affected.iter().map(|&index| &self.members[index]) {
             let Some(plan) = self.plans.get(&member.id) else {
@@ -312,16 +287,10 @@ impl Controller {
         let world = &mut self.world;
         match event {
             Event::Link(link) => {
-                let before = world.links.insert(link.ifindex, link.clone());
+                let before = world.set_link(link);
                 if before.as_ref() == Some(link) {
                     return Vec::new();
                 }
-                if let Some(before) = &before
-                    && world.by_name.get(&before.name) == Some(&before.ifindex)
-                {
-                    world.by_name.remove(&before.name);
-                }
-                world.by_name.insert(link.name.clone(), link.ifindex);
                 let name = &link.name;
                 let text = match before {
                     None => format!("device {name} appeared"),
@@ -336,47 +305,32 @@ impl Controller {
                 News::one(text, About::Device(name.clone()), !link.up)
             }
             Event::LinkGone { ifindex } => {
-                let Some(link) = world.links.remove(ifindex) else {
+                let Some(link) = world.remove_link(*ifindex) else {
                     return Vec::new();
                 };
-                // A device of the same name may be there again already.
-                if world.by_name.get(&link.name) == Some(ifindex) {
-                    world.by_name.remove(&link.name);
-                }
-                for holders in world.addresses.values_mut() {
-                    holders.remove(ifindex);
-                }
-                world.addresses.retain(|_, holders| !holders.is_empty());
                 let text = format!("device {} deleted", link.name);
                 News::one(text, About::Device(link.name), true)
             }
             Event::Address { ifindex, address } => {
-                let holders = world.addresses.entry(*address).or_default();
-                if !holders.insert(*ifindex) {
+                if !world.add_address(*ifindex, *address) {
                     return Vec::new();
                 }
                 let text = format!("address {address} on {}", world.device_name(*ifindex));
                 News::one(text, About::Local(*address), false)
             }
             Event::AddressGone { ifindex, address } => {
-                let Some(holders) = world.addresses.get_mut(address) else {
+                if !world.remove_address(*ifindex, *address) {
                     return Vec::new();
-                };
-                if !holders.remove(ifindex) {
-                    return Vec::new();
-                }
-                if holders.is_empty() {
-                    world.addresses.remove(address);
                 }
                 let device = world.device_name(*ifindex);
                 let text = format!("address {address} removed from {device}");
                 News::one(text, About::Local(*address), true)
             }
             Event::Route { to, route } => {
-                if !self.by_target.contains_key(to) {
+                if !self.concerns.is_target(*to) {
                     return Vec::new();
                 }
-                let before = world.routes.insert(*to, route.clone());
+                let before = world.set_route(*to, route.clone());
                 if before.as_ref() == Some(route) {
                     return Vec::new();
                 }
@@ -392,7 +346,7 @@ impl Controller {
                     let bond = &self.members[*index].config;
                     bond.probing.is_some() || bond.bfd.is_some()
                 };
-                let Some(index) = self.bond_of(*path).filter(watched) else {
+                let Some(index) = self.concerns.bond_of(*path).filter(watched) else {
                     // Said of a path that is gone, or is no longer watched.
                     return Vec::new();
                 };
@@ -415,7 +369,7 @@ impl Controller {
                 peer,
                 difference,
             } => {
-                if self.bond_of(*path).is_none() {
+                if self.concerns.bond_of(*path).is_none() {
                     return Vec::new();
                 }
                 let complaints = agreement::complaints(*difference, *peer);
@@ -431,7 +385,7 @@ impl Controller {
                 per_mille,
                 carries,
             } => {
-                if self.bond_of(*path).is_none() {
+                if self.concerns.bond_of(*path).is_none() {
                     return Vec::new();
                 }
                 let share = f64::from(*per_mille) / 10.0;
@@ -446,6 +400,17 @@ impl Controller {
                     None => format!("share {share:.1} %: what it carries is not known yet"),
                 };
                 News::one(text, About::Path(*path), false)
+            }
+            Event::Settled { path, settled } => {
+                if self.concerns.bond_of(*path).is_none() {
+                    return Vec::new();
+                }
+                let text = if *settled {
+                    "a processor is saturated: each flow keeps its path, as striping brings no more"
+                } else {
+                    "flows are striped again"
+                };
+                News::one(text.to_owned(), About::Bond, false)
             }
             Event::Admin { path, up } => {
                 let news = if *up {
@@ -577,11 +542,24 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
         .collect();
     let mut news = Vec::new();
     for device in devices {
+        // Those of all instances that run on it.
         let find = |interfaces: &[OspfInterface]| {
-            let found = interfaces
-                .iter()
-                .find(|interface| interface.device == device);
-            found.cloned().unwrap_or_else(|| empty(device))
+            let mut found = empty(device);
+            for interface in interfaces.iter().filter(|one| one.device == device) {
+                found.cost = found.cost.or(interface.cost);
+                found
+                    .neighbours
+                    .extend(interface.neighbours.iter().cloned());
+            }
+            found
+        };
+        let same = |one: &OspfNeighbour, other: &OspfNeighbour| {
+            let version = |neighbour: &OspfNeighbour| neighbour.address.is_ipv4();
+            (one.router_id, version(one)) == (other.router_id, version(other))
+        };
+        let kind = |neighbour: &OspfNeighbour| match neighbour.address {
+            IpAddr::V4(_) => "neighbour",
+            IpAddr::V6(_) => "OSPFv3 neighbour",
         };
         let (before, after) = (find(before), find(after));
         let mut say = |text, bad| {
@@ -589,23 +567,21 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
             news.extend(News::one(text, about, bad));
         };
         for neighbour in &after.neighbours {
-            let known = |known: &&OspfNeighbour| known.router_id == neighbour.router_id;
-            let (id, state) = (neighbour.router_id, &neighbour.state);
+            let known = |known: &&OspfNeighbour| same(known, neighbour);
+            let (id, state, kind) = (neighbour.router_id, &neighbour.state, kind(neighbour));
             match before.neighbours.iter().find(known) {
-                None => say(format!("neighbour {id} on {device} is {state}"), false),
+                None => say(format!("{kind} {id} on {device} is {state}"), false),
                 Some(known) if known.state != *state => {
-                    let text =
-                        format!("neighbour {id} on {device} is {state}, was {}", known.state);
+                    let text = format!("{kind} {id} on {device} is {state}, was {}", known.state);
                     say(text, known.state == FULL);
                 }
                 Some(_) => {}
             }
         }
         for lost in &before.neighbours {
-            let still = |other: &OspfNeighbour| other.router_id == lost.router_id;
-            if !after.neighbours.iter().any(still) {
+            if !after.neighbours.iter().any(|other| same(other, lost)) {
                 say(
-                    format!("neighbour {} on {device} lost", lost.router_id),
+                    format!("{} {} on {device} lost", kind(lost), lost.router_id),
                     true,
                 );
             }

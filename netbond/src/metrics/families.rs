@@ -139,6 +139,12 @@ pub(super) const BONDS: &[Metric<Bond>] = &[
         "Pause after which a flow may move, in mode flowlet.",
         |bond| seconds(bond.flowlet_gap_ms),
     ),
+    gauge(
+        "bond_flows_settled",
+        NONE,
+        "Whether each flow keeps its path, as a processor is the limit, in mode adaptive.",
+        |bond| number(bond.settled),
+    ),
     counter(
         "bond_fate_packets",
         NONE,
@@ -268,7 +274,7 @@ pub(super) const PATHS: &[Metric<Path>] = &[
     counter(
         "path_transmit_last_resort_packets",
         NONE,
-        "Of the packets sent: as a last resort, while no path was up.",
+        "Of the packets sent: as a last resort, while it was not in use.",
         |path| count(path.tx_last_resort),
     ),
     counter(
@@ -282,6 +288,13 @@ pub(super) const PATHS: &[Metric<Path>] = &[
         NONE,
         "Of the packets received: copies of what was here already, which were dropped.",
         |path| count(path.rx_copies),
+    ),
+    counter(
+        "path_receive_contended_packets",
+        NONE,
+        "Of the packets received: released at once, unordered and perhaps a copy, as another processor was at work on \
+         their strand.",
+        |path| count(path.rx_contended),
     ),
     gauge("path_weight", NONE, "Weight as configured.", |path| {
         number(Some(path.weight))

@@ -22,7 +22,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket},
     task::{JoinHandle, JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
@@ -119,6 +120,15 @@ impl Endpoint {
         Ok(Prepared(Change::Listen(address, listener)))
     }
 
+    /// Answers one client on a stream that it came by, as a listener does.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        converse(stream, self.source.clone()).await;
+    }
+
     /// Answers at what was prepared, and no longer where it did before. Returns what is to be told of it;
     /// nothing where nothing changed.
     ///
@@ -201,7 +211,7 @@ async fn serve(listener: Arc<TcpListener>, source: Arc<Source>) {
 }
 
 /// One request, one answer. What a client does wrong ends its connection, and is nobody else's matter.
-async fn converse(stream: TcpStream, source: Arc<Source>) {
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, source: Arc<Source>) {
     let answer = service_fn(|request| {
         let source = source.clone();
         async move { Ok::<_, Infallible>(answer(&request, source).await) }

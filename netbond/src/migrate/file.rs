@@ -5,27 +5,13 @@ use std::net::IpAddr;
 use super::found::{Address, Hop, Kind, Route};
 use super::notes;
 use super::setup::{FarEnds, Setup, Source};
+use crate::config::text::{Text, quoted};
 use crate::config::{Prefix, ROUTE_PROTOCOLS};
 
 /// rtm_protocol of routes that an administrator made: boot and static.
 const BY_HAND: [u8; 2] = [3, 4];
 /// RT_TABLE_MAIN.
 const MAIN_TABLE: u32 = 254;
-
-/// Lines of text.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn line(&mut self, line: impl AsRef<str>) {
-        self.0 += line.as_ref();
-        self.0.push('\n');
-    }
-
-    fn comment(&mut self, line: impl AsRef<str>) {
-        self.line(format!("# {}", line.as_ref()).trim_end());
-    }
-}
 
 /// This end's file; `name` is what the commands call it.
 pub(super) fn of_this_end(setup: &Setup<'_>, name: &str) -> String {
@@ -44,7 +30,7 @@ pub(super) fn of_this_end(setup: &Setup<'_>, name: &str) -> String {
     if own.is_empty() {
         text.comment("Without an address, as now.");
     } else {
-        addresses(&mut text, &own);
+        text.list("address", &own);
     }
     settings(&mut text, setup);
     for path in &setup.paths {
@@ -143,18 +129,6 @@ fn named(protocol: u8) -> String {
         .map_or_else(|| protocol.to_string(), |(name, _)| quoted(name))
 }
 
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
-fn addresses(text: &mut Text, addresses: &[Prefix]) {
-    let listed: Vec<String> = addresses
-        .iter()
-        .map(|address| format!("\"{address}\""))
-        .collect();
-    text.line(format!("address = [{}]", listed.join(", ")));
-}
-
 /// The other end's addresses, as far as the local network tells them.
 fn far_addresses(text: &mut Text, setup: &Setup<'_>) {
     let mut known = Vec::new();
@@ -210,7 +184,7 @@ fn far_addresses(text: &mut Text, setup: &Setup<'_>) {
                     heard.join(", ")
                 ));
             }
-            addresses(text, known);
+            text.list("address", known);
         }
     }
 }
@@ -541,14 +515,6 @@ fn attributes(route: &Route) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn odd_names_are_quoted() {
-        for name in ["nb0", "a\"b", "a\\b", "a'b"] {
-            let parsed: toml::Table = format!("x = {}", quoted(name)).parse().unwrap();
-            assert_eq!(parsed["x"].as_str(), Some(name));
-        }
-    }
 
     #[test]
     fn protocols_without_a_name_are_numbers() {

@@ -1,7 +1,7 @@
 //! What a host has of a bond made by hand: devices, addresses, neighbours and routes as the kernel
 //! tells them, not yet interpreted.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::config::Prefix;
 
@@ -18,21 +18,21 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn by_name(&self, name: &str) -> Option<&Device> {
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Device> {
         self.devices.iter().find(|device| device.name == name)
     }
 
-    pub(super) fn by_index(&self, ifindex: u32) -> Option<&Device> {
+    pub(crate) fn by_index(&self, ifindex: u32) -> Option<&Device> {
         self.devices.iter().find(|device| device.ifindex == ifindex)
     }
 
     /// The name of a device, or its index where it is not in this network namespace.
-    pub(super) fn name_of(&self, ifindex: u32) -> String {
+    pub(crate) fn name_of(&self, ifindex: u32) -> String {
         self.by_index(ifindex)
             .map_or_else(|| format!("#{ifindex}"), |device| device.name.clone())
     }
 
-    pub(super) fn way_to(&self, remote: Ipv4Addr) -> Option<&Way> {
+    pub(super) fn way_to(&self, remote: IpAddr) -> Option<&Way> {
         self.ways.iter().find(|way| way.remote == remote)
     }
 }
@@ -58,7 +58,7 @@ pub struct Device {
 pub enum Kind {
     Bond(KernelBond),
     Team,
-    /// `gre` and `gretap`.
+    /// `gre` and `gretap`, `ip6gre` and `ip6gretap`.
     Gre(Gre),
     Vlan {
         id: u16,
@@ -83,14 +83,14 @@ pub struct KernelBond {
     pub all_slaves_active: bool,
 }
 
-/// The settings of a GRE tunnel over IPv4.
+/// The settings of a GRE tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gre {
-    /// `gretap`: it carries Ethernet frames.
+    /// `gretap` or `ip6gretap`: it carries Ethernet frames.
     pub ethernet: bool,
     /// Unspecified: any.
-    pub local: Ipv4Addr,
-    pub remote: Ipv4Addr,
+    pub local: IpAddr,
+    pub remote: IpAddr,
     pub input: GreOptions,
     pub output: GreOptions,
     /// The ifindex of the device that it is bound to.
@@ -99,7 +99,7 @@ pub struct Gre {
     pub ttl: u8,
     /// 1: that of the inner packet.
     pub tos: u8,
-    /// DF set on every outer packet.
+    /// DF set on every outer packet, over IPv4.
     pub pmtudisc: bool,
     /// Addresses and keys come with each packet (`external`).
     pub external: bool,
@@ -107,6 +107,8 @@ pub struct Gre {
     pub wrapped: bool,
     /// Firewall mark of the outer packets; 0: none.
     pub fwmark: u32,
+    /// Over IPv6: a tunnel encapsulation limit (RFC 2473, 4.1.1) between the outer header and GRE's.
+    pub encap_limit: bool,
 }
 
 /// Optional fields of the GRE header in one direction (RFC 2784, RFC 2890).
@@ -156,9 +158,9 @@ pub struct Hop {
 /// How packets to a tunnel's far end leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// The source address that the kernel takes unless told otherwise.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Ifindexes.
     pub devices: Vec<u32>,
     /// rtm_protocol of the route.

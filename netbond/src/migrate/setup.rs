@@ -6,7 +6,7 @@ use netbond_common::abi::MAX_BOND_PATHS;
 
 use super::Request;
 use super::found::{Address, Device, Gre, Host, KernelBond, Kind, Route};
-use crate::config::{Encap, Prefix, default_route_protocols};
+use crate::config::{Encap, Prefix, default_route_protocols, text::unique};
 use crate::control::plan::overhead;
 
 /// Least `mtu` of netbond's configuration, bytes.
@@ -48,7 +48,7 @@ pub(super) struct Path<'h> {
     pub(super) name: String,
     pub(super) tunnel: &'h Device,
     pub(super) gre: &'h Gre,
-    pub(super) local: Ipv4Addr,
+    pub(super) local: IpAddr,
     /// The device that it leaves by, where that is known.
     pub(super) device: Option<&'h Device>,
     /// rtm_protocol of the route to the far end.
@@ -69,20 +69,24 @@ impl<'h> Setup<'h> {
         self.encap == Encap::Gretap
     }
 
-    /// Bytes that outer headers add to an IP packet.
+    /// Bytes that outer headers add to an IP packet, at the most.
     pub(super) fn overhead(&self, encap: Encap) -> u32 {
-        overhead(encap, self.key, false)
+        let paths = self.paths.iter();
+        let most = paths.map(|path| self.headers(encap, path)).max();
+        most.unwrap_or(0)
     }
 
-    /// The smallest MTU of the paths' devices, bytes.
-    pub(super) fn underlay_mtu(&self) -> Option<u32> {
-        let devices = self.paths.iter().filter_map(|path| path.device);
-        devices.map(|device| device.mtu).min()
+    fn headers(&self, encap: Encap, path: &Path<'_>) -> u32 {
+        overhead(encap, self.key, false, path.gre.remote)
     }
 
-    /// What netbond makes of it.
+    /// What netbond makes of the MTUs of the paths' devices, bytes.
     pub(super) fn netbond_mtu(&self, encap: Encap) -> Option<u32> {
-        Some(self.underlay_mtu()?.saturating_sub(self.overhead(encap)))
+        let fits = self.paths.iter().filter_map(|path| {
+            let headers = self.headers(encap, path);
+            Some(path.device?.mtu.saturating_sub(headers))
+        });
+        fits.min()
     }
 
     /// The MTU to keep where netbond would choose a larger one than both ends have now.
@@ -310,8 +314,7 @@ fn described(device: &Device) -> String {
     match &device.kind {
         Kind::Bond(_) => "a kernel bond".to_owned(),
         Kind::Team => "a team".to_owned(),
-        Kind::Gre(gre) if gre.ethernet => "a gretap tunnel".to_owned(),
-        Kind::Gre(_) => "a gre tunnel".to_owned(),
+        Kind::Gre(gre) => format!("a {} tunnel", kind(gre)),
         Kind::Vlan { .. } => "a VLAN".to_owned(),
         Kind::Other(kind) if kind.is_empty() => "hardware or loopback".to_owned(),
         Kind::Other(kind) => format!("of kind {kind}"),
@@ -350,19 +353,14 @@ fn tunnels_of<'h>(
         match &device.kind {
             Kind::Gre(gre) if gre.ethernet && matches!(source, Source::Routes) => {
                 obstacles.push(format!(
-                    "{name} is a gretap tunnel in no bond that was named: name its bond; of \
-                     tunnels by themselves only gre ones are taken over"
+                    "{name} is a {} tunnel in no bond that was named: name its bond; of \
+                     tunnels by themselves only gre ones are taken over",
+                    kind(gre)
                 ));
             }
             Kind::Gre(gre) => {
                 check_tunnel(name, gre, obstacles);
                 tunnels.push((*device, gre));
-            }
-            Kind::Other(kind) if kind == "ip6gretap" || kind == "ip6gre" => {
-                obstacles.push(format!(
-                    "{name} ({kind}) has IPv6 outer addresses, which netbond does not support \
-                     yet: carry it over IPv4 first"
-                ));
             }
             Kind::Bond(_) | Kind::Team | Kind::Vlan { .. } | Kind::Other(_) => {
                 obstacles.push(format!(
@@ -394,6 +392,23 @@ fn check_tunnel(name: &str, gre: &Gre, obstacles: &mut Vec<String>) {
         obstacles.push(format!(
             "{name} has no single far end (remote {}): give it one at both ends first",
             gre.remote
+        ));
+    }
+    if let Some(address) = [gre.remote, gre.local]
+        .into_iter()
+        .find(|&it| is_link_local(it))
+    {
+        obstacles.push(format!(
+            "{name} has a link-local outer address ({address}), which means nothing beyond its link: give it \
+             others at both ends first"
+        ));
+    }
+    if gre.encap_limit {
+        obstacles.push(format!(
+            "{name} puts a tunnel encapsulation limit before GRE (encaplimit), an extension header which \
+             netbond neither sends nor takes: change both ends first, `ip link change dev {name} type {} \
+             ... encaplimit none`",
+            kind(gre)
         ));
     }
     // ip_tunnel_rcv drops what has a checksum and should have none, and the other way round.
@@ -429,12 +444,12 @@ fn check_tunnel(name: &str, gre: &Gre, obstacles: &mut Vec<String>) {
 
 /// What iproute2 calls this type of tunnel.
 pub(super) fn kind(gre: &Gre) -> &'static str {
-    if gre.ethernet {
-        Encap::Gretap
-    } else {
-        Encap::Gre
+    match (gre.remote, gre.ethernet) {
+        (IpAddr::V4(_), false) => "gre",
+        (IpAddr::V4(_), true) => "gretap",
+        (IpAddr::V6(_), false) => "ip6gre",
+        (IpAddr::V6(_), true) => "ip6gretap",
     }
-    .label()
 }
 
 fn paths<'h>(
@@ -466,7 +481,7 @@ fn paths<'h>(
         let holder = host
             .addresses
             .iter()
-            .find(|address| address.own.address == IpAddr::V4(local))
+            .find(|address| address.own.address == local)
             .and_then(|address| host.by_index(address.ifindex));
         let by_route = || {
             let way = way?;
@@ -506,13 +521,7 @@ fn path_name(device: &str, taken: &[&str]) -> String {
         .chars()
         .map(|c| if allowed(c) { c } else { '_' })
         .collect();
-    let mut unique = name.clone();
-    let mut number = 2;
-    while taken.contains(&unique.as_str()) {
-        unique = format!("{name}-{number}");
-        number += 1;
-    }
-    unique
+    unique(name, taken)
 }
 
 /// What the tunnels carry; all must carry the same.

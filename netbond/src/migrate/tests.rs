@@ -1,7 +1,7 @@
 //! The whole way from what was found to the file and the notes.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
@@ -25,8 +25,8 @@ fn device(ifindex: u32, name: &str, mtu: u32, kind: Kind) -> Device {
 fn tunnel(ethernet: bool, local: [u8; 4], remote: [u8; 4]) -> Gre {
     Gre {
         ethernet,
-        local: local.into(),
-        remote: remote.into(),
+        local: IpAddr::from(local),
+        remote: IpAddr::from(remote),
         input: GreOptions::default(),
         output: GreOptions::default(),
         link: None,
@@ -36,6 +36,19 @@ fn tunnel(ethernet: bool, local: [u8; 4], remote: [u8; 4]) -> Gre {
         external: false,
         wrapped: false,
         fwmark: 0,
+        encap_limit: false,
+    }
+}
+
+/// The same over IPv6.
+fn tunnel_v6(ethernet: bool, subnet: u16, local: u16, remote: u16) -> Gre {
+    let address = |last| Ipv6Addr::new(0xfd65, 0, 0, subnet, 0, 0, 0, last);
+    Gre {
+        local: address(local).into(),
+        remote: address(remote).into(),
+        ttl: 64,
+        tos: 0,
+        ..tunnel(ethernet, [0; 4], [0; 4])
     }
 }
 
@@ -49,7 +62,7 @@ fn address(ifindex: u32, own: &str) -> Address {
 
 fn way(remote: [u8; 4], device: u32) -> Way {
     Way {
-        remote: remote.into(),
+        remote: IpAddr::from(remote),
         source: None,
         devices: vec![device],
         protocol: 12,
@@ -239,14 +252,14 @@ fn a_set_up_with_everything() {
     let second = gre(&mut host, "gt2");
     second.ttl = 64;
     gre(&mut host, "gt1").ttl = 32;
-    gre(&mut host, "gt1").local = Ipv4Addr::UNSPECIFIED;
+    gre(&mut host, "gt1").local = Ipv4Addr::UNSPECIFIED.into();
     host.devices[1].mtu = 1420;
     // wg-a-m2's path leaves by the other device, by a route that is not OSPF's.
     host.ways[1] = Way {
         protocol: 4,
         ..way([10, 65, 0, 10], 2)
     };
-    host.ways[0].source = Some(Ipv4Addr::new(10, 65, 0, 2));
+    host.ways[0].source = Some(Ipv4Addr::new(10, 65, 0, 2).into());
     host.devices.extend([
         device(20, "br0", 1300, Kind::Other("bridge".to_owned())),
         Device {
@@ -325,6 +338,32 @@ fn netbond_may_take_the_name_over() {
     assert_eq!(parsed(&migration).bonds[0].name, "bond0");
 }
 
+/// One tunnel over IPv6, one over IPv4: the file has both, and the MTU that the longer headers leave.
+#[test]
+fn tunnels_over_ipv6_become_paths() {
+    let mut host = recipe();
+    *gre(&mut host, "gt2") = tunnel_v6(true, 3, 2, 1);
+    host.addresses.push(address(3, "fd65:0:0:3::2/64"));
+    let remote: IpAddr = "fd65:0:0:3::1".parse().unwrap();
+    host.ways[1].remote = remote;
+    let migration = ask(&host, &["bond0"], false).unwrap();
+    let config = parsed(&migration);
+    let [first, second] = &config.bonds[0].paths[..] else {
+        panic!("{config:?}");
+    };
+    assert!(first.remote.is_ipv4());
+    assert_eq!(second.local, "fd65:0:0:3::2".parse::<IpAddr>().unwrap());
+    assert_eq!(
+        (second.remote, second.device.as_deref()),
+        (remote, Some("wg-a-m2"))
+    );
+    // 1440 less 40, 4 and 14.
+    let notes = &migration.notes;
+    assert!(notes.contains("1382"), "{notes}");
+    let peer = parsed(&ask(&host, &["bond0"], true).unwrap());
+    assert_eq!(peer.bonds[0].paths[1].local, remote);
+}
+
 /// Everything that is in the way, at once.
 #[test]
 fn obstacles_are_told_together() {
@@ -341,7 +380,7 @@ fn obstacles_are_told_together() {
         sequence: true,
     };
     first.wrapped = true;
-    first.remote = Ipv4Addr::UNSPECIFIED;
+    first.remote = Ipv4Addr::UNSPECIFIED.into();
     host.devices.extend([
         Device {
             master: Some(9),
@@ -349,7 +388,17 @@ fn obstacles_are_told_together() {
         },
         Device {
             master: Some(9),
-            ..device(7, "six", 1400, Kind::Other("ip6gretap".to_owned()))
+            ..device(
+                7,
+                "six",
+                1400,
+                Kind::Gre(Gre {
+                    local: "fe80::1".parse().unwrap(),
+                    remote: "fe80::2".parse().unwrap(),
+                    encap_limit: true,
+                    ..tunnel(true, [0; 4], [0; 4])
+                }),
+            )
         },
         Device {
             master: Some(9),
@@ -371,9 +420,10 @@ fn obstacles_are_told_together() {
         "gt1 sends sequence numbers (oseq)",
         "ikey 1",
         "eth1 is no GRE tunnel (hardware or loopback)",
-        "six (ip6gretap) has IPv6 outer addresses",
-        "gretap: gt1, gt2",
-        "different keys (gt1 2, gt2 none, gre1 none)",
+        "six has a link-local outer address (fe80::2)",
+        "type ip6gretap ... encaplimit none",
+        "gretap: gt1, gt2, six",
+        "different keys (gt1 2, gt2 none, six none, gre1 none)",
         "gt2 and gre1 have the same addresses",
     ] {
         assert_eq!(
@@ -385,7 +435,7 @@ fn obstacles_are_told_together() {
             "{word}: {obstacles:#?}"
         );
     }
-    assert_eq!(obstacles.len(), 11, "{obstacles:#?}");
+    assert_eq!(obstacles.len(), 12, "{obstacles:#?}");
 }
 
 #[test]
@@ -560,7 +610,7 @@ proptest! {
         }
         let found: BTreeSet<_> = tunnels
             .iter()
-            .map(|gre| (gre.local.into(), gre.remote.into()))
+            .map(|gre| (gre.local, gre.remote))
             .collect();
         let written: BTreeSet<_> = bond
             .paths

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result};
 use super::link::{self, IFADDRMSG, IFINFOMSG};
 use super::route::{self, RTMSG, RouteQuery};
 use super::socket::{
-    Answer, RequestSocket, address, attributes, family_and_bytes, string, u16_at, u32_at,
+    Answer, Message, RequestSocket, address, attributes, family_and_bytes, messages, string,
+    u16_at, u32_at,
 };
 use crate::config::Prefix;
 use crate::migrate::{
@@ -40,6 +41,8 @@ const IFLA_GRE_REMOTE: u16 = 7;
 const IFLA_GRE_TTL: u16 = 8;
 const IFLA_GRE_TOS: u16 = 9;
 const IFLA_GRE_PMTUDISC: u16 = 10;
+const IFLA_GRE_FLOWINFO: u16 = 12;
+const IFLA_GRE_FLAGS: u16 = 13;
 const IFLA_GRE_ENCAP_TYPE: u16 = 14;
 const IFLA_GRE_COLLECT_METADATA: u16 = 18;
 const IFLA_GRE_FWMARK: u16 = 20;
@@ -50,6 +53,10 @@ const GRE_CSUM: u16 = 0x8000;
 const GRE_KEY: u16 = 0x2000;
 const GRE_SEQ: u16 = 0x1000;
 
+// IP6_TNL_F_* of linux/ip6_tunnel.h.
+const IP6_TNL_IGN_ENCAP_LIMIT: u32 = 0x1;
+const IP6_TNL_USE_ORIG_TCLASS: u32 = 0x2;
+
 /// Reads what a migration needs to know; routes are those over the devices called `names`.
 ///
 /// # Errors
@@ -57,13 +64,9 @@ const GRE_SEQ: u16 = 0x1000;
 pub fn read(names: &[String]) -> Result<Host> {
     let mut socket = RequestSocket::open().context("cannot open a netlink socket")?;
     let mut host = Host {
-        devices: dump(&mut socket, libc::RTM_GETLINK, IFINFOMSG, decode_device)
-            .context("cannot list the devices")?,
-        addresses: dump(&mut socket, libc::RTM_GETADDR, IFADDRMSG, decode_address)
-            .context("cannot list the addresses")?,
         neighbours: dump(&mut socket, libc::RTM_GETNEIGH, NDMSG, decode_neighbour)
             .context("cannot list the neighbours")?,
-        ..Host::default()
+        ..devices_and_addresses()?
     };
     let named = host
         .devices
@@ -93,6 +96,38 @@ pub fn read(names: &[String]) -> Result<Host> {
     Ok(host)
 }
 
+/// Reads the devices and their addresses, and nothing else.
+///
+/// # Errors
+/// The kernel refuses a socket or a dump.
+pub fn devices_and_addresses() -> Result<Host> {
+    let mut socket = RequestSocket::open().context("cannot open a netlink socket")?;
+    Ok(Host {
+        devices: dump(&mut socket, libc::RTM_GETLINK, IFINFOMSG, decode_device)
+            .context("cannot list the devices")?,
+        addresses: dump(&mut socket, libc::RTM_GETADDR, IFADDRMSG, decode_address)
+            .context("cannot list the addresses")?,
+        ..Host::default()
+    })
+}
+
+/// What the messages of a datagram tell, as [`read`] takes them from the kernel: one that was kept, say.
+/// Routes are those over any device, and ways are never among it.
+#[must_use]
+pub fn decode(datagram: &[u8]) -> Host {
+    let mut host = Host::default();
+    for Message { kind, body, .. } in messages(datagram) {
+        match kind {
+            libc::RTM_NEWLINK => host.devices.extend(decode_device(body)),
+            libc::RTM_NEWADDR => host.addresses.extend(decode_address(body)),
+            libc::RTM_NEWNEIGH => host.neighbours.extend(decode_neighbour(body)),
+            libc::RTM_NEWROUTE => host.routes.extend(decode_route(body)),
+            _ => {}
+        }
+    }
+    host
+}
+
 fn dump<T>(
     socket: &mut RequestSocket,
     kind: u16,
@@ -103,8 +138,12 @@ fn dump<T>(
     Ok(bodies.iter().filter_map(|body| decode(body)).collect())
 }
 
-/// The routes over a device. The kernel picks them out, since a router may have a million others.
-fn routes_over(ifindex: u32) -> io::Result<Vec<Route>> {
+/// The routes over a device, but for those the kernel makes itself; one with several next hops comes once
+/// for each of them. The kernel picks them out, since a router may have a million others.
+///
+/// # Errors
+/// The kernel refuses a socket or a dump.
+pub fn routes_over(ifindex: u32) -> io::Result<Vec<Route>> {
     let mut socket = RequestSocket::open()?;
     socket.check_strictly()?;
     let mut routes = Vec::new();
@@ -122,21 +161,21 @@ fn routes_over(ifindex: u32) -> io::Result<Vec<Route>> {
 fn way(
     socket: &mut RequestSocket,
     query: &mut RouteQuery,
-    remote: Ipv4Addr,
+    remote: IpAddr,
 ) -> io::Result<Option<Way>> {
-    let found = query.lookup(&[remote.into()])?.into_iter().next();
+    let found = query.lookup(&[remote])?.into_iter().next();
     let Some(found) = found.transpose()?.flatten().filter(|route| route.usable) else {
         return Ok(None);
     };
-    let (family, bytes) = family_and_bytes(remote.into());
+    let (family, bytes) = family_and_bytes(remote);
     let mut fixed = [0; RTMSG];
     fixed[0] = family;
-    fixed[1] = 32;
+    fixed[1] = 8 * bytes.len() as u8;
     let answer = socket.ask(libc::RTM_GETROUTE, 0, &fixed, &[(libc::RTA_DST, &bytes)])?;
     let source = match answer {
         Answer::Body(body) => attributes(body.get(RTMSG..).unwrap_or_default())
             .find(|(attribute, _)| *attribute == libc::RTA_PREFSRC)
-            .and_then(|(_, value)| ipv4(value)),
+            .and_then(|(_, value)| address(value)),
         // Withdrawn since.
         Answer::Errno(_) | Answer::Lost => None,
     };
@@ -187,7 +226,14 @@ fn kind(kind: &str, data: &[u8]) -> Kind {
     match kind {
         "bond" => Kind::Bond(decode_bond(data)),
         "team" => Kind::Team,
-        "gre" | "gretap" => Kind::Gre(decode_gre(data, kind == "gretap")),
+        "gre" | "gretap" => {
+            let any = Ipv4Addr::UNSPECIFIED.into();
+            Kind::Gre(decode_gre(data, kind == "gretap", any))
+        }
+        "ip6gre" | "ip6gretap" => {
+            let any = Ipv6Addr::UNSPECIFIED.into();
+            Kind::Gre(decode_gre(data, kind == "ip6gretap", any))
+        }
         "vlan" => Kind::Vlan {
             id: attributes(data)
                 .find(|(attribute, _)| *attribute == IFLA_VLAN_ID)
@@ -217,13 +263,14 @@ fn decode_bond(data: &[u8]) -> KernelBond {
     bond
 }
 
-/// Flags, keys and addresses are big-endian, what else there is in host byte order (ipgre_fill_info
-/// in net/ipv4/ip_gre.c).
-fn decode_gre(data: &[u8], ethernet: bool) -> Gre {
+/// Flags, keys, addresses and the flow information are big-endian, what else there is in host byte order
+/// (ipgre_fill_info in net/ipv4/ip_gre.c, ip6gre_fill_info in net/ipv6/ip6_gre.c). `any` is the outer
+/// family's unspecified address.
+fn decode_gre(data: &[u8], ethernet: bool, any: IpAddr) -> Gre {
     let mut gre = Gre {
         ethernet,
-        local: Ipv4Addr::UNSPECIFIED,
-        remote: Ipv4Addr::UNSPECIFIED,
+        local: any,
+        remote: any,
         input: GreOptions::default(),
         output: GreOptions::default(),
         link: None,
@@ -233,6 +280,7 @@ fn decode_gre(data: &[u8], ethernet: bool) -> Gre {
         external: false,
         wrapped: false,
         fwmark: 0,
+        encap_limit: any.is_ipv6(),
     };
     let (mut input, mut output) = ((0, 0), (0, 0));
     for (attribute, value) in attributes(data) {
@@ -242,10 +290,22 @@ fn decode_gre(data: &[u8], ethernet: bool) -> Gre {
             IFLA_GRE_OFLAGS => output.0 = u16_at(value, 0).map_or(0, u16::from_be),
             IFLA_GRE_IKEY => input.1 = u32_at(value, 0).map_or(0, u32::from_be),
             IFLA_GRE_OKEY => output.1 = u32_at(value, 0).map_or(0, u32::from_be),
-            IFLA_GRE_LOCAL => gre.local = ipv4(value).unwrap_or(gre.local),
-            IFLA_GRE_REMOTE => gre.remote = ipv4(value).unwrap_or(gre.remote),
+            IFLA_GRE_LOCAL => gre.local = address(value).unwrap_or(gre.local),
+            IFLA_GRE_REMOTE => gre.remote = address(value).unwrap_or(gre.remote),
             IFLA_GRE_TTL => gre.ttl = byte(value),
             IFLA_GRE_TOS => gre.tos = byte(value),
+            // Version, traffic class, flow label: as in the header. The flags come behind it.
+            IFLA_GRE_FLOWINFO if any.is_ipv6() => {
+                let info = u32_at(value, 0).map_or(0, u32::from_be);
+                gre.tos = (info >> 20) as u8;
+            }
+            IFLA_GRE_FLAGS if any.is_ipv6() => {
+                let flags = u32_at(value, 0).unwrap_or(0);
+                gre.encap_limit = flags & IP6_TNL_IGN_ENCAP_LIMIT == 0;
+                if flags & IP6_TNL_USE_ORIG_TCLASS != 0 {
+                    gre.tos = 1;
+                }
+            }
             IFLA_GRE_PMTUDISC => gre.pmtudisc = byte(value) != 0,
             // TUNNEL_ENCAP_NONE is 0.
             IFLA_GRE_ENCAP_TYPE => gre.wrapped = u16_at(value, 0) != Some(0),
@@ -275,10 +335,6 @@ fn port_is_down(data: &[u8]) -> bool {
 
 fn byte(value: &[u8]) -> u8 {
     value.first().copied().unwrap_or(0)
-}
-
-fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
 }
 
 /// Reads an RTM_NEWADDR.
@@ -456,8 +512,8 @@ mod tests {
     fn a_gretap_port_is_read() {
         let gre = Gre {
             ethernet: true,
-            local: [10, 65, 0, 2].into(),
-            remote: [10, 65, 0, 6].into(),
+            local: IpAddr::from([10, 65, 0, 2]),
+            remote: IpAddr::from([10, 65, 0, 6]),
             input: GreOptions {
                 key: Some(7),
                 checksum: false,
@@ -475,6 +531,7 @@ mod tests {
             external: false,
             wrapped: false,
             fwmark: 0,
+            encap_limit: false,
         };
         assert_eq!(
             decode_device(&gretap()),
@@ -494,8 +551,42 @@ mod tests {
     #[test]
     fn a_key_without_its_flag_is_none() {
         let data = nested(&[(2, &[0, 0]), (4, &[0; 4]), (3, &[0x20, 0]), (5, &[0; 4])]);
-        let gre = decode_gre(&data, false);
+        let gre = decode_gre(&data, false, Ipv4Addr::UNSPECIFIED.into());
         assert_eq!((gre.input.key, gre.output.key), (None, Some(0)));
+    }
+
+    /// As iproute2 makes one: with a limit, unless told `encaplimit none`.
+    #[test]
+    fn tunnels_over_ipv6_are_read() {
+        let address = |last| Ipv6Addr::new(0xfd65, 0, 0, 1, 0, 0, 0, last);
+        let (local, remote) = (address(1), address(2));
+        let read = |kind_name: &str, flow: u32, flags: u32| {
+            let data = nested(&[
+                (IFLA_GRE_LOCAL, &local.octets()),
+                (IFLA_GRE_REMOTE, &remote.octets()),
+                (IFLA_GRE_TTL, &[64]),
+                (11, &[4]),
+                (IFLA_GRE_FLOWINFO, &flow.to_be_bytes()),
+                (IFLA_GRE_FLAGS, &flags.to_ne_bytes()),
+            ]);
+            let Kind::Gre(gre) = kind(kind_name, &data) else {
+                panic!("{kind_name} is no tunnel");
+            };
+            gre
+        };
+        let tap = read("ip6gretap", 0x0b81_2345, 0);
+        assert_eq!((tap.local, tap.remote), (local.into(), remote.into()));
+        assert_eq!((tap.ethernet, tap.encap_limit, tap.tos), (true, true, 0xb8));
+        let plain = read(
+            "ip6gre",
+            0,
+            IP6_TNL_IGN_ENCAP_LIMIT | IP6_TNL_USE_ORIG_TCLASS,
+        );
+        assert_eq!(
+            (plain.ethernet, plain.encap_limit, plain.tos),
+            (false, false, 1)
+        );
+        assert_eq!(plain.ttl, 64);
     }
 
     #[test]
@@ -507,6 +598,7 @@ mod tests {
                 (20, &9_u32.to_ne_bytes()),
             ]),
             false,
+            Ipv4Addr::UNSPECIFIED.into(),
         );
         assert_eq!((gre.external, gre.wrapped, gre.fwmark), (true, true, 9));
     }
@@ -537,7 +629,6 @@ mod tests {
                 nested(&[(1, &10_u16.to_ne_bytes())]),
                 Kind::Vlan { id: 10 },
             ),
-            ("ip6gretap", gre_data(), Kind::Other("ip6gretap".to_owned())),
             ("erspan", gre_data(), Kind::Other("erspan".to_owned())),
         ] {
             assert_eq!(kind(name, &data), wanted);
@@ -691,13 +782,13 @@ mod tests {
             let way = way(
                 &mut RequestSocket::open().unwrap(),
                 &mut RouteQuery::open().unwrap(),
-                Ipv4Addr::new(10, 70, 0, 9),
+                IpAddr::from([10, 70, 0, 9]),
             );
             assert_eq!(
                 way.unwrap(),
                 Some(Way {
-                    remote: [10, 70, 0, 9].into(),
-                    source: Some([10, 67, 0, 1].into()),
+                    remote: IpAddr::from([10, 70, 0, 9]),
+                    source: Some(IpAddr::from([10, 67, 0, 1])),
                     devices: vec![b0],
                     protocol: 4,
                 })

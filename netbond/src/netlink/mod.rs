@@ -1,5 +1,6 @@
 //! What the kernel says and is told over rtnetlink (rtnetlink(7)): the bond's veth pair, and what
-//! becomes of a packet to each path's far end.
+//! becomes of a packet to each path's far end; and over generic netlink, what WireGuard devices are
+//! set to.
 //!
 //! Changes go through the `rtnetlink` crate. Whatever is read goes through a raw socket
 //! ([`socket`]): the crate hides ENOBUFS, does not know nexthop objects, and leaves a request
@@ -7,6 +8,7 @@
 //! that netbond uses are looked at.
 
 pub mod device;
+pub mod filter;
 pub mod inventory;
 mod link;
 pub mod monitor;
@@ -14,7 +16,9 @@ pub mod monitor;
 pub(crate) mod netns;
 mod release;
 pub mod route;
+pub mod rule;
 mod socket;
+pub mod wireguard;
 
 pub use device::{BondDevice, BondSpec, Netlink};
 pub use monitor::{Monitor, MonitorOptions};

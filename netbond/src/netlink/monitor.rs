@@ -289,6 +289,8 @@ struct View {
     targets: BTreeMap<IpAddr, Target>,
     /// Whether some target may be dirty.
     any_dirty: bool,
+    /// Whether all are, whatever they say themselves: each of thousands of devices makes them so.
+    all_dirty: bool,
     /// Whether a device or its addresses changed since this was last looked at.
     devices_changed: bool,
     /// To be sent.
@@ -317,6 +319,7 @@ impl Default for View {
             addresses: BTreeSet::new(),
             targets: BTreeMap::new(),
             any_dirty: false,
+            all_dirty: false,
             devices_changed: false,
             events: Vec::new(),
         }
@@ -469,11 +472,8 @@ impl View {
         self.addresses.range(first..=last).next().is_some()
     }
 
-    fn mark_all(&mut self) {
-        self.targets
-            .values_mut()
-            .for_each(|target| target.dirty = true);
-        self.any_dirty = true;
+    const fn mark_all(&mut self) {
+        (self.any_dirty, self.all_dirty) = (true, true);
     }
 
     fn mark(&mut self, target: IpAddr) {
@@ -505,7 +505,9 @@ impl View {
         if !std::mem::take(&mut self.any_dirty) {
             return Vec::new();
         }
-        let dirty = self.targets.iter_mut().filter(|(_, target)| target.dirty);
+        let all = std::mem::take(&mut self.all_dirty);
+        let targets = self.targets.iter_mut();
+        let dirty = targets.filter(|(_, target)| all || target.dirty);
         dirty
             .map(|(&address, target)| {
                 target.dirty = false;

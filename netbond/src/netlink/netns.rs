@@ -113,12 +113,17 @@ impl Process {
 
     /// Runs iproute2's `ip` in the process's namespace.
     pub(crate) fn ip(&self, arguments: &str) {
-        let enter = format!("-t {} -n ip {arguments}", self.id());
+        self.run(&format!("ip {arguments}"));
+    }
+
+    /// Runs a command in the process's namespace.
+    pub(crate) fn run(&self, command: &str) {
+        let enter = format!("-t {} -n {command}", self.id());
         let status = Command::new("nsenter")
             .args(enter.split_whitespace())
             .status()
             .unwrap();
-        assert!(status.success(), "ip {arguments}");
+        assert!(status.success(), "{command}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the kernel does with a packet to an address: RTM_GETROUTE with RTM_F_FIB_MATCH (Linux 4.13),
 //! which names the matching route itself and not only its outcome.
 //!
-//! The lookup has a destination only: policy rules that look at a source, a mark or a device do not
-//! match it.
+//! The lookup has a destination, and a mark where one is given: policy rules that look at a source or
+//! a device do not match it.
 
 use std::collections::HashMap;
 use std::io;
@@ -66,6 +66,19 @@ impl RouteQuery {
     /// # Errors
     /// The outer one: the socket failed. An inner one: the kernel could not tell now; ask again.
     pub fn lookup(&mut self, targets: &[IpAddr]) -> io::Result<Vec<io::Result<Option<Route>>>> {
+        self.lookup_marked(targets, 0)
+    }
+
+    /// The same for packets with this firewall mark; 0 is none.
+    ///
+    /// # Errors
+    /// As [`RouteQuery::lookup`].
+    pub fn lookup_marked(
+        &mut self,
+        targets: &[IpAddr],
+        mark: u32,
+    ) -> io::Result<Vec<io::Result<Option<Route>>>> {
+        let mark_bytes = mark.to_ne_bytes();
         let mut routes = Vec::with_capacity(targets.len());
         for batch in targets.chunks(BATCH) {
             let answers = self.socket.ask_all(batch.len(), |out, n, sequence| {
@@ -74,15 +87,21 @@ impl RouteQuery {
                 rtmsg[0] = family;
                 rtmsg[1] = 8 * bytes.len() as u8;
                 rtmsg[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
-                let destination = [(libc::RTA_DST, &bytes[..])];
-                let flags = libc::NLM_F_REQUEST;
+                let selectors = [
+                    (libc::RTA_DST, &bytes[..]),
+                    (libc::RTA_MARK, &mark_bytes[..]),
+                ];
                 push_request(
                     out,
                     libc::RTM_GETROUTE,
-                    flags,
+                    libc::NLM_F_REQUEST,
                     sequence,
                     &rtmsg,
-                    &destination,
+                    if mark == 0 {
+                        &selectors[..1]
+                    } else {
+                        &selectors
+                    },
                 );
             })?;
             // A nexthop object is asked for once a batch: routes share them.

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use tracing::debug;
@@ -136,7 +136,11 @@ pub(super) fn push_request(
 /// Opens a non-blocking NETLINK_ROUTE socket in the calling thread's network namespace that holds
 /// about `receive_buffer` bytes of messages not yet read.
 pub(super) fn open(receive_buffer: usize) -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    open_for(NETLINK_ROUTE, receive_buffer)
+}
+
+fn open_for(protocol: isize, receive_buffer: usize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
     // Beyond net.core.rmem_max needs CAP_NET_ADMIN in the first user namespace.
@@ -196,7 +200,16 @@ pub(super) struct RequestSocket {
 impl RequestSocket {
     /// Opens it in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = open(ANSWER_BUFFER)?;
+        Self::open_for(NETLINK_ROUTE)
+    }
+
+    /// The same for generic netlink, whose message types are ids of families.
+    pub(super) fn open_generic() -> io::Result<Self> {
+        Self::open_for(NETLINK_GENERIC)
+    }
+
+    fn open_for(protocol: isize) -> io::Result<Self> {
+        let socket = open_for(protocol, ANSWER_BUFFER)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,

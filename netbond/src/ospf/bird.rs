@@ -3,6 +3,8 @@
 //! A reply is lines of `NNNN-text` (more follow), ` text` (the code of the line before) and at last
 //! `NNNN text`. Codes from 8000 are errors.
 
+pub mod state;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -10,7 +12,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{REPLY_LIMIT, entry, state};
+use super::lsdb::Database;
+use super::{REPLY_LIMIT, entry};
 use crate::control::event::{OspfInterface, OspfNeighbour};
 
 /// Sent on connecting.
@@ -38,6 +41,22 @@ pub async fn interfaces(socket: &Path) -> anyhow::Result<Vec<OspfInterface>> {
         let interfaces = client.ask(&format!("show ospf interface '{name}'")).await?;
         let neighbours = client.ask(&format!("show ospf neighbors '{name}'")).await?;
         all.extend(parse_instance(&interfaces, &neighbours)?);
+    }
+    Ok(all)
+}
+
+/// The link-state databases of all instances of OSPFv2.
+///
+/// # Errors
+/// No connection, an error of BIRD, or a reply that cannot be read.
+pub async fn databases(socket: &Path) -> anyhow::Result<Vec<Database>> {
+    let mut client = Client::connect(socket).await?;
+    let protocols = client.ask("show protocols").await?;
+    let mut all = Vec::new();
+    for name in parse_protocols(&protocols)? {
+        // Without `all` only what is reachable.
+        let reply = client.ask(&format!("show ospf state '{name}'")).await?;
+        all.extend(state::parse(&reply)?);
     }
     Ok(all)
 }
@@ -166,8 +185,11 @@ fn malformed(line: &str) -> anyhow::Error {
     anyhow!("a line of BIRD's reply cannot be read: {line:?}")
 }
 
-/// The names of the OSPF instances that are up, from `show protocols`.
-fn parse_protocols(reply: &str) -> anyhow::Result<Vec<String>> {
+/// The names of the OSPF instances that are up, from the reply to `show protocols`.
+///
+/// # Errors
+/// An error of BIRD, or a reply that cannot be read.
+pub fn parse_protocols(reply: &str) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for line in lines(reply)? {
         let mut words = line.text.split_whitespace();
@@ -187,8 +209,11 @@ fn parse_protocols(reply: &str) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// One instance, from `show ospf interface` and `show ospf neighbors`.
-fn parse_instance(interfaces: &str, neighbours: &str) -> anyhow::Result<Vec<OspfInterface>> {
+/// One instance, from the replies to `show ospf interface` and `show ospf neighbors`.
+///
+/// # Errors
+/// An error of BIRD, or a reply that cannot be read.
+pub fn parse_instance(interfaces: &str, neighbours: &str) -> anyhow::Result<Vec<OspfInterface>> {
     let mut all = parse_interfaces(interfaces)?;
     for line in lines(neighbours)? {
         if line.code != NEIGHBOURS {
@@ -207,7 +232,7 @@ fn parse_instance(interfaces: &str, neighbours: &str) -> anyhow::Result<Vec<Ospf
         let neighbour = OspfNeighbour {
             router_id,
             address,
-            state: state(status),
+            state: super::state(status),
         };
         entry(&mut all, device).neighbours.push(neighbour);
     }

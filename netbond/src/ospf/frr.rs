@@ -1,4 +1,7 @@
-//! FRR's OSPF daemon by vtysh, whose replies are JSON (ospfd/ospf_vty.c; FRR 8.4 and later).
+//! FRR's OSPF daemons by vtysh, whose replies are JSON (ospfd/ospf_vty.c; FRR 8.4 and later).
+
+pub mod database;
+pub mod six;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,24 +12,36 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
+use super::lsdb::Database;
 use super::{REPLY_LIMIT, entry, state};
 use crate::control::event::{OspfInterface, OspfNeighbour};
+
+const NEIGHBOURS_AND_INTERFACES: [&str; 2] =
+    ["show ip ospf neighbor json", "show ip ospf interface json"];
 
 /// All OSPFv2 interfaces of the default VRF.
 ///
 /// # Errors
 /// The command fails, or its output cannot be read.
 pub async fn interfaces(vtysh: &[String]) -> anyhow::Result<Vec<OspfInterface>> {
+    parse(&run(vtysh, &NEIGHBOURS_AND_INTERFACES).await?)
+}
+
+/// The link-state database of the default VRF; `None` where OSPF is not configured.
+///
+/// # Errors
+/// The command fails, or its output cannot be read.
+pub async fn database(vtysh: &[String]) -> anyhow::Result<Option<Database>> {
+    database::parse(&run(vtysh, &database::COMMANDS).await?)
+}
+
+/// What vtysh prints for several commands, one after the other.
+async fn run(vtysh: &[String], commands: &[&str]) -> anyhow::Result<String> {
     let (program, arguments) = vtysh.split_first().context("the vtysh command is empty")?;
     let mut child = Command::new(program)
         .args(arguments)
-        // One process for both: it takes 50 ms, most of them to connect to the daemons.
-        .args([
-            "-c",
-            "show ip ospf neighbor json",
-            "-c",
-            "show ip ospf interface json",
-        ])
+        // One process for all: it takes 50 ms, most of them to connect to the daemons.
+        .args(commands.iter().flat_map(|&command| ["-c", command]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -44,7 +59,7 @@ pub async fn interfaces(vtysh: &[String]) -> anyhow::Result<Vec<OspfInterface>> 
         status.success(),
         "'{program}' failed ({status}): {complaint}"
     );
-    parse(&output)
+    Ok(output)
 }
 
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> anyhow::Result<String> {
@@ -95,7 +110,10 @@ struct Interface {
 }
 
 /// Reads the outputs of both commands, one after the other.
-fn parse(output: &str) -> anyhow::Result<Vec<OspfInterface>> {
+///
+/// # Errors
+/// An output that cannot be read.
+pub fn parse(output: &str) -> anyhow::Result<Vec<OspfInterface>> {
     // vtysh exits with 0 also where ospfd does not know a command and answers with a line of text.
     let mut documents = serde_json::Deserializer::from_str(output);
     let neighbours = Neighbours::deserialize(&mut documents)

@@ -1,9 +1,10 @@
-//! What the OSPF daemons know and the kernel does not: neighbours and costs.
+//! What the OSPF daemons know and the kernel does not: neighbours and costs, and the link-state database.
 //!
 //! Hints only: what becomes of a packet is asked of the kernel ([`crate::netlink`]).
 
 pub mod bird;
 pub mod frr;
+pub mod lsdb;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+use crate::config::Config;
 use crate::control::event::{Event, OspfInterface};
 
 /// What a daemon may take to tell everything.
@@ -28,11 +30,44 @@ const REPLY_LIMIT: usize = 4 << 20;
 pub enum Daemon {
     /// BIRD 2 or later at its control socket.
     Bird { socket: PathBuf },
-    /// FRR by this command, which must take vtysh's `-c`: `["vtysh"]`, `["vtysh", "-N", "a"]`, ...
+    /// FRR's ospfd by this command, which must take vtysh's `-c`: `["vtysh"]`, `["vtysh", "-N", "a"]`, ...
     Frr { vtysh: Vec<String> },
+    /// FRR's ospf6d, likewise.
+    Frr6 { vtysh: Vec<String> },
 }
 
 impl Daemon {
+    /// Those that may know of the neighbours on the paths of a configuration. BIRD is one for both
+    /// families, FRR has a daemon for each.
+    #[must_use]
+    pub fn of(config: &Config) -> Vec<Self> {
+        let paths = || config.bonds.iter().flat_map(|bond| &bond.paths);
+        let over_ipv6 = paths().any(|path| path.remote.is_ipv6());
+        let over_ipv4 = paths().any(|path| path.remote.is_ipv4()) || !over_ipv6;
+        let mut daemons = Self::of_ospfv2(config);
+        if !over_ipv4 {
+            daemons.retain(|daemon| !matches!(daemon, Self::Frr { .. }));
+        }
+        if over_ipv6 {
+            daemons.extend(config.frr.iter().map(|frr| Self::Frr6 {
+                vtysh: frr.vtysh.clone(),
+            }));
+        }
+        daemons
+    }
+
+    /// Those that a configuration names and that speak OSPFv2.
+    #[must_use]
+    pub fn of_ospfv2(config: &Config) -> Vec<Self> {
+        let bird = config.bird.iter().map(|bird| Self::Bird {
+            socket: bird.socket.clone(),
+        });
+        let frr = config.frr.iter().map(|frr| Self::Frr {
+            vtysh: frr.vtysh.clone(),
+        });
+        bird.chain(frr).collect()
+    }
+
     /// What the daemon's OSPF instances say; fails where it does not answer in time or not
     /// understandably.
     ///
@@ -43,16 +78,30 @@ impl Daemon {
             match self {
                 Self::Bird { socket } => bird::interfaces(socket).await,
                 Self::Frr { vtysh } => frr::interfaces(vtysh).await,
+                Self::Frr6 { vtysh } => frr::six::interfaces(vtysh).await,
             }
         };
-        match timeout(ANSWER, answer).await {
-            Ok(answer) => answer,
-            Err(_) => anyhow::bail!("no complete answer within {ANSWER:?}"),
-        }
+        in_time(answer).await
+    }
+
+    /// The link-state databases of its OSPFv2 instances.
+    ///
+    /// # Errors
+    /// No connection, a time-out, an error of the daemon, or a reply that cannot be read.
+    pub async fn databases(&self) -> anyhow::Result<Vec<lsdb::Database>> {
+        in_time(async {
+            match self {
+                Self::Bird { socket } => bird::databases(socket).await,
+                Self::Frr { vtysh } => Ok(frr::database(vtysh).await?.into_iter().collect()),
+                Self::Frr6 { .. } => Ok(Vec::new()),
+            }
+        })
+        .await
     }
 
     /// What to do when it does not answer.
-    fn advice(&self) -> &'static str {
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
         match self {
             Self::Bird { .. } => {
                 "is bird running, and is this its control socket (bird -s), readable for netbond?"
@@ -61,7 +110,18 @@ impl Daemon {
                 "are zebra and ospfd running, and does this command work when typed by netbond's \
                  user (group frrvty)?"
             }
+            Self::Frr6 { .. } => {
+                "are zebra and ospf6d running, and does this command work when typed by netbond's \
+                 user (group frrvty)?"
+            }
         }
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer,
+        Err(_) => anyhow::bail!("no complete answer within {ANSWER:?}"),
     }
 }
 
@@ -70,6 +130,7 @@ impl fmt::Display for Daemon {
         match self {
             Self::Bird { socket } => write!(f, "BIRD at {}", socket.display()),
             Self::Frr { vtysh } => write!(f, "FRR by '{}'", vtysh.join(" ")),
+            Self::Frr6 { vtysh } => write!(f, "FRR's ospf6d by '{}'", vtysh.join(" ")),
         }
     }
 }
@@ -212,6 +273,29 @@ mod tests {
         assert_eq!(first, second);
     }
 
+    /// FRR's two daemons are asked for the families that there are.
+    #[test]
+    fn each_family_has_its_daemon() {
+        let of = |remotes: &[&str]| -> Vec<String> {
+            let mut text = "[frr]\n[[bond]]\nname = \"nb0\"\n".to_owned();
+            for (n, remote) in remotes.iter().enumerate() {
+                let local = remote.replace('6', "5");
+                text += &format!(
+                    "[[bond.path]]\nname = \"p{n}\"\nlocal = \"{local}\"\nremote = \"{remote}\"\n"
+                );
+            }
+            let config = Config::parse(&text, "f").unwrap();
+            Daemon::of(&config)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        let (two, three) = ("FRR by 'vtysh'", "FRR's ospf6d by 'vtysh'");
+        assert_eq!(of(&["10.0.0.6"]), [two]);
+        assert_eq!(of(&["fd00::6"]), [three]);
+        assert_eq!(of(&["fd00::6", "10.0.0.6"]), [two, three]);
+    }
+
     #[test]
     fn the_role_is_no_part_of_the_state() {
         assert_eq!(state("Full/PtP"), "Full");
@@ -226,7 +310,10 @@ mod tests {
         let socket = directory.path().join("bird.ctl");
         let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let vtysh = ["sh", "-c", "exec sleep 60"].map(str::to_owned).to_vec();
-        let daemons = [Daemon::Bird { socket }, Daemon::Frr { vtysh }];
+        let six = Daemon::Frr6 {
+            vtysh: vtysh.clone(),
+        };
+        let daemons = [Daemon::Bird { socket }, Daemon::Frr { vtysh }, six];
         for answer in join_all(daemons.iter().map(Daemon::interfaces)).await {
             let error = answer.unwrap_err().to_string();
             assert!(error.contains("within 3s"), "{error}");

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use netbond_common::{
     abi::{
         ADMIN_DOWN, BOND_SHARES, BondStats, ClassInfo, MAX_BOND_PATHS, NO_BOND, NO_LOSS_KNOWN,
-        NOT_COMPARED, PATH_LAST_RESORT, PATH_USABLE, PathInfo, PathStats, ProbeInfo,
+        NOT_COMPARED, PATH_LAST_RESORT, PATH_USABLE, PathInfo, PathStats, ProbeInfo, SETTLED_UNIT,
         SHARES_MEASURED,
     },
     fate::Fate,
@@ -19,13 +19,13 @@ use netbond_common::{
 };
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_indextoname};
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
     Bond, Class, Controller, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route, Status,
     VERSION,
 };
 use crate::{
+    clock::monotonic,
     control::{agreement, state::protocol_name},
     lock::Lock,
     pins::Pins,
@@ -107,6 +107,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
                 .then(|| tables.gaps.get(&id, 0).ok())
                 .flatten()
                 .map(ms),
+            settled: settled(tables, id),
             key: (info.has_key != 0).then_some(info.key),
             peer: (info.has_peer != 0).then(|| Peer {
                 prefix: format!("{}/{}", address(info.peer), info.peer_length),
@@ -149,10 +150,6 @@ fn devices_up() -> Result<BTreeSet<String>> {
     Ok(up.map(|interface| interface.interface_name).collect())
 }
 
-fn monotonic() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64)
-}
-
 /// What each path is to get of what the bond sends in its own mode.
 fn share_out(mode: Option<Mode>, paths: &mut [Path]) {
     let weight = |path: &Path| {
@@ -192,6 +189,14 @@ fn disagreements(tables: &Tables, bond: u32) -> Vec<&'static str> {
         let difference = agreement::difference(here.flags, info.peer_options);
         agreement::complaints(difference, info.peer_options)
     })
+}
+
+fn settled(tables: &Tables, bond: u32) -> Option<bool> {
+    let lane = value(&tables.lanes, bond)?;
+    let shares = value(&tables.shares, bond * BOND_SHARES + SHARES_MEASURED)?;
+    let in_order = lane.mode == Mode::Adaptive as u32;
+    let now = (monotonic() >> SETTLED_UNIT) as u32;
+    in_order.then_some(now < shares.settled_until)
 }
 
 fn order(tables: &Tables, bond: u32, counts: &Counts, longest_hold_ns: u32) -> Option<Order> {
@@ -283,6 +288,7 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         tx_last_resort: stats.tx_last_resort,
         tx_copies: stats.tx_copies,
         rx_copies: stats.rx_copies,
+        rx_contended: stats.rx_contended,
         route: route(&info),
         ospf_cost: (info.ospf_cost != 0).then_some(info.ospf_cost),
         neighbour: (info.neighbour != [0; 4]).then(|| Neighbour {
@@ -316,13 +322,12 @@ fn ms(ns: u64) -> f64 {
 }
 
 fn proof(tables: &Tables, id: u32, now: u64) -> Option<Proof> {
-    let limit = tables.limits.get(&id, 0).ok().filter(|&limit| limit != 0)?;
-    let proof_ns = value(&tables.live, id)?.proof_ns;
-    let age = now.saturating_sub(proof_ns);
+    let proof = tables.proof(id)?;
+    let age = now.saturating_sub(proof.at_ns);
     Some(Proof {
-        age_ms: (proof_ns != 0).then(|| ms(age)),
-        limit_ms: ms(limit),
-        fresh: age <= limit,
+        age_ms: (proof.at_ns != 0).then(|| ms(age)),
+        limit_ms: ms(proof.limit_ns),
+        fresh: proof.is_fresh(now),
     })
 }
 

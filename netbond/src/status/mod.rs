@@ -64,6 +64,9 @@ pub struct Bond {
     pub weights: &'static str,
     /// After what pause a flow may move in mode flowlet, ms; `null` where none does.
     pub flowlet_gap_ms: Option<f64>,
+    /// Whether each flow keeps its path, as a processor is the limit; `null` where the mode is not
+    /// adaptive, or keeps no order.
+    pub settled: Option<bool>,
     pub key: Option<u32>,
     pub peer: Option<Peer>,
     /// In what the peer's settings differ that must be alike, and what to do.
@@ -164,6 +167,9 @@ pub struct Path {
     /// was here already, which were dropped.
     pub tx_copies: u64,
     pub rx_copies: u64,
+    /// Of the packets received: released at once, neither put in order nor told from copies, as another
+    /// CPU was at work on their strand for too long.
+    pub rx_contended: u64,
     pub route: Option<Route>,
     pub ospf_cost: Option<u32>,
     pub neighbour: Option<Neighbour>,

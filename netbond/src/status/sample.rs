@@ -34,6 +34,7 @@ pub(crate) fn bond() -> Bond {
         mode: "round-robin",
         weights: "static",
         flowlet_gap_ms: None,
+        settled: None,
         key: None,
         peer: Some(Peer {
             prefix: "10.65.2.1/32".to_owned(),
@@ -78,6 +79,7 @@ pub(crate) fn path(name: &str, state: PathState, reason: StateReason) -> Path {
         tx_last_resort: 0,
         tx_copies: 0,
         rx_copies: 0,
+        rx_contended: 0,
         route: Some(Route {
             prefix: "10.65.0.4/30".to_owned(),
             protocol: "bird".to_owned(),

@@ -7,26 +7,31 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use aya::{
     Ebpf,
-    programs::{ProgramInfo, TestRun as _, TestRunOptions},
+    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use bytemuck::Zeroable as _;
 use etherparse::PacketBuilder;
 use netbond::{
-    loader::{OBJECT, classifier, egress_program, load_programs, loader},
+    loader::{OBJECT, classifier, egress_program, load_programs, loader, verified_instructions},
     tables::{Raw, Tables},
 };
 use netbond_common::{
     abi::{
-        Bond, MAX_BOND_PATHS, NO_BOND, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, TunnelKey,
+        BOND_NUMBERED, BOND_SHARES, Bond, Lane, MAX_BOND_PATHS, NO_BOND, PATH_IPV6, PATH_KEY,
+        PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, TunnelKey,
     },
     fate::Fate,
     ipv4,
-    names::program,
-    wheel,
+    names::{Mode, program},
+    sequence::Strand,
+    turns, wheel,
 };
 
 /// -1: on to the next program or filter.
@@ -46,6 +51,17 @@ pub(crate) const BOND: u32 = 3;
 pub(crate) fn outer(path: u32) -> (Ipv4Addr, Ipv4Addr) {
     let n = u8::try_from(path).unwrap();
     (Ipv4Addr::new(10, 65, n, 2), Ipv4Addr::new(10, 65, n, 6))
+}
+
+/// The same of a path over IPv6. The far end of one for the programs of devices without an Ethernet
+/// header: a test run takes bytes 12 and 13 for an EtherType all the same, which are of the source.
+#[must_use]
+pub(crate) fn outer_v6(path: u32) -> (Ipv6Addr, Ipv6Addr) {
+    let n = u16::try_from(path).unwrap();
+    (
+        Ipv6Addr::new(0xfd65, 0, n, 0, 0, 0, 0, 2),
+        Ipv6Addr::new(0xfd65, 0, 0x86dd, n, 0, 0, 0, 6),
+    )
 }
 
 /// What a run left behind.
@@ -75,9 +91,7 @@ impl Kernel {
     #[must_use]
     pub(crate) fn with_features(weights: &[u32], key: Option<u32>, features: u32) -> Self {
         // Tickets are per CPU: a test that moved would see two wheels.
-        let mut cpu = nix::sched::CpuSet::new();
-        cpu.set(0).unwrap();
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpu).unwrap();
+        pin(0);
         let mut ebpf = loader(&features)
             .load(OBJECT)
             .expect("loading the object (root or CAP_BPF needed)");
@@ -134,6 +148,28 @@ impl Kernel {
         kernel
     }
 
+    /// Sets up as many other bonds like it, with eight paths each, that no packet takes.
+    pub(crate) fn add_bonds(&mut self, count: u32) {
+        let Raw(path) = self.tables.paths.get(&path_id(0), 0).unwrap();
+        let bond = self.bond();
+        for id in (0..=count).filter(|&id| id != BOND) {
+            self.tables.bonds.set(id, Raw(bond), 0).unwrap();
+            let by_ifindex = &mut self.tables.bond_by_ifindex;
+            by_ifindex.insert(IFINDEX + 1 + id, id, 0).unwrap();
+            for slot in 0..8 {
+                let path_id = id * MAX_BOND_PATHS + slot;
+                self.tables.paths.set(path_id, Raw(path), 0).unwrap();
+                let tunnel = TunnelKey {
+                    source: ipv4::mapped(path_id.to_be_bytes()),
+                    destination: path.local,
+                    key: [0; 4],
+                    has_key: 0,
+                };
+                self.tables.tunnels.insert(Raw(tunnel), path_id, 0).unwrap();
+            }
+        }
+    }
+
     pub(crate) fn set_bond(&mut self, bond: &Bond) {
         self.tables.bonds.set(BOND, Raw(*bond), 0).unwrap();
     }
@@ -143,8 +179,70 @@ impl Kernel {
         self.tables.bonds.get(&BOND, 0).unwrap().0
     }
 
+    /// Gives the bond these flags, and its paths turns of the same length.
+    pub(crate) fn set_order(&mut self, flags: u8, paths: u32) {
+        let bond = self.bond();
+        self.set_bond(&Bond {
+            flags,
+            release_ifindex: bond.ifindex,
+            longest_hold_ns: 100_000_000,
+            ..bond
+        });
+        let lane = Lane {
+            mode: Mode::RoundRobin as u32,
+            shares: SHARES_EQUAL,
+            ..Lane::zeroed()
+        };
+        self.tables.lanes.set(BOND, Raw(lane), 0).unwrap();
+        self.set_equal_shares(paths, 0);
+        if flags & BOND_NUMBERED != 0 {
+            self.begin_strands();
+        }
+    }
+
+    pub(crate) fn set_equal_shares(&mut self, paths: u32, settled_until: u32) {
+        let mut weights = [0; MAX_BOND_PATHS as usize];
+        weights[..paths as usize].fill(1);
+        let shares = Shares {
+            settled_until,
+            ..turns::shares(&weights)
+        };
+        let index = BOND * BOND_SHARES + SHARES_EQUAL;
+        self.tables.shares.set(index, Raw(shares), 0).unwrap();
+    }
+
+    /// What the controller does for a bond that numbers its packets.
+    pub(crate) fn begin_strands(&mut self) {
+        for strand in Tables::strand_ids(BOND) {
+            let empty = Raw(Strand::zeroed());
+            self.tables.strands.insert(strand, empty, 0).unwrap();
+        }
+    }
+
     pub(crate) fn set_path(&mut self, slot: u32, path: &Path) {
         self.tables.paths.set(path_id(slot), Raw(*path), 0).unwrap();
+    }
+
+    /// Gives a path IPv6 outer addresses.
+    pub(crate) fn over_ipv6(&mut self, slot: u32) {
+        let Raw(path) = self.tables.paths.get(&path_id(slot), 0).unwrap();
+        let (local, remote) = outer_v6(slot);
+        let path = Path {
+            flags: path.flags | PATH_IPV6,
+            sum: 0,
+            local: local.octets(),
+            remote: remote.octets(),
+            ..path
+        };
+        self.set_path(slot, &path);
+        let tunnel = TunnelKey {
+            source: path.remote,
+            destination: path.local,
+            key: path.key,
+            has_key: u32::from(path.flags & PATH_KEY != 0),
+        };
+        let tunnels = &mut self.tables.tunnels;
+        tunnels.insert(Raw(tunnel), path_id(slot), 0).unwrap();
     }
 
     pub(crate) fn set_flags(&mut self, slot: u32, flags: u32) {
@@ -178,13 +276,51 @@ impl Kernel {
                 ctx_in: (gso.is_some() || self.mark != 0).then_some(context.as_slice()),
                 ..TestRunOptions::default()
             })
-            .expect("BPF_PROG_TEST_RUN");
+            .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN on {frame:02x?}: {error}"));
         out.truncate(result.data_size_out as usize);
         Ran {
             action: result.return_value,
             frame: out,
             ns: result.duration.as_nanos() as u64,
         }
+    }
+
+    /// Runs a program on each of two CPUs, on both frames of a pair at the same time; returns the actions.
+    pub(crate) fn run_pairs(&mut self, name: &str, pairs: &[[Vec<u8>; 2]]) -> Vec<[u32; 2]> {
+        let program: &SchedClassifier = classifier(&mut self.ebpf, name).unwrap();
+        // Where there is no second CPU it fails here, and not while one side waits for the other.
+        pin(1);
+        pin(0);
+        let ready = [const { AtomicUsize::new(0) }; 2];
+        let side = |at: usize| {
+            pin(at);
+            let mut actions = Vec::with_capacity(pairs.len());
+            for (turn, pair) in (1..).zip(pairs) {
+                ready[at].store(turn, Ordering::Release);
+                while ready[1 - at].load(Ordering::Acquire) < turn {
+                    std::hint::spin_loop();
+                }
+                let options = TestRunOptions {
+                    data_in: Some(&pair[at]),
+                    ..TestRunOptions::default()
+                };
+                actions.push(program.test_run(options).unwrap().return_value);
+            }
+            actions
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| side(1));
+            let first = side(0);
+            let other = other.join().unwrap();
+            first.into_iter().zip(other).map(|(a, b)| [a, b]).collect()
+        })
+    }
+
+    /// How many instructions the verifier walked through for the program that took it most.
+    pub(crate) fn verified(&mut self) -> u32 {
+        verified_instructions(&mut self.ebpf, self.features)
+            .unwrap()
+            .expect("kernels from 5.16 on tell")
     }
 
     /// What the kernel says of a loaded program.
@@ -216,6 +352,13 @@ impl Kernel {
     }
 }
 
+/// Keeps this thread on a CPU.
+fn pin(cpu: usize) {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+}
+
 /// The id of a path of the bond under test.
 #[must_use]
 pub(crate) const fn path_id(slot: u32) -> u32 {
@@ -241,14 +384,8 @@ pub(crate) fn ipv6_frame(len: usize) -> Vec<u8> {
         traffic_class: 0x2a << 2 | 0b10,
         ..Default::default()
     };
-    header.source = "2001:db8::1"
-        .parse::<std::net::Ipv6Addr>()
-        .unwrap()
-        .octets();
-    header.destination = "2001:db8::2"
-        .parse::<std::net::Ipv6Addr>()
-        .unwrap()
-        .octets();
+    header.source = "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets();
+    header.destination = "2001:db8::2".parse::<Ipv6Addr>().unwrap().octets();
     let builder = PacketBuilder::ethernet2([2; 6], [0; 6])
         .ip(etherparse::IpHeaders::Ipv6(
             header,

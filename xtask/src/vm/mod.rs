@@ -3,6 +3,7 @@
 //! Kernels and QEMU are Debian's packages, unpacked below `target/vm` and kept there; the machine's
 //! own system stays as it is.
 
+mod debian;
 mod kernel;
 mod qemu;
 mod root;
@@ -18,6 +19,7 @@ use self::qemu::{Accelerator, Guest, Qemu};
 use crate::command::target_dir;
 use crate::files::write;
 
+pub(crate) use self::debian::DIR as DEBIAN;
 pub(crate) use self::kernel::Kernel;
 pub(crate) use self::qemu::Pace;
 
@@ -39,6 +41,8 @@ pub(crate) struct Vm {
 pub(crate) struct Job<'a> {
     /// Programs that are not of a package; each lies in the VM where it lies here.
     pub(crate) programs: &'a [PathBuf],
+    /// cpio archives of what else is to lie in the VM.
+    pub(crate) archives: &'a [PathBuf],
     /// For bash.
     pub(crate) script: &'a str,
     pub(crate) pace: Pace,
@@ -74,6 +78,22 @@ impl Vm {
         &self.image.release
     }
 
+    /// An archive with a Debian of its own below [`DEBIAN`], to run in containers; downloaded where it is
+    /// not kept yet. Needs root.
+    pub(crate) fn debian(&self) -> Result<PathBuf> {
+        let archive = self.dir.join("debian.cpio");
+        debian::prepare(&self.dir, &archive)?;
+        Ok(archive)
+    }
+
+    /// An archive with one more file in the VM; `to` is absolute.
+    pub(crate) fn file(&self, from: &Path, to: &Path) -> Result<PathBuf> {
+        let stage = self.dir.join("stage");
+        let archive = self.dir.join("file.cpio");
+        root::file(&stage, from, to, &archive)?;
+        Ok(archive)
+    }
+
     /// Runs a job to its end; `line` gets each line of its standard output. Returns its exit code.
     pub(crate) fn run(
         &self,
@@ -104,9 +124,11 @@ impl Vm {
         let payload = dir.0.join("payload.cpio");
         root::payload(&dir.0, job.programs, job.script, &payload)?;
         let system = self.dir.join("system.cpio");
+        let mut archives = vec![system.as_path(), &self.image.modules, &payload];
+        archives.extend(job.archives.iter().map(PathBuf::as_path));
         let guest = Guest {
             image: &self.image,
-            archives: &[&system, &self.image.modules, &payload],
+            archives: &archives,
             pace: job.pace,
             accelerator,
             interactive,
@@ -137,6 +159,7 @@ impl Vm {
         eprintln!("vm: trying KVM");
         let job = Job {
             programs: &[],
+            archives: &[],
             script: "true",
             pace: Pace::Fast,
             deadline: TRIAL,

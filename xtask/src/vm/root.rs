@@ -105,6 +105,18 @@ pub(super) fn payload(
     pack(&stage, archive)
 }
 
+/// Packs one file, to lie at `to`.
+pub(super) fn file(stage: &Path, from: &Path, to: &Path, archive: &Path) -> Result<()> {
+    recreate(stage)?;
+    let staged = inside(stage, to);
+    let context = || format!("cannot copy {} to {}", from.display(), staged.display());
+    if let Some(parent) = staged.parent() {
+        fs::create_dir_all(parent).with_context(context)?;
+    }
+    fs::copy(from, &staged).with_context(context)?;
+    pack(stage, archive)
+}
+
 /// The directories that Debian 12 has, with `/bin` and its like merged into `/usr`.
 fn skeleton(stage: &Path) -> Result<()> {
     const DIRS: [&str; 17] = [
@@ -230,14 +242,25 @@ fn copy(file: &Path, stage: &Path) -> Result<()> {
     fs::copy(file, &to).map(drop).with_context(context)
 }
 
-/// Packs a directory as the kernel unpacks it (Documentation/driver-api/early-userspace).
+/// Packs a directory as the kernel unpacks it (Documentation/driver-api/early-userspace); root owns all of
+/// it then.
 pub(super) fn pack(stage: &Path, archive: &Path) -> Result<()> {
+    pack_by(stage, archive, &["--owner=+0:+0"])
+}
+
+/// Likewise; who owns a file here owns it there.
+pub(super) fn pack_with_owners(stage: &Path, archive: &Path) -> Result<()> {
+    pack_by(stage, archive, &[])
+}
+
+fn pack_by(stage: &Path, archive: &Path, options: &[&str]) -> Result<()> {
     let list = output(Command::new("find").arg(".").current_dir(stage))?;
     let listed = archive.with_extension("list");
     write(&listed, &list)?;
     let open = File::open(&listed).with_context(|| format!("cannot read {}", listed.display()))?;
     let status = Command::new("cpio")
-        .args(["--create", "--format=newc", "--quiet", "--owner=+0:+0"])
+        .args(["--create", "--format=newc", "--quiet"])
+        .args(options)
         .current_dir(stage)
         .stdin(open)
         .stdout(

@@ -96,6 +96,9 @@ fn heading(bond: &Bond) -> String {
     if let Some(gap) = bond.flowlet_gap_ms {
         line += &format!(", flowlet gap {gap:.1} ms");
     }
+    if bond.settled == Some(true) {
+        line += ", flows settled";
+    }
     if let Some(key) = bond.key {
         line += &format!(", key {key}");
     }
@@ -292,10 +295,17 @@ fn notes(bond: &Bond) -> String {
             order.hold_ms, order.longest_hold_ms, order.held, order.late, order.lost
         );
     }
+    for path in bond.paths.iter().filter(|path| path.rx_contended != 0) {
+        let _ = writeln!(
+            notes,
+            "  {}: {} packets neither put in order nor told from copies: another CPU had their strand",
+            path.name, path.rx_contended
+        );
+    }
     for path in bond.paths.iter().filter(|path| path.tx_last_resort != 0) {
         let _ = writeln!(
             notes,
-            "  {}: {} packets sent as a last resort, while no path was up",
+            "  {}: {} packets sent as a last resort, while it was not in use",
             path.name, path.tx_last_resort
         );
     }

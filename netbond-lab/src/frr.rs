@@ -1,0 +1,138 @@
+//! FRR in place of BIRD in a router: zebra, ospfd and where links have IPv6 ospf6d, with the topology's
+//! OSPF settings.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::unistd::User;
+
+use crate::process::Process;
+use crate::router::Router;
+use crate::topology::Topology;
+use crate::wait::wait_for;
+
+/// Where FRR keeps its sockets, inside the router.
+const PLACE: &str = "/run/frr";
+/// The user as whom Debian's FRR runs.
+const USER: &str = "frr";
+/// How long the daemons may take to answer after their start.
+const START: Duration = Duration::from_secs(10);
+
+impl Router {
+    /// Starts zebra and the OSPF daemons, and waits until they know their interfaces.
+    pub fn frr_start(&self) -> Result<()> {
+        let user = User::from_name(USER)?.context("there is no user frr: is FRR installed?")?;
+        let place = self.host_path(PLACE);
+        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        chown(&place, Some(user.uid.into()), Some(user.gid.into()))?;
+        let mut daemons = vec![("zebra", "/dev/null"), ("ospfd", "/run/frr/ospfd.conf")];
+        if self.topology().has_ipv6() {
+            daemons.push(("ospf6d", "/run/frr/ospf6d.conf"));
+        }
+        for &(daemon, _) in &daemons[1..] {
+            let config = place.join(format!("{daemon}.conf"));
+            let text = if daemon == "ospfd" {
+                render(self.topology(), self.name())
+            } else {
+                render_v3(self.topology(), self.name())
+            };
+            fs::write(&config, text)
+                .with_context(|| format!("cannot write {}", config.display()))?;
+            chown(&config, Some(user.uid.into()), Some(user.gid.into()))?;
+        }
+        for (daemon, config) in daemons {
+            let mut command = self.daemon_command(&format!("/usr/lib/frr/{daemon}"));
+            command.args(["-A", "127.0.0.1", "-P", "0", "-f", config]);
+            let process = Process::start(
+                &mut command,
+                self.netns(),
+                &self.state_file(&format!("{daemon}.log")),
+                &self.state_file(&format!("{daemon}.pid")),
+            )?;
+            self.processes().frr.push(process);
+            // ospfd that finds no zebra tries again after ten seconds.
+            wait_for(&format!("answer from {daemon}"), START, || {
+                self.run(&["vtysh", "-d", daemon, "-c", "show version"])
+                    .map(Some)
+            })?;
+        }
+        wait_for(
+            &format!("answer from FRR in router {}", self.name()),
+            START,
+            || {
+                let answer = self.run(&["vtysh", "-c", "show ip ospf interface json"])?;
+                Ok(answer.contains("ospfEnabled").then_some(()))
+            },
+        )
+    }
+}
+
+/// ospfd's configuration of one router.
+fn render(topology: &Topology, router: &str) -> String {
+    let mut text = String::from("interface lo\n ip ospf area 0\nexit\n");
+    for end in topology.ends_of(router) {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "interface {}\n ip ospf area 0\n ip ospf network point-to-point\n ip ospf cost {}\n \
+             ip ospf hello-interval {}\n ip ospf dead-interval {}\nexit\n",
+            end.device, end.cost, topology.ospf.hello, topology.ospf.dead
+        );
+    }
+    let spec = topology.routers.iter().find(|spec| spec.name == router);
+    if let Some(spec) = spec {
+        let _ = write!(
+            text,
+            "router ospf\n ospf router-id {}\nexit\n",
+            spec.router_id
+        );
+    }
+    text
+}
+
+/// ospf6d's configuration of one router.
+fn render_v3(topology: &Topology, router: &str) -> String {
+    let mut text = String::from("interface lo\n ipv6 ospf6 area 0.0.0.0\nexit\n");
+    for end in topology.ends_of(router) {
+        if end.overlay_v6.is_none() {
+            continue;
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "interface {}\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 network point-to-point\n ipv6 ospf6 cost {}\n \
+             ipv6 ospf6 hello-interval {}\n ipv6 ospf6 dead-interval {}\nexit\n",
+            end.device, end.cost, topology.ospf.hello, topology.ospf.dead
+        );
+    }
+    let spec = topology.routers.iter().find(|spec| spec.name == router);
+    if let Some(spec) = spec {
+        let _ = write!(
+            text,
+            "router ospf6\n ospf6 router-id {}\nexit\n",
+            spec.router_id
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_and_devices_come_from_the_topology() {
+        let text = render(&Topology::reference(), "M2");
+        for part in [
+            "interface wg-m2-a\n",
+            "interface wg-m2-b\n",
+            " ip ospf hello-interval 1\n",
+            " ospf router-id 10.65.1.2\n",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+}
