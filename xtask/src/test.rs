@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{fs, io};
+use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -61,6 +61,10 @@ enum Layer {
 
 /// How many of the lab's tests run side by side: each starts routers and tunnels of its own.
 const LAB_THREADS: u32 = 2;
+
+/// Seed of the inputs that properties are tried on. The same in each run, so that one fails for what was
+/// changed; to search for inputs that break a property is `PROPTEST_CASES=100000 cargo test --release`.
+const PROPERTIES_SEED: &str = "PROPTEST_RNG_SEED";
 
 /// What a program with maps, classifiers and helpers takes to load, with its number.
 const CAPABILITIES: [(&str, u32); 3] =
@@ -206,7 +210,11 @@ fn start_vms(args: &Args) -> Result<vm_tests::Running> {
 fn pure() -> Result<u32> {
     // No member by default, so the tests leave it out.
     let compiled = check(cargo_on_workspace("check")?.args(["--package", "netbond-ebpf"]));
-    let passed = cargo_test(&mut tests()?)?;
+    let mut test = tests()?;
+    if env::var_os(PROPERTIES_SEED).is_none() {
+        test.env(PROPERTIES_SEED, "1");
+    }
+    let passed = cargo_test(&mut test)?;
     compiled.context("the eBPF crate does not compile on the host")?;
     Ok(passed)
 }

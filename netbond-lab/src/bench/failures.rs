@@ -16,8 +16,12 @@ use crate::wait::check_interrupt;
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long a path is dead, and how long all of them live before the next one dies.
+///
+/// So each of two paths dies every 1.25 s. Were it every second, the tries of what tries once a second
+/// (ARP, OSPF's hellos) could all fall into its dead times: then the path stays without its neighbour's
+/// address for seconds while it counts as alive.
 const DEAD: Duration = Duration::from_millis(200);
-const ALIVE: Duration = Duration::from_millis(300);
+const ALIVE: Duration = Duration::from_millis(425);
 
 /// What the failures did.
 #[derive(Clone, Copy, Debug)]
