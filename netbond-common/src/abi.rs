@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{class::Rule, fate::Fate, ipv6};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -76,10 +76,12 @@ pub struct Bond {
     pub longest_hold_ns: u32,
     /// Classes in use: they have the ids `id * MAX_BOND_CLASSES ..+ classes`.
     pub classes: u32,
+    /// MTU to which the maximum segment size in TCP's SYNs is clamped, bytes; 0: it is not.
+    pub clamp_mtu: u32,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Bond>() == 288);
+const _: () = assert!(size_of::<Bond>() == 292);
 
 /// How packets are spread over a bond's paths: an entry of `LANES`. A bond has a lane of its own (by
 /// bond id), and one for each of its classes (`MAX_BONDS` + class id). Written by the controller.
@@ -387,10 +389,15 @@ pub struct ProbeInfo {
     pub flaps: u32,
     /// Requests since the last answer.
     pub missed: u32,
-    /// Bytes of the packets (outer headers included) of the last full-size probe; 0: none yet.
+    /// Bytes of the longest packet of the bond that the path is asked to carry, without outer headers; 0:
+    /// not known yet.
     pub full_len: u32,
-    /// What came of it: [`crate::names::FullSize`].
+    /// What came of probes of that size: [`crate::names::FullSize`].
     pub full: u32,
+    /// Bytes of the longest packet that the path carries, outer headers included; 0: not known, or less
+    /// than the bond needs.
+    pub path_mtu: u32,
+    pub reserved: u32,
     /// Of the packets that the bond sent on the path in the last seconds, lost on the way there, in
     /// millionths; [`NO_LOSS_KNOWN`] where there were none.
     pub data_loss: u32,
@@ -405,7 +412,7 @@ pub struct ProbeInfo {
     /// where that cannot be told.
     pub behind_ns: u64,
 }
-const _: () = assert!(size_of::<ProbeInfo>() == 120);
+const _: () = assert!(size_of::<ProbeInfo>() == 128);
 
 /// Bytes of the text of an [`EventRecord`].
 pub const EVENT_TEXT_LEN: usize = 168;
@@ -478,6 +485,8 @@ pub struct BondInfo {
     pub peer_ifindex: u32,
     /// MTU of the bond device, bytes.
     pub mtu: u32,
+    /// What it would be if all paths carried what their devices take, bytes; 0: not known yet.
+    pub mtu_ceiling: u32,
     /// 1 where the bond has a key.
     pub has_key: u32,
     /// GRE key, host order.
@@ -499,7 +508,7 @@ pub struct BondInfo {
     /// Where the paths' weights come from: [`crate::names::Weights`].
     pub weights: u32,
 }
-const _: () = assert!(size_of::<BondInfo>() == 96);
+const _: () = assert!(size_of::<BondInfo>() == 100);
 
 /// Bytes of the text of a [`ClassInfo`].
 pub const CLASS_TEXT_LEN: usize = 216;

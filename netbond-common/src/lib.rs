@@ -15,6 +15,7 @@ pub mod gre;
 pub mod inner;
 pub mod ipv4;
 pub mod ipv6;
+pub mod mss;
 pub mod names;
 pub mod notes;
 pub mod order;

@@ -158,9 +158,18 @@ pub mod feature {
     pub const DUPLICATE: u32 = 1 << 6;
     /// Some path has IPv6 outer addresses.
     pub const IPV6: u32 = 1 << 7;
+    /// Some bond clamps what TCP announces as the maximum segment size.
+    pub const MSS_CLAMP: u32 = 1 << 8;
     /// All of them.
-    pub const ALL: u32 =
-        CLASSES | FLOW | FLOWLET | ACTIVE_BACKUP | NUMBERED | MEASURED | DUPLICATE | IPV6;
+    pub const ALL: u32 = CLASSES
+        | FLOW
+        | FLOWLET
+        | ACTIVE_BACKUP
+        | NUMBERED
+        | MEASURED
+        | DUPLICATE
+        | IPV6
+        | MSS_CLAMP;
 
     /// What a mode needs.
     #[must_use]

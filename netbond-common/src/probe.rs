@@ -56,6 +56,9 @@ pub const LEN: usize = CLOCK_AT + size_of::<u64>();
 /// How the controller asks for a probe: a frame into the bond device, of IPv4's EtherType (the kernel
 /// makes room in no other) and IP version 15, with the path's slot in the low half of that byte, from
 /// and to the Ethernet address 0, which is nobody's. The program overwrites it with the probe.
+///
+/// The two bytes behind that one say how long the probe is to be, big-endian; where that is no more than the
+/// frame has, it is as long as the frame. So a probe may be longer than the kernel takes from a socket.
 pub const TRIGGER: u8 = 0xf0;
 
 /// TOS of a probe: class selector 6, network control (RFC 4594, 3.1).

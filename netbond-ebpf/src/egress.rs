@@ -31,6 +31,7 @@ use network_types::{
 };
 
 use crate::{
+    clamp::clamp,
     end::End,
     features::{Features, Modes, Plain, is_over_ipv6},
     maps,
@@ -62,9 +63,9 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
     let bond = maps::bond(id).ok_or(End::new(id, Fate::TxNoBond))?;
     let ethernet = bond.flags & BOND_ETHERNET != 0;
     if let Some(path) = probe::asked(packet, id) {
-        let more = if ethernet { frame::HEADER_LEN } else { 0 };
-        return Ok(netbond_ask(packet.raw(), path, more as u32));
+        return Ok(netbond_ask(packet.raw(), path));
     }
+    clamp(packet, bond, packet.protocol());
     let chosen = netbond_choose(packet.raw(), id);
     let action = if ethernet {
         netbond_send_l2(packet.raw(), id, chosen)
@@ -81,9 +82,9 @@ pub(crate) fn send_by_mode(packet: &Packet) -> Result<i32, End> {
 /// Turns the frame in `context` into a probe, as [`probe::ask`] does.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn netbond_ask(context: *mut __sk_buff, path: u32, more: u32) -> i32 {
+extern "C" fn netbond_ask(context: *mut __sk_buff, path: u32) -> i32 {
     let packet = Packet::new(TcContext::new(context));
-    probe::ask::<Modes>(&packet, path, more).unwrap_or_else(|end| end.settle(&packet))
+    probe::ask::<Modes>(&packet, path).unwrap_or_else(|end| end.settle(&packet))
 }
 
 /// No action of the kernel's: the packet is encapsulated, and to be sent on several paths.
@@ -228,7 +229,7 @@ fn send_packet<F: Features>(
     let Some(inner) = inner(packet) else {
         // What is no IP packet may be the controller asking for a probe.
         let path = probe::asked(packet, id).ok_or(end(Fate::TxMalformed))?;
-        return probe::ask::<F>(packet, path, 0);
+        return probe::ask::<F>(packet, path);
     };
     let way = way::<F>(id, bond, chosen)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
@@ -244,9 +245,9 @@ fn send_packet<F: Features>(
     let outward = outward(way.path, bond, inner, len, identification);
     let made = if is_over_ipv6::<F>(way.path) {
         let outward = outward_v6(&way, bond, inner, len, stamped, stamp);
-        packet.encapsulate_v6(&outward, way.path, gre, 0)
+        packet.encapsulate_v6(&outward, way.path, gre)
     } else {
-        packet.encapsulate(&outward, gre, 0)
+        packet.encapsulate(&outward, gre)
     };
     made.map_err(|_| end(Fate::TxNoRoom))?;
     way.note_copied::<F>(id, &outward, gre.len(), stamp)?;
@@ -258,8 +259,7 @@ fn send_packet<F: Features>(
 fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -> Result<i32, End> {
     let end = |fate| End::new(id, fate);
     if let Some(path) = probe::asked(packet, id) {
-        // A frame may be longer than the kernel lets the controller send.
-        return probe::ask::<F>(packet, path, frame::HEADER_LEN as u32);
+        return probe::ask::<F>(packet, path);
     }
     // First of all: the verifier walks through this once for each way that leads here.
     let way = way::<F>(id, bond, chosen)?;

@@ -25,6 +25,7 @@ use network_types::{
 };
 
 use crate::{
+    clamp::clamp,
     end::End,
     features::{Features as _, Modes},
     maps,
@@ -43,7 +44,7 @@ pub(crate) fn receive<const L3: usize>(packet: &Packet) -> Result<i32, End> {
     if outer.protocol == probe::PROTOCOL {
         return crate::probe::receive::<L3>(packet, path_id, outer.len);
     }
-    take::<L3>(packet, path_id, outer.cover(), Leave::AtOnce)
+    take::<L3, false>(packet, path_id, outer.cover(), Leave::AtOnce)
 }
 
 /// The same for bonds that number their packets.
@@ -176,7 +177,7 @@ extern "C" fn netbond_take_l3(
     now: u64,
 ) -> i32 {
     let packet = Packet::new(TcContext::new(context));
-    let taken = take::<0>(
+    let taken = take::<0, true>(
         &packet,
         path_id,
         Cover::unpack(cover),
@@ -197,7 +198,7 @@ extern "C" fn netbond_take_l2(
 ) -> i32 {
     let packet = Packet::new(TcContext::new(context));
     let (cover, leave) = (Cover::unpack(cover), Leave::new(time, now));
-    let taken = take::<{ EthHdr::LEN }>(&packet, path_id, cover, leave);
+    let taken = take::<{ EthHdr::LEN }, true>(&packet, path_id, cover, leave);
     taken.unwrap_or_else(|end| end.settle(&packet))
 }
 
@@ -230,9 +231,10 @@ impl Cover {
     }
 }
 
-/// Takes a packet out of its outer headers and hands it to the bond device.
+/// Takes a packet out of its outer headers and hands it to the bond device. `CLAMPS`: whether there is room on the
+/// stack to look into TCP.
 #[inline(always)]
-fn take<const L3: usize>(
+fn take<const L3: usize, const CLAMPS: bool>(
     packet: &Packet,
     path_id: u32,
     cover: Cover,
@@ -243,7 +245,7 @@ fn take<const L3: usize>(
     let bond = maps::bond(id).ok_or(end(Fate::RxForeign))?;
     let stats = maps::path_stats(path_id).ok_or(end(Fate::RxForeign))?;
     if bond.flags & BOND_ETHERNET != 0 {
-        return take_frame::<L3>(packet, cover, leave, bond, stats).map_err(end);
+        return take_frame::<L3, CLAMPS>(packet, cover, leave, bond, stats).map_err(end);
     }
     let mark = congestion(packet, L3 + cover.len, cover.protocol, cover.tos).map_err(end)?;
 
@@ -264,6 +266,9 @@ fn take<const L3: usize>(
         .write(0, &ethernet)
         .and_then(|()| mark.apply(packet))
         .map_err(|_| end(Fate::RxNoDecap))?;
+    if CLAMPS {
+        clamp(packet, bond, cover.protocol);
+    }
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(len);
@@ -273,7 +278,7 @@ fn take<const L3: usize>(
 
 /// Takes out a whole frame. Where it goes is up to its own addresses.
 #[inline(always)]
-fn take_frame<const L3: usize>(
+fn take_frame<const L3: usize, const CLAMPS: bool>(
     packet: &Packet,
     cover: Cover,
     leave: Leave,
@@ -306,6 +311,9 @@ fn take_frame<const L3: usize>(
         .write(0, &header)
         .and_then(|()| mark.apply(packet))
         .map_err(|_| Fate::RxNoDecap)?;
+    if CLAMPS {
+        clamp(packet, bond, protocol);
+    }
 
     stats.rx_packets += u64::from(packets);
     stats.rx_bytes += u64::from(len);

@@ -12,6 +12,7 @@
 )]
 
 mod atomic;
+mod clamp;
 mod egress;
 mod end;
 mod features;

@@ -305,20 +305,42 @@ impl Packet {
             .map_err(|_| Refused)
     }
 
-    /// Makes room for outer headers behind the Ethernet header, and writes them; and for `more` bytes
-    /// behind them, whose content is left to the caller.
+    /// Replaces two bytes that the checksum of a transport header, at `check`, covers; `odd` where they lie in two
+    /// of its words.
+    #[inline(always)]
+    pub(crate) fn replace(
+        &self,
+        at: usize,
+        old: [u8; 2],
+        new: [u8; 2],
+        check: usize,
+        odd: bool,
+    ) -> Result<(), Refused> {
+        let (old_word, new_word) = (u16::from_ne_bytes(old), u16::from_ne_bytes(new));
+        let (from, to) = if odd {
+            (old_word.swap_bytes(), new_word.swap_bytes())
+        } else {
+            (old_word, new_word)
+        };
+        // The kernel knows whether there is a whole checksum yet, or what a device is to complete.
+        self.ctx
+            .l4_csum_replace(check, from.into(), to.into(), size_of::<u16>() as u64)
+            .map_err(|_| Refused)?;
+        self.write(at, &new)
+    }
+
+    /// Makes room for outer headers behind the Ethernet header, and writes them.
     #[inline(always)]
     pub(crate) fn encapsulate(
         &self,
         outward: &Outward<'_>,
         gre: gre::Header,
-        more: u32,
     ) -> Result<(), Refused> {
-        self.make_headroom((ipv4::HEADER_LEN + gre.len()) as i32 + more as i32)?;
+        self.make_headroom((ipv4::HEADER_LEN + gre.len()) as i32)?;
         match gre {
-            gre::Header::Plain(gre) => self.put_before(&outer::<PLAIN_GRE>(outward, gre), more),
-            gre::Header::One(gre) => self.put_before(&outer::<ONE_FIELD>(outward, gre), more),
-            gre::Header::Two(gre) => self.put_before(&outer::<TWO_FIELDS>(outward, gre), more),
+            gre::Header::Plain(gre) => self.put_before(&outer::<PLAIN_GRE>(outward, gre)),
+            gre::Header::One(gre) => self.put_before(&outer::<ONE_FIELD>(outward, gre)),
+            gre::Header::Two(gre) => self.put_before(&outer::<TWO_FIELDS>(outward, gre)),
         }
     }
 
@@ -329,9 +351,8 @@ impl Packet {
         outward: &ipv6::Outward,
         path: &Path,
         gre: gre::Header,
-        more: u32,
     ) -> Result<(), Refused> {
-        let len = (ipv6::HEADER_LEN + gre.len()) as i32 + more as i32;
+        let len = (ipv6::HEADER_LEN + gre.len()) as i32;
         self.make_headroom(len)?;
         self.make_room(len, TUNNEL_V6, gre::IPV6)?;
         self.write_v6(outward, path, gre)
@@ -405,9 +426,8 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn put_before<T>(&self, headers: &T, more: u32) -> Result<(), Refused> {
-        let len = size_of::<T>() as i32 + more as i32;
-        self.make_room(len, TUNNEL, gre::IPV4)?;
+    fn put_before<T>(&self, headers: &T) -> Result<(), Refused> {
+        self.make_room(size_of::<T>() as i32, TUNNEL, gre::IPV4)?;
         self.write(EthHdr::LEN, headers)
     }
 

@@ -38,26 +38,28 @@ pub(crate) fn asked(packet: &Packet, bond: u32) -> Option<u32> {
     (a | b | c == 0).then(|| maps::path_of(bond, u32::from(first & !probe::TRIGGER)))
 }
 
-/// Turns such a frame into a request on the path. The frame's length is the probe's; where that is a
-/// long one, `more` bytes are added, at most as many as a request has.
+/// Turns such a frame into a request on the path, of the length that it asks for.
 #[inline(always)]
-pub(crate) fn ask<F: Features>(packet: &Packet, path_id: u32, more: u32) -> Result<i32, End> {
+pub(crate) fn ask<F: Features>(packet: &Packet, path_id: u32) -> Result<i32, End> {
     let end = |fate| End::new(maps::bond_of(path_id), fate);
-    let len = packet.len() - EthHdr::LEN as u32;
-    let more = if len as usize == probe::LEN { 0 } else { more };
     // First of all, and into the packet: the verifier walks through the sum once for each way that leads
-    // here, and there is no room on the stack later. It comes behind the headers and what is added.
+    // here, and there is no room on the stack later.
     let account = account(path_id, maps::sent(path_id));
     packet
-        .write(EthHdr::LEN + probe::ASKER_AT - more as usize, &account)
+        .write(EthHdr::LEN + probe::ASKER_AT, &account)
         .map_err(|_| end(Fate::TxNoRoom))?;
+    let wanted: [u8; 2] = packet.read(EthHdr::LEN + 1).ok_or(end(Fate::TxNoRoom))?;
+    packet
+        .pad(EthHdr::LEN + usize::from(u16::from_be_bytes(wanted)))
+        .map_err(|_| end(Fate::TxNoRoom))?;
+    let len = packet.len() - EthHdr::LEN as u32;
     let path = maps::path(path_id).ok_or(end(Fate::TxNoPath))?;
     let live = maps::live(path_id).ok_or(end(Fate::TxNoPath))?;
     if path.ifindex == 0 {
         return Err(end(Fate::TxNoPath));
     }
     let request = probe::request(live, path_id, monotonic(), maps::secret());
-    wrap::<F>(packet, path, len, more)
+    wrap::<F>(packet, path, len)
         .and_then(|len| packet.write(EthHdr::LEN + len, &request))
         .map_err(|_| end(Fate::TxNoRoom))?;
     Ok(leave(packet, path))
@@ -173,13 +175,13 @@ const fn outward_v6(len: u32) -> ipv6::Outward {
     }
 }
 
-/// Puts outer headers before a probe of `len` bytes, and `more`; returns their length.
+/// Puts outer headers before a probe of `len` bytes; returns their length.
 #[inline(always)]
-fn wrap<F: Features>(packet: &Packet, path: &Path, len: u32, more: u32) -> Result<usize, Refused> {
+fn wrap<F: Features>(packet: &Packet, path: &Path, len: u32) -> Result<usize, Refused> {
     if is_over_ipv6::<F>(path) {
-        packet.encapsulate_v6(&outward_v6(len + more), path, gre_header(path), more)?;
+        packet.encapsulate_v6(&outward_v6(len), path, gre_header(path))?;
     } else {
-        packet.encapsulate(&outward(path, len + more), gre_header(path), more)?;
+        packet.encapsulate(&outward(path, len), gre_header(path))?;
     }
     Ok(header_len::<F>(path))
 }

@@ -98,7 +98,9 @@ pub const fn egress_program(features: u32) -> &'static str {
 /// The program at the ingress of a path's device for these `feature` bits.
 #[must_use]
 pub const fn ingress_program(features: u32, ethernet: bool) -> &'static str {
-    match (features & feature::NUMBERED != 0, ethernet) {
+    // As one piece it has no room on the stack for more.
+    let in_pieces = features & (feature::NUMBERED | feature::MSS_CLAMP) != 0;
+    match (in_pieces, ethernet) {
         (false, false) => program::INGRESS_L3,
         (false, true) => program::INGRESS_L2,
         (true, false) => program::INGRESS_L3_ORDER,

@@ -5,6 +5,7 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netbond::{
@@ -732,6 +733,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Verdict::Short(Shortcoming::Lossy { there: 30, back: 0 })),
         Just(Verdict::Unwatched),
     ];
+    let path_mtu = prop::option::of(1304..1600_u32);
     let device = prop::sample::select(vec![M1, M2]);
     prop_oneof![
         (device.clone(), any::<bool>()).prop_map(|(device, up)| link(device, up)),
@@ -740,6 +742,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(to, protocol, devices)| route(to, protocol, &devices)),
         to.prop_map(no_route),
         (path.clone(), verdict).prop_map(|(path, verdict)| Event::Liveness { path, verdict }),
+        (path.clone(), path_mtu).prop_map(|(path, bytes)| Event::PathMtu { path, bytes }),
         (path, any::<bool>()).prop_map(|(path, up)| Event::Admin { path, up }),
     ]
 }
@@ -891,6 +894,117 @@ fn the_user_takes_a_path_out() {
     bench.feed(route("10.65.0.10", BIRD, &[M2]));
     bench.feed(Event::Admin { path: 1, up: true });
     assert_eq!(bench.paths(), [UP, UP]);
+}
+
+/// The bond's MTU is what the narrowest path carries, and is raised when no path is in the way.
+#[test]
+fn the_mtu_follows_the_narrowest_path() {
+    let mut bench = Bench::new();
+    let mtu = |bench: &Bench| bench.plan.as_ref().unwrap().mtu.unwrap();
+    let mut say = |path, bytes| {
+        let (transitions, notes) = bench.hear(Event::PathMtu { path, bytes });
+        assert_eq!(transitions, [], "no path is out of use for it");
+        assert_eq!(bench.paths(), [UP, UP]);
+        let texts: Vec<String> = notes.into_iter().map(|note| note.text).collect();
+        (mtu(&bench), texts.join("\n"))
+    };
+    for path in [0, 1] {
+        assert_eq!(say(path, Some(1420)), (1396, String::new()), "as expected");
+    }
+    let lower = "longer probes are not answered, smaller ones are";
+    let of = |bytes, was| format!("path MTU {bytes}, was {was}: {lower}");
+    assert_eq!(say(0, Some(1340)), (1316, of(1340, 1420)));
+    assert_eq!(say(1, Some(1330)), (1306, of(1330, 1420)));
+    let higher = |was| format!("path MTU 1420, was {was}: probes of that size are answered");
+    assert_eq!(say(0, Some(1420)), (1306, higher(1340)), "the other one");
+    assert_eq!(say(1, Some(1420)), (1396, higher(1330)));
+    assert_eq!(say(1, Some(1330)).0, 1306);
+    // A path that is of no use is out of use, and in nobody's way.
+    assert_eq!(
+        say(1, None),
+        (
+            1396,
+            "path MTU less than the bond needs, was 1330".to_owned()
+        )
+    );
+    assert_eq!(
+        say(1, Some(1310)),
+        (1286, format!("path MTU 1310: {lower}"))
+    );
+}
+
+/// The device takes more: that is proven first. It takes less: that is believed.
+#[test]
+fn a_device_s_larger_mtu_is_proven_before_it_counts() {
+    let mut bench = Bench::new();
+    for path in [0, 1] {
+        bench.feed(Event::PathMtu {
+            path,
+            bytes: Some(1420),
+        });
+    }
+    let device = |ifindex, mtu| {
+        let Event::Link(link) = link(ifindex, true) else {
+            unreachable!()
+        };
+        Event::Link(Link { mtu, ..link })
+    };
+    let mut look = BTreeSet::new();
+    for ifindex in [M1, M2] {
+        look.extend(bench.controller.handle(device(ifindex, 9000)).look_at_mtu);
+    }
+    assert_eq!(look, BTreeSet::from([0, 1]), "at once");
+    bench.feed(Event::PathMtu {
+        path: 0,
+        bytes: Some(9000),
+    });
+    let plan = bench.plan.as_ref().unwrap();
+    assert_eq!((plan.mtu, plan.mtu_ceiling), (Some(1396), Some(8976)));
+    bench.feed(Event::PathMtu {
+        path: 1,
+        bytes: Some(9000),
+    });
+    assert_eq!(bench.plan.as_ref().unwrap().mtu, Some(8976));
+    bench.feed(device(M1, 1400));
+    assert_eq!(bench.plan.as_ref().unwrap().mtu, Some(1376));
+}
+
+/// Sizes are looked at again where a way changes, and where a device below may have.
+#[test]
+fn what_changes_below_a_path_has_its_mtu_looked_at() {
+    let mut bench = Bench::new();
+    let mut look = |event| {
+        let handled = bench.controller.handle(event);
+        handled.look_at_mtu.into_iter().collect::<Vec<u32>>()
+    };
+    let other = |name: &str, mtu| {
+        Event::Link(Link {
+            ifindex: 30,
+            name: name.to_owned(),
+            up: true,
+            mtu,
+            mac: Some([2; 6]),
+        })
+    };
+    assert_eq!(look(other("eth0", 1500)), [0; 0], "it is there");
+    assert_eq!(look(other("eth0", 1400)), [0, 1], "any path may be over it");
+    assert_eq!(look(other("eth0", 1400)), [0; 0]);
+    assert_eq!(look(route("10.65.0.6", BIRD, &[M2])), [0]);
+    assert_eq!(look(route("10.65.0.6", BIRD, &[M2])), [0; 0]);
+    assert_eq!(look(no_route("10.65.2.1")), [0; 0], "no path's");
+    assert_eq!(look(other("nb0", 1400)), [0; 0], "its own follow");
+    assert_eq!(look(other("nb0", 1300)), [0; 0]);
+}
+
+#[test]
+fn a_fixed_mtu_is_what_devices_and_the_file_say() {
+    let keys = "name = \"nb0\"\npath_mtu = \"fixed\"";
+    let mut bench = Bench::with(&CONFIG.replace("name = \"nb0\"", keys));
+    bench.feed(Event::PathMtu {
+        path: 0,
+        bytes: Some(1340),
+    });
+    assert_eq!(bench.plan.unwrap().mtu, Some(1396));
 }
 
 #[test]

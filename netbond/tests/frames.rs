@@ -323,7 +323,8 @@ fn a_broadcast_leaves_by_an_ethernet_device_too() {
 fn trigger(slot: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![0; 12];
     frame.extend([0x08, 0x00, TRIGGER | slot]);
-    frame.resize(14 + len, 0);
+    frame.extend((len as u16).to_be_bytes());
+    frame.resize(14 + LEN, 0);
     frame
 }
 
@@ -333,9 +334,9 @@ fn probes_pass_and_prove() {
     for key in [None, Some(7)] {
         let header = if key.is_some() { 28 } else { 24 };
         let (mut here, mut there) = (kernel(key), kernel(key));
-        // One of full size is as long as the longest frame: longer than what asks for it.
-        for (asked, sent) in [(LEN, LEN), (1402, 1416)] {
-            let request = here.egress(&trigger(1, asked));
+        // A long one is longer than what asks for it.
+        for sent in [LEN, 1416] {
+            let request = here.egress(&trigger(1, sent));
             assert_eq!(request.action, TC_ACT_REDIRECT);
             assert_eq!(request.frame.len(), 14 + header + sent);
             assert_eq!(request.frame[36..38], PROBE.to_be_bytes());

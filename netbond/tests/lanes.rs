@@ -461,6 +461,7 @@ fn what_is_not_asked_for_is_not_there() {
         feature::ACTIVE_BACKUP,
         feature::NUMBERED,
         feature::IPV6,
+        feature::MSS_CLAMP,
     ] {
         let some = size(one);
         println!("feature {one:#x}: {some:?}");

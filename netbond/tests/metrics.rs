@@ -39,6 +39,7 @@ fn status() -> Status {
         behind_ms: Some(1111.0),
         reordered: 1112,
         missed: 1113,
+        path_mtu: Some(1115),
         full_size: 1114,
         full_size_result: FullSize::BlackHole.label(),
     };
@@ -96,6 +97,7 @@ fn status() -> Status {
         device_up: true,
         ifindex: 7,
         mtu: 2001,
+        mtu_ceiling: Some(2012),
         encap: "gretap",
         mode: "adaptive",
         weights: "measured",

@@ -24,7 +24,7 @@ fn live(kernel: &Kernel, slot: u32) -> Live {
     kernel.tables.live.get(&path_id(slot), 0).unwrap().0
 }
 
-/// The controller's frame that asks for a probe of `len` bytes on a slot.
+/// The controller's frame of `len` bytes that asks for a probe as long on a slot.
 fn trigger(slot: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![0; 12];
     frame.extend([0x08, 0x00, TRIGGER | slot]);
@@ -41,6 +41,47 @@ fn crossed(frame: &[u8]) -> Vec<u8> {
     frame[..6].fill(0);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     frame
+}
+
+/// A probe is as long as it is asked for: much longer than the frame that asks, and than a buffer of one
+/// page. One that the kernel cannot make is counted.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn a_probe_has_the_length_that_is_asked_for() {
+    let (mut here, mut there) = (
+        Kernel::with_bond(&[1, 1], None),
+        Kernel::with_bond(&[1, 1], None),
+    );
+    for (asked, len) in [
+        (0, LEN),
+        (LEN - 1, LEN),
+        (LEN + 1, LEN + 1),
+        (1316, 1316),
+        (9216, 9216),
+    ] {
+        let mut frame = trigger(1, LEN);
+        frame[15..17].copy_from_slice(&(asked as u16).to_be_bytes());
+        let request = here.egress(&frame);
+        assert_eq!(request.action, TC_ACT_REDIRECT);
+        assert_eq!(request.frame.len(), 14 + 24 + len);
+        let header = Ipv4HeaderSlice::from_slice(&request.frame[14..]).unwrap();
+        assert_eq!(usize::from(header.total_len()), 24 + len);
+        assert!(request.frame[14 + 24 + LEN..].iter().all(|&byte| byte == 0));
+        // A test run takes no more than a page.
+        if len > 3000 {
+            continue;
+        }
+        let answer = there.ingress(&crossed(&request.frame));
+        assert_eq!(answer.frame.len(), request.frame.len(), "no amplification");
+        assert_eq!(here.ingress(&crossed(&answer.frame)).action, TC_ACT_SHOT);
+        let item = here.tables.samples.next().unwrap().to_vec();
+        let sample: Sample = bytemuck::pod_read_unaligned(&item);
+        assert_eq!(sample.len as usize, 24 + len);
+    }
+    let mut frame = trigger(1, LEN);
+    frame[15..17].fill(0xff);
+    assert_eq!(here.egress(&frame).action, TC_ACT_SHOT);
+    assert_eq!(count(&here, Fate::TxNoRoom), 1);
 }
 
 /// A request of one end on a slot.

@@ -73,6 +73,7 @@ kinds! {
     PeerRoute = "peer-route";
     Mtu = "mtu";
     BlackHole = "black-hole";
+    PathMtu = "path-mtu";
     Fragments = "fragments";
     RpFilter = "rp-filter";
     Forwarding = "forwarding";

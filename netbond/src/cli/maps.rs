@@ -319,6 +319,7 @@ fn probe_info(info: &ProbeInfo) -> Value {
         "hold_until_ns": info.hold_until_ns, "loss_there_ppm": info.loss_there,
         "loss_back_ppm": info.loss_back, "reordered": info.reordered, "watch": info.watch,
         "flaps": info.flaps, "missed": info.missed, "full_len": info.full_len, "full": info.full,
+        "path_mtu": info.path_mtu,
         "data_loss_ppm": (info.data_loss != NO_LOSS_KNOWN).then_some(info.data_loss),
         "peer_options": info.peer_options, "offered": info.offered, "delivered": info.delivered,
         "queue_ns": info.queue_ns,
@@ -354,7 +355,7 @@ fn bond_stats(stats: &BondStats) -> Value {
 fn bond_info(info: &BondInfo) -> Value {
     json!({
         "name": text(&info.name), "ifindex": info.ifindex, "peer_ifindex": info.peer_ifindex,
-        "mtu": info.mtu, "key": (info.has_key != 0).then_some(info.key),
+        "mtu": info.mtu, "mtu_ceiling": info.mtu_ceiling, "key": (info.has_key != 0).then_some(info.key),
         "peer": (info.has_peer != 0).then(|| ip(info.peer)), "peer_length": info.peer_length,
         "peer_reachable": info.peer_reachable != 0, "encap": info.encap,
         "mode": info.mode, "weights": info.weights,

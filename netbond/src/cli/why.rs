@@ -12,6 +12,7 @@ use super::{
     format::{clock, span},
 };
 use crate::{
+    control::plan::LEAST_MTU,
     journal::{Entry, Reader},
     pins::Pins,
     status::{self, Bond, Path, Proof},
@@ -98,6 +99,7 @@ fn explain(bond: &Bond, path: &Path, entries: &[Entry], now: SystemTime) -> Vec<
     sentences.push(traffic(bond, path));
     sentences.extend(path.proof.as_ref().map(proof));
     sentences.extend(probes(path));
+    sentences.extend(mtu(bond, path));
     sentences.push(route(path));
     sentences.extend(path.neighbour.as_ref().map(|neighbour| {
         format!(
@@ -207,18 +209,30 @@ fn probes(path: &Path) -> Vec<String> {
         percent(probe.loss_back),
         probe.reordered
     ));
+    sentences
+}
+
+/// What probes found of sizes.
+fn mtu(bond: &Bond, path: &Path) -> Option<String> {
+    let probe = path.probe.as_ref()?;
     let bytes = probe.full_size;
-    if probe.full_size_result == FullSize::Passes.label() {
-        sentences.push(format!(
-            "Packets of the bond's full size, {bytes} bytes, pass."
-        ));
-    } else if probe.full_size_result == FullSize::BlackHole.label() {
-        sentences.push(format!(
-            "Packets of the bond's full size, {bytes} bytes, vanish on the way, while small ones pass: \
-             set the bond's mtu lower, or mend the MTU of what lies below."
+    if probe.full_size_result == FullSize::BlackHole.label() {
+        return Some(format!(
+            "Packets of {bytes} bytes vanish on the way, while small ones pass: what lies below takes less than \
+             its devices say. A path that carries none of {LEAST_MTU} bytes is of no use."
         ));
     }
-    sentences
+    let path_mtu = probe.path_mtu?;
+    let passes = format!(
+        "The path MTU is {path_mtu} bytes by probes: packets of the bond of {bytes} bytes pass"
+    );
+    Some(match bond.mtu_ceiling {
+        Some(ceiling) if bytes < ceiling => format!(
+            "{passes}, and no longer ones, though its device takes those of {ceiling}. Larger ones are tried all ten \
+             minutes, and when a device or a route changes."
+        ),
+        Some(_) | None => format!("{passes}."),
+    })
 }
 
 fn route(path: &Path) -> String {
@@ -271,7 +285,9 @@ fn way_back(path: &Path) -> Option<String> {
         StateReason::NoAddress => format!("a device has the address {}", path.local),
         StateReason::Admin => format!("you take it back in: netbond path up {}", path.name),
         StateReason::Silent => "several probes in a row are answered".to_owned(),
-        StateReason::Mtu => "several probes of full size in a row are answered".to_owned(),
+        StateReason::Mtu => {
+            format!("probes of {LEAST_MTU} bytes and more are answered again and again")
+        }
         StateReason::HeldDown => {
             let left = path.hold_down_ms.unwrap_or(0.0) / 1000.0;
             let times = match path.flaps {
@@ -350,6 +366,35 @@ mod tests {
         ] {
             assert!(story.contains(part), "{part} is missing in:\n{story}");
         }
+    }
+
+    #[test]
+    fn a_path_mtu() {
+        let of = |full_size, path_mtu, result: FullSize| {
+            let mut path = path("via-m1", PathState::Up, StateReason::Route);
+            let probe = path.probe.as_mut().unwrap();
+            (probe.full_size, probe.path_mtu) = (full_size, path_mtu);
+            probe.full_size_result = result.label();
+            story(path)
+        };
+        for (story, part) in [
+            (
+                of(1396, Some(1420), FullSize::Passes),
+                "The path MTU is 1420 bytes by probes: packets of the bond of 1396 bytes pass.\n",
+            ),
+            (
+                of(1316, Some(1340), FullSize::Passes),
+                "1316 bytes pass, and no longer ones, though its device takes those of 1396.",
+            ),
+            (
+                of(1396, None, FullSize::BlackHole),
+                "Packets of 1396 bytes vanish on the way, while small ones pass",
+            ),
+        ] {
+            assert!(story.contains(part), "{part} is missing in:\n{story}");
+        }
+        let unknown = of(0, None, FullSize::Unknown);
+        assert!(!unknown.contains("MTU"), "{unknown}");
     }
 
     #[test]

@@ -99,6 +99,9 @@ pub struct Bond {
     pub key: Option<u32>,
     /// Cap on the MTU of the bond device, bytes, 1280 to 65535.
     pub mtu: Option<u32>,
+    pub path_mtu: PathMtu,
+    /// Whether the maximum segment size that TCP announces through the bond is clamped to its MTU.
+    pub mss_clamp: bool,
     pub ttl: Ttl,
     pub detour: DetourPolicy,
     /// How the paths are probed; `None`: not at all.
@@ -312,6 +315,15 @@ impl Policies {
     }
 }
 
+/// What a bond's MTU goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathMtu {
+    /// What the paths carry, by probes.
+    Probe,
+    /// What their devices take: a path that carries less is out of use.
+    Fixed,
+}
+
 /// TTL (hop limit) of the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
@@ -385,6 +397,7 @@ impl Config {
             | any(Bond::is_numbered, feature::NUMBERED)
             | any(Bond::measures, feature::MEASURED)
             | any(Bond::is_over_ipv6, feature::IPV6)
+            | any(|bond| bond.mss_clamp, feature::MSS_CLAMP)
     }
 
     /// Reads a configuration file.

@@ -12,8 +12,8 @@ use toml::de::DeTable;
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
     Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy,
-    Metrics, Mode, ParsePrefixError, Path, Policies, Prefix, Probing, Problem, ROUTE_PROTOCOLS,
-    Remedy, Slow, Ttl, Weights, class, peer_device, protocols,
+    Metrics, Mode, ParsePrefixError, Path, PathMtu, Policies, Prefix, Probing, Problem,
+    ROUTE_PROTOCOLS, Remedy, Slow, Ttl, Weights, class, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -306,6 +306,16 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
     let key = bond.optional("key", &expected, |key| integer(key, 0, u32::MAX));
     let expected = format!("an integer from {MIN_MTU} to {MAX_MTU}, bytes");
     let mtu = bond.optional("mtu", &expected, |mtu| integer(mtu, MIN_MTU, MAX_MTU));
+    let path_mtu = bond.optional(
+        "path_mtu",
+        "\"probe\" or \"fixed\"",
+        |path_mtu| match path_mtu {
+            "probe" => Ok(PathMtu::Probe),
+            "fixed" => Ok(PathMtu::Fixed),
+            _ => Err(Wrong::new("does not exist")),
+        },
+    );
+    let mss_clamp = bond.optional("mss_clamp", "true or false", Ok);
     let ttl = bond.optional("ttl", "\"inherit\" or an integer from 1 to 255", ttl);
     let detour = bond.optional("detour", "\"avoid\" or \"use\"", |detour| match detour {
         "avoid" => Ok(DetourPolicy::Avoid),
@@ -313,6 +323,13 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         _ => Err(Wrong::new("does not exist")),
     });
     let probing = probing(&mut bond);
+    if matches!((&path_mtu, &probing), (Ok(Some(PathMtu::Probe)), Ok(None))) {
+        bond.report(
+            bond.line_of("path_mtu"),
+            "path_mtu \"probe\" needs probes: give probe_interval a value from 5 to 10000, or write path_mtu = \
+             \"fixed\"",
+        );
+    }
     let bfd = bfd(&mut bond, probing);
     let hold_down = hold_down(&mut bond);
     let policies = policies(&mut bond, probing.as_ref().is_ok_and(Option::is_none));
@@ -343,6 +360,8 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         classes,
         key: key?,
         mtu: mtu?,
+        path_mtu: path_mtu?.unwrap_or(PathMtu::Probe),
+        mss_clamp: mss_clamp?.unwrap_or(false),
         ttl: ttl?.unwrap_or_default(),
         detour: detour?.unwrap_or(DetourPolicy::Avoid),
         probing: probing?,

@@ -108,6 +108,8 @@ fn minimal() {
         classes: Vec::new(),
         key: None,
         mtu: None,
+        path_mtu: PathMtu::Probe,
+        mss_clamp: false,
         ttl: Ttl::Fixed(64),
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
@@ -154,6 +156,8 @@ fn full() {
         mode = "weighted"
         key = 4_294_967_295
         mtu = 1280
+        path_mtu = "fixed"
+        mss_clamp = true
         ttl = 255
         detour = "use"
         peer = "fd00::/8"
@@ -202,6 +206,8 @@ fn full() {
         classes: Vec::new(),
         key: Some(u32::MAX),
         mtu: Some(1280),
+        path_mtu: PathMtu::Fixed,
+        mss_clamp: true,
         ttl: Ttl::Fixed(255),
         detour: DetourPolicy::Use,
         probing: Some(Probing::default()),
@@ -217,10 +223,10 @@ fn full() {
                     "A-path_with.31-characters-in-it",
                     "10.65.0.2",
                     "10.65.0.6",
-                    20,
+                    22,
                 )
             },
-            path("b", "10.65.0.2", "10.65.0.10", 26),
+            path("b", "10.65.0.2", "10.65.0.10", 28),
         ],
         line: 5,
     };
@@ -236,6 +242,8 @@ fn full() {
         classes: Vec::new(),
         key: Some(0),
         mtu: None,
+        path_mtu: PathMtu::Probe,
+        mss_clamp: false,
         ttl: Ttl::Fixed(1),
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
@@ -243,8 +251,8 @@ fn full() {
         hold_down: HoldDown::default(),
         policies: Policies::default(),
         peer: None,
-        paths: vec![path("c", "10.65.0.2", "10.65.0.6", 38)],
-        line: 31,
+        paths: vec![path("c", "10.65.0.2", "10.65.0.6", 40)],
+        line: 33,
     };
     let third = Bond {
         name: "nb2".to_owned(),
@@ -254,8 +262,8 @@ fn full() {
         copies: None,
         key: None,
         ttl: Ttl::Fixed(64),
-        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 44)],
-        line: 40,
+        paths: vec![path("d", "10.65.0.2", "10.65.0.6", 46)],
+        line: 42,
         ..second.clone()
     };
     let config = Config {
@@ -268,7 +276,7 @@ fn full() {
         }),
         metrics: Some(Metrics {
             listen: "[fd00::1]:9999".parse().unwrap(),
-            line: 46,
+            line: 48,
         }),
         bonds: vec![first, second, third],
     };
@@ -318,6 +326,8 @@ fn example() {
         classes: Vec::new(),
         key: Some(7),
         mtu: Some(1380),
+        path_mtu: PathMtu::Probe,
+        mss_clamp: false,
         ttl: Ttl::Fixed(64),
         detour: DetourPolicy::Avoid,
         probing: Some(Probing::default()),
@@ -364,6 +374,8 @@ fn example() {
         .replace("# listen =", "listen =")
         .replace("probe_interval = 30", "probe_interval = 0")
         .replace("# bfd", "bfd")
+        .replace("# path_mtu = \"probe\"", "path_mtu = \"fixed\"")
+        .replace("# mss_clamp", "mss_clamp")
         .replace("mode = \"round-robin\"", "mode = \"flowlet\"")
         .replace("# weights =", "weights =")
         .replace("# flowlet_gap =", "flowlet_gap =")
@@ -387,6 +399,8 @@ fn example() {
         }),
         ..config
     };
+    config.bonds[0].path_mtu = PathMtu::Fixed;
+    config.bonds[0].mss_clamp = true;
     config.bonds[0].probing = None;
     config.bonds[0].bfd = Some(Bfd {
         hops: Hops::Multi,
@@ -836,7 +850,7 @@ const ONE_WRONG_LINE: &str = r#"
 3: in_order_hold = 50
     3: bond "nb0": in_order_hold is of no use without in_order: write in_order = true too, or remove it
 3: colour = "red"
-    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path
+    3: bond "nb0": unknown key "colour": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, path_mtu, mss_clamp, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path
 3: address = "10.67.0.1/24"
     3: bond "nb0": address "10.67.0.1/24" is a string: write addresses with their prefix lengths such as ["10.67.0.1/24"]
 3: address = [¶10,¶]
@@ -915,6 +929,12 @@ const ONE_WRONG_LINE: &str = r#"
     4: bond "nb0": ttl "64" does not exist: write "inherit" or an integer from 1 to 255
 4: ttl = false
     4: bond "nb0": ttl false is a boolean: write "inherit" or an integer from 1 to 255
+4: path_mtu = "icmp"
+    4: bond "nb0": path_mtu "icmp" does not exist: write "probe" or "fixed"
+4: mss_clamp = 1280
+    4: bond "nb0": mss_clamp 1280 is an integer: write true or false
+4: path_mtu = "probe"¶probe_interval = 0
+    4: bond "nb0": path_mtu "probe" needs probes: give probe_interval a value from 5 to 10000, or write path_mtu = "fixed"
 4: detour = "maybe"
     4: bond "nb0": detour "maybe" does not exist: write "avoid" or "use"
 4: probe_interval = 4
@@ -1232,7 +1252,7 @@ weight = 1.5
             "13: bond \"a-name-that-is-too-long\": ttl \"inherited\" does not exist: write \"inherit\" or an integer from 1 to 255",
             "14: bond \"a-name-that-is-too-long\": detour 1 is an integer: write \"avoid\" or \"use\"",
             "15: bond \"a-name-that-is-too-long\": peer \"10.65.2.1/30\" has host bits set: write \"10.65.2.0/30\"",
-            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path",
+            "16: bond \"a-name-that-is-too-long\": unknown key \"wieght\": the keys here are name, address, encap, mode, class, in_order, in_order_hold, key, mtu, path_mtu, mss_clamp, ttl, detour, probe_interval, probe_misses, probe_return, bfd, bfd_interval, bfd_misses, hold_down, hold_down_max, lossy, slow, lossy_above, slow_above, slow_factor, peer, weights, flowlet_gap, copies, path",
             "17: path: name is missing: add a name of at most 31 letters, digits, \"_\", \".\" or \"-\", such as \"via-m1\"",
             "19: path: remote \"10.65.0.2\" is local too: write the far router's address",
             "20: path \"p\": remote is missing: add an IP address such as \"10.65.0.6\"",
@@ -1350,6 +1370,8 @@ fn piece() -> impl Strategy<Value = String> {
         "mode",
         "key",
         "mtu",
+        "path_mtu",
+        "mss_clamp",
         "ttl",
         "detour",
         "probe_interval",

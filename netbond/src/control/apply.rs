@@ -22,7 +22,7 @@ use netbond_common::{
 };
 
 use super::agreement;
-use super::plan::{BondPlan, PathPlan, Standing, Weighing, headers};
+use super::plan::{BondPlan, MtuBound, PathPlan, Standing, Weighing, headers};
 use super::state::{Ids, Outcome};
 use crate::{
     clock::monotonic,
@@ -411,6 +411,7 @@ impl Applier {
             flags: agreement::options(bond),
             release_ifindex: device.peer_ifindex,
             longest_hold_ns: longest_hold_ns(bond),
+            clamp_mtu: clamp_mtu(bond, mtu),
             ..before
         };
         set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
@@ -425,7 +426,8 @@ impl Applier {
             self.register(bond, path, id)?;
         }
         let reachable = known.map(|known| known.peer_reachable != 0);
-        self.write_bond_info(ids.bond, bond, device, mtu, reachable)?;
+        let ceiling = known.map_or(0, |known| known.mtu_ceiling);
+        self.write_bond_info(ids.bond, bond, device, (mtu, ceiling), reachable)?;
         if bond.in_order.is_none() && before.flags & BOND_IN_ORDER != 0 {
             // What is held comes out first.
             let longest = Duration::from_nanos(before.longest_hold_ns.into());
@@ -692,7 +694,9 @@ impl Applier {
         if !shrinks {
             mtu = self.follow_mtu(&plan, device, mtu).await;
         }
-        self.write_bond_info(plan.id, &bond, device, mtu, plan.peer_reachable)?;
+        self.write_clamp(plan.id, &bond, mtu)?;
+        let mtus = (mtu, plan.mtu_ceiling.unwrap_or(0));
+        self.write_bond_info(plan.id, &bond, device, mtus, plan.peer_reachable)?;
         for path in &plan.paths {
             self.write_path_info(path)?;
         }
@@ -711,7 +715,12 @@ impl Applier {
         let about = About::bond(&plan.name);
         match self.netlink.set_mtu(device, wanted).await {
             Ok(()) => {
-                let text = format!("MTU {wanted}, from the paths' devices");
+                let text = match &plan.mtu_bound {
+                    MtuBound::Ceiling => format!("MTU {wanted}, from the paths' devices"),
+                    MtuBound::Path { name, path_mtu } => {
+                        format!("MTU {wanted}, by the path MTU of {name}, {path_mtu}")
+                    }
+                };
                 self.journal.did(about, &text);
                 wanted
             }
@@ -720,6 +729,22 @@ impl Applier {
                 mtu
             }
         }
+    }
+
+    /// Has the programs clamp what TCP announces to the bond's MTU, where that is wanted.
+    fn write_clamp(&mut self, id: u32, bond: &config::Bond, mtu: u32) -> Result<()> {
+        let bonds = &mut self.tables.bonds;
+        let Raw(record) = bonds.get(&id, 0).context("reading BONDS")?;
+        let clamp_mtu = clamp_mtu(bond, mtu);
+        set_if_new(
+            bonds,
+            id,
+            Bond {
+                clamp_mtu,
+                ..record
+            },
+        )
+        .context("writing BONDS")
     }
 
     /// Takes note that a device is gone.
@@ -800,6 +825,17 @@ impl Applier {
         paths
             .filter(|&id| self.tables.path_info(id).is_some_and(failed))
             .collect()
+    }
+
+    /// The path MTUs that an earlier controller knew, outer headers included, bytes, by path id; of those asked
+    /// for.
+    #[must_use]
+    pub fn path_mtus(&self, paths: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+        let known = |id: u32| {
+            let path_mtu = value(&self.tables.probe_info, id)?.path_mtu;
+            (path_mtu != 0).then_some((id, path_mtu))
+        };
+        paths.filter_map(known).collect()
     }
 
     /// Of those asked for, the paths on which packets are proven to pass, by whoever asked last.
@@ -1098,7 +1134,7 @@ impl Applier {
         id: u32,
         bond: &config::Bond,
         device: BondDevice,
-        mtu: u32,
+        (mtu, mtu_ceiling): (u32, u32),
         peer_reachable: Option<bool>,
     ) -> Result<()> {
         let info = BondInfo {
@@ -1106,6 +1142,7 @@ impl Applier {
             ifindex: device.ifindex,
             peer_ifindex: device.peer_ifindex,
             mtu,
+            mtu_ceiling,
             has_key: u32::from(bond.key.is_some()),
             key: bond.key.unwrap_or(0),
             has_peer: u32::from(bond.peer.is_some()),
@@ -1198,6 +1235,11 @@ fn ethernet_paths(bond: &config::Bond, plan: &BondPlan) -> Vec<String> {
     let ethernet = |path: &&PathPlan| path.device.as_ref().is_some_and(|device| device.ethernet);
     let paths = plan.paths.iter().filter(ethernet);
     paths.map(|path| path.name.clone()).collect()
+}
+
+/// To what TCP's segments are clamped in a bond of this MTU, bytes; 0: to nothing.
+const fn clamp_mtu(bond: &config::Bond, mtu: u32) -> u32 {
+    if bond.mss_clamp { mtu } else { 0 }
 }
 
 fn longest_hold_ns(bond: &config::Bond) -> u32 {

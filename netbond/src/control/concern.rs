@@ -74,6 +74,7 @@ impl Concerns {
             Event::Route { to, .. } => some(self.by_target.get(to)),
             Event::Ospf(_) => (0..self.all).collect(),
             Event::Liveness { path, .. }
+            | Event::PathMtu { path, .. }
             | Event::Options { path, .. }
             | Event::Share { path, .. }
             | Event::Settled { path, .. }

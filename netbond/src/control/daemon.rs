@@ -147,6 +147,8 @@ impl Daemon {
         controller.configure(&config, &ids);
         let failed = applier.failed_by_bfd(controller.path_ids());
         let proven = applier.proven(controller.path_ids());
+        // A bond's MTU is not raised before larger packets are known to pass.
+        let path_mtus = applier.path_mtus(controller.path_ids());
         let (sender, events) = mpsc::channel(QUEUE);
         let monitor = Monitor::spawn(
             &MonitorOptions::default(),
@@ -176,6 +178,10 @@ impl Daemon {
         for path in proven {
             let verdict = Verdict::Alive;
             daemon.handle(Event::Liveness { path, verdict }).await?;
+        }
+        for (path, bytes) in path_mtus {
+            let bytes = Some(bytes);
+            daemon.handle(Event::PathMtu { path, bytes }).await?;
         }
         daemon.poll_ospf(&config);
         daemon.bfd.speak(daemon.controller.bfd_sessions())?;
@@ -239,12 +245,16 @@ impl Daemon {
             | Event::Route { .. }
             | Event::Ospf(_)
             | Event::Liveness { .. }
+            | Event::PathMtu { .. }
             | Event::Options { .. }
             | Event::Share { .. }
             | Event::Settled { .. }
             | Event::Admin { .. } => None,
         };
         let handled = self.controller.handle(event);
+        if !handled.look_at_mtu.is_empty() {
+            self.prober.look_at_mtu(handled.look_at_mtu);
+        }
         for outcome in handled.outcomes {
             self.applier.apply(outcome).await?;
         }

@@ -28,6 +28,9 @@ pub enum Event {
     Ospf(Vec<OspfInterface>),
     /// Probes say that a path lives, or that it does not.
     Liveness { path: u32, verdict: Verdict },
+    /// The longest packet that a path carries is another, by probes: its bytes, outer headers included;
+    /// `None` where it carries less than the bond needs.
+    PathMtu { path: u32, bytes: Option<u32> },
     /// The peer's options, which it tells by this path, differ from the bond's (`BOND_*`) in these; 0
     /// where they no longer do.
     Options {

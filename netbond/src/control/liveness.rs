@@ -9,13 +9,15 @@
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{ProbeInfo, Sample},
-    names::{FullSize as FullSizeFound, Watch},
+    ipv6,
+    names::{FullSize, Watch},
+    probe,
 };
 use serde::{Deserialize, Serialize};
 
 use super::damper::Damper;
-use super::full_size::FullSize;
 use super::measure::Measure;
+use super::path_mtu::PathMtu;
 use super::quality::{Quality, Shortcoming};
 use crate::config::{HoldDown, Policies, Probing};
 
@@ -28,6 +30,8 @@ const SLOWEST: u64 = SECOND;
 const FIRST_ANSWER: u64 = SECOND;
 /// Round trips longer than one interval widen the limit by this at the most.
 const MOST_MARGIN: u64 = SECOND;
+/// Bytes of an outer packet with a small probe, at the most.
+const SMALL: u32 = (ipv6::HEADER_LEN + 8 + probe::LEN) as u32;
 
 /// What is thought of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +43,8 @@ pub enum Verdict {
     Dead { missed: u32 },
     /// All is well again, but the path failed too often lately; it is out for this long, ms.
     HeldDown { flaps: u32, ms: u64 },
-    /// Packets of this size, bytes, vanish, while small ones pass.
+    /// Packets of the bond of this size, bytes, vanish, while small ones pass, and no other size is known yet that
+    /// does, or the bond can do with none that does.
     Mtu { bytes: u32 },
     /// Alive, but not good enough.
     Short(Shortcoming),
@@ -77,7 +82,9 @@ pub struct Liveness {
     /// `None` until the first answer, or until there should have been one.
     verdict: Option<Verdict>,
     damper: Damper,
-    full_size: FullSize,
+    path_mtu: PathMtu,
+    /// Bytes of outer headers around a packet of the bond.
+    headers: u32,
     measure: Measure,
     quality: Quality,
     /// Whether probes go unanswered.
@@ -114,7 +121,8 @@ impl Liveness {
             probing,
             verdict: None,
             damper: Damper::new(hold_down),
-            full_size: FullSize::default(),
+            path_mtu: PathMtu::new(None),
+            headers: 0,
             measure: Measure::new(now),
             quality: Quality::new(policies),
             silent: false,
@@ -190,13 +198,38 @@ impl Liveness {
         Some((self.rtt()?, self.measure.deviation))
     }
 
-    /// Sets how long a packet of the bond may be, bytes.
-    pub fn set_full_size(&mut self, bytes: u32) {
-        self.full_size.set_bytes(bytes);
+    /// Begins with the path MTU that was known earlier, outer headers included, bytes.
+    pub fn remember_path_mtu(&mut self, path_mtu: u32) {
+        self.path_mtu = PathMtu::new(Some(path_mtu));
+    }
+
+    /// Sets how long the longest packets of the bond must be able to be, and how long they are wanted, without
+    /// the `headers` that are put around them, bytes.
+    pub fn set_mtu_bounds(&mut self, least: u32, most: u32, headers: u32, now: u64) {
+        self.headers = headers;
+        let (least, most) = (least + headers, most + headers);
+        self.path_mtu.set_bounds(least, most, now);
+    }
+
+    /// What is below the path changed: other sizes may pass.
+    pub fn look_at_mtu_again(&mut self, now: u64) {
+        self.path_mtu.look_again(now);
+    }
+
+    /// Packets are lost on the path while probes pass: perhaps they are too long.
+    pub fn data_is_lost(&mut self, now: u64) {
+        self.path_mtu.data_is_lost(now);
+    }
+
+    /// The path MTU, outer headers included, bytes; `None` where it is not known, or less than the bond
+    /// needs.
+    #[must_use]
+    pub const fn path_mtu(&self) -> Option<u32> {
+        self.path_mtu.found()
     }
 
     /// Notes that a request was sent; `random` spreads the next one by a tenth of the interval either
-    /// way. Returns the bytes of one of full size, where that is to be sent as well.
+    /// way. Returns the bytes of a long one, outer headers included, where that is to be sent as well.
     pub fn sent(&mut self, now: u64, random: u32) -> Option<u32> {
         self.asked.0 = self.asked.0.wrapping_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
@@ -212,14 +245,14 @@ impl Liveness {
         if self.silent || !self.ever_answered {
             return None;
         }
-        let bytes = self.full_size.due(now)?;
-        self.full_size.sent(now);
+        let bytes = self.path_mtu.due(now)?;
+        self.path_mtu.sent(now);
         Some(bytes)
     }
 
-    /// The request of full size could not be sent.
-    pub fn full_size_not_sent(&mut self, now: u64) {
-        self.full_size.not_sent(now);
+    /// The long request could not be sent.
+    pub fn long_one_not_sent(&mut self, now: u64) {
+        self.path_mtu.not_sent(now);
     }
 
     /// Leaves time out of account in which nothing was sent or heard because we did not run: our own
@@ -230,13 +263,12 @@ impl Liveness {
         }
     }
 
-    /// Takes in an answer, `full` where it is to a request of full size; returns the verdict where it
-    /// changed.
-    pub fn answer(&mut self, sample: &Sample, full: bool) -> Option<Verdict> {
+    /// Takes in an answer; returns the verdict where it changed.
+    pub fn answer(&mut self, sample: &Sample) -> Option<Verdict> {
         let now = sample.at_ns;
-        if full {
-            self.full_size
-                .answered(now, self.probing.recover, self.interval());
+        if sample.len > SMALL {
+            let sent_at = now.saturating_sub(sample.rtt_ns);
+            self.path_mtu.answered(sample.len, sent_at, now);
         } else {
             self.asked.1 = self.asked.1.wrapping_add(1);
         }
@@ -251,7 +283,7 @@ impl Liveness {
         // Asked at full pace again from now on.
         self.next = self.next.min(now + self.interval());
         let late = self.before.take_if(|before| {
-            // One of the first that were not answered in time; one of full size may be among them.
+            // One of the first that were not answered in time; a long one may be among them.
             let after = sample.sequence.wrapping_sub(before.sequence);
             after <= self.probing.misses + 1 || after > u32::MAX / 2
         });
@@ -261,7 +293,7 @@ impl Liveness {
         self.silent = false;
         self.measure.forget_losses();
         self.quality.start_over();
-        self.full_size.start_over();
+        self.path_mtu.start_over(now);
         let Some(before) = late else {
             return self.conclude(now);
         };
@@ -279,8 +311,7 @@ impl Liveness {
             self.quality.judge(&self.measure, best_rtt);
         }
         let patience = self.patience();
-        self.full_size
-            .tick(now, patience, self.answered, self.asked);
+        self.path_mtu.tick(now, patience, self.answered, self.asked);
         let silence = now.saturating_sub(self.answered);
         if self.unanswered >= self.probing.misses && silence > patience {
             if !self.silent {
@@ -305,9 +336,9 @@ impl Liveness {
                 missed: self.unanswered,
             });
         }
-        if self.full_size.is_black_hole() {
+        if let Some(bytes) = self.path_mtu.lost() {
             return Some(Verdict::Mtu {
-                bytes: self.full_size.bytes(),
+                bytes: bytes.saturating_sub(self.headers),
             });
         }
         self.quality.shortcoming().map(Verdict::Short)
@@ -325,12 +356,10 @@ impl Liveness {
     #[must_use]
     pub fn info(&self, now: u64) -> ProbeInfo {
         let loss = self.measure.loss();
-        let full = if self.full_size.is_black_hole() {
-            FullSizeFound::BlackHole
-        } else if self.full_size.passes() {
-            FullSizeFound::Passes
-        } else {
-            FullSizeFound::Unknown
+        let (full_len, full) = match (self.path_mtu.lost(), self.path_mtu.found()) {
+            (Some(lost), _) => (lost, FullSize::BlackHole),
+            (None, Some(found)) => (found, FullSize::Passes),
+            (None, None) => (self.path_mtu.mtu(), FullSize::Unknown),
         };
         ProbeInfo {
             rtt_ns: self.measure.rtt,
@@ -345,8 +374,9 @@ impl Liveness {
             watch: Watch::Probes as u32,
             flaps: self.damper.flaps(),
             missed: self.unanswered,
-            full_len: self.full_size.bytes(),
+            full_len: full_len.saturating_sub(self.headers),
             full: full as u32,
+            path_mtu: self.path_mtu.found().unwrap_or(0),
             ..ProbeInfo::zeroed()
         }
     }
@@ -525,15 +555,15 @@ mod tests {
             for _ in 0..ms {
                 self.now += MS;
                 if self.now >= self.liveness.next() {
-                    let long = self.liveness.sent(self.now, 7).is_some();
+                    let long = self.liveness.sent(self.now, 7);
                     self.sequence += 1;
                     if answers(self.now) {
-                        self.answer(rtt_ns, false);
+                        self.answer(rtt_ns, 0);
                     }
-                    if long {
+                    if let Some(len) = long {
                         self.sequence += 1;
                         if full && answers(self.now) {
-                            self.answer(rtt_ns, true);
+                            self.answer(rtt_ns, len);
                         }
                     }
                 }
@@ -541,16 +571,18 @@ mod tests {
             }
         }
 
-        fn answer(&mut self, rtt_ns: u64, full: bool) {
+        /// `len` is that of the answer, where it is a long one.
+        fn answer(&mut self, rtt_ns: u64, len: u32) {
             self.seen += 1;
             let sample = Sample {
                 sequence: self.sequence,
                 at_ns: self.now,
                 rtt_ns,
                 requests_seen: self.seen,
+                len,
                 ..Sample::zeroed()
             };
-            self.note(|liveness, _| liveness.answer(&sample, full));
+            self.note(|liveness, _| liveness.answer(&sample));
         }
 
         fn note(&mut self, step: impl FnOnce(&mut Liveness, u64) -> Option<Verdict>) {
@@ -693,7 +725,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.run(10_000, |_| true);
         bench.sequence += 1;
-        bench.answer(150 * MS, false);
+        bench.answer(150 * MS, 0);
         bench.run(10_000, |_| true);
         assert!(bench.liveness.limit_ns() < 100 * MS);
         bench.run(150, |_| false);
@@ -712,7 +744,7 @@ mod tests {
         bench.run(200, |_| false);
         assert_eq!(bench.verdicts(), ["alive", "dead"]);
         let newest = std::mem::replace(&mut bench.sequence, first);
-        bench.answer(190 * MS, false);
+        bench.answer(190 * MS, 0);
         assert_eq!(bench.verdicts(), ["alive", "dead", "alive"]);
         let info = bench.liveness.info(bench.now);
         assert_eq!((info.flaps, info.hold_until_ns), (0, 0));
@@ -732,7 +764,7 @@ mod tests {
         bench.run_with(500, 200 * MS, |_| false, true);
         assert_eq!(bench.verdicts(), ["alive", "dead"]);
         // Sent before the verdict, after the path had healed.
-        bench.answer(200 * MS, false);
+        bench.answer(200 * MS, 0);
         assert_eq!(bench.verdicts(), ["alive", "dead"]);
     }
 
@@ -747,7 +779,7 @@ mod tests {
         let first = bench.sequence + 1;
         bench.run(200, |_| false);
         bench.sequence = first;
-        bench.answer(150 * MS, false);
+        bench.answer(150 * MS, 0);
         assert_eq!(bench.verdicts(), ["alive", "dead", "held", "dead", "held"]);
         assert_eq!(bench.liveness.info(bench.now).flaps, 1);
     }
@@ -795,11 +827,18 @@ mod tests {
     #[test]
     fn an_mtu_black_hole_is_named_and_left() {
         let mut bench = Bench::new();
-        bench.liveness.set_full_size(1396);
+        bench.liveness.set_mtu_bounds(1396, 1396, 24, bench.now);
         bench.run_with(3_000, MS, |_| true, false);
         assert_eq!(bench.verdicts(), ["alive", "mtu"]);
+        let info = bench.liveness.info(bench.now);
+        assert_eq!(
+            (info.full_len, info.full),
+            (1396, FullSize::BlackHole as u32)
+        );
         bench.run(20_000, |_| true);
         assert_eq!(bench.verdicts(), ["alive", "mtu", "alive"]);
+        let info = bench.liveness.info(bench.now);
+        assert_eq!((info.path_mtu, info.full), (1420, FullSize::Passes as u32));
     }
 
     #[test]
@@ -874,7 +913,7 @@ mod tests {
             phases in prop::collection::vec((1..400_u64, 0..4_u8), 1..20),
         ) {
             let mut bench = Bench::with(Policies::test(Some(20), Some(3)));
-            bench.liveness.set_full_size(1396);
+            bench.liveness.set_mtu_bounds(1280, 1396, 24, SECOND);
             for (ms, kind) in phases {
                 for _ in 0..ms {
                     bench.run(1, |now| match kind {

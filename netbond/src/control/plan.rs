@@ -35,8 +35,13 @@ pub(crate) fn headers(bond: &config::Bond, path: &config::Path) -> u32 {
     overhead(bond.encap, bond.key, bond.is_numbered(), path.remote)
 }
 
-/// The least MTU that IPv6 runs on (RFC 8200, 5).
-const LEAST_MTU: u32 = 1280;
+/// The same for probes: they have no number and are in no frame.
+pub(crate) fn probe_headers(bond: &config::Bond, path: &config::Path) -> u32 {
+    overhead(Encap::Gre, bond.key, false, path.remote)
+}
+
+/// The least MTU that IPv6 runs on (RFC 8200, 5), and so a bond's.
+pub(crate) const LEAST_MTU: u32 = 1280;
 
 /// What part a path takes in the rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,10 +62,23 @@ pub struct BondPlan {
     pub name: String,
     /// MTU of the bond device, bytes; `None` where no path's device tells.
     pub mtu: Option<u32>,
+    /// What it would be if all paths carried what their devices take.
+    pub mtu_ceiling: Option<u32>,
+    pub mtu_bound: MtuBound,
     /// Whether a route leads to the peer's own prefix; `None` where none is named.
     pub peer_reachable: Option<bool>,
     pub weighing: Weighing,
     pub paths: Vec<PathPlan>,
+}
+
+/// What a bond's MTU is not larger for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MtuBound {
+    /// The MTUs of the paths' devices, or the configured one.
+    Ceiling,
+    /// The path MTU, outer headers included, bytes, of this path.
+    Path { name: String, path_mtu: u32 },
 }
 
 /// Where the weights of a bond's paths come from at present.
@@ -250,7 +268,7 @@ impl Member {
         }
         settle_standings(&mut paths, &self.config);
         let weighing = weigh(&mut paths, self.config.weights);
-        let mtu = paths
+        let ceiling = paths
             .iter()
             .zip(&self.config.paths)
             .filter_map(|(plan, path)| {
@@ -259,16 +277,37 @@ impl Member {
             })
             .chain(self.config.mtu)
             .min()
-            .map(|mtu| mtu.max(LEAST_MTU));
+            .map(|mtu| mtu.max(LEAST_MTU))
+            // A configured MTU alone is a cap, not yet a measure.
+            .filter(|_| paths.iter().any(|path| path.device.is_some()));
+        let narrowest = self.narrowest(world, &paths);
+        let narrowest = narrowest.filter(|(mtu, _)| ceiling.is_some_and(|ceiling| *mtu < ceiling));
         Some(BondPlan {
             id: self.id,
             name: self.config.name.clone(),
-            // A configured MTU alone is a cap, not yet a measure.
-            mtu: mtu.filter(|_| paths.iter().any(|path| path.device.is_some())),
+            mtu: narrowest.as_ref().map(|(mtu, _)| *mtu).or(ceiling),
+            mtu_ceiling: ceiling,
+            mtu_bound: narrowest.map_or(MtuBound::Ceiling, |(_, bound)| bound),
             peer_reachable: peer.map(|route| route.is_some()),
             weighing,
             paths,
         })
+    }
+
+    /// How long packets may be to pass the path that carries the least, bytes, and what says so. One that carries
+    /// less than the bond needs is out of use, and does not count.
+    fn narrowest(&self, world: &World, paths: &[PathPlan]) -> Option<(u32, MtuBound)> {
+        if self.config.path_mtu == config::PathMtu::Fixed {
+            return None;
+        }
+        let known = paths.iter().zip(&self.config.paths);
+        let carried = known.filter_map(|(plan, path)| {
+            let path_mtu = *world.path_mtu.get(&plan.id)?;
+            let mtu = path_mtu.saturating_sub(headers(&self.config, path));
+            let name = plan.name.clone();
+            Some((mtu.max(LEAST_MTU), MtuBound::Path { name, path_mtu }))
+        });
+        carried.min_by_key(|(mtu, _)| *mtu)
     }
 
     /// Notes over which of the bond's devices the peer is reached. A device is trusted to be one of

@@ -38,13 +38,14 @@ use super::{
     event::Event,
     gap::{self, Gap},
     liveness::{Bfd, BfdLiveness, Liveness, Verdict},
+    plan::LEAST_MTU,
     processors::Processors,
     rates::{Candidate, Rates},
     tally::{self, Observation, Tally},
 };
 use crate::{
     clock::monotonic,
-    config::{HoldDown, Policies, Probing},
+    config::{self, HoldDown, Policies, Probing},
     pins::Pins,
     tables::{Raw, Tables, value},
 };
@@ -69,10 +70,12 @@ const TELL_SHARE: u64 = 10_000_000_000;
 const OVERTAKEN: u64 = 10_000_000_000;
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
-/// Bytes of the longest probe: larger bond MTUs are beyond what underlays have.
-const MAX_PROBE: usize = 9216;
-/// Bytes of an outer packet with a small probe, at the most.
-const SMALL: usize = 20 + 8 + probe::LEN;
+/// Bytes of the longest packet that is asked for, without outer headers: larger MTUs are beyond what underlays
+/// have.
+const MAX_MTU: u32 = 9216;
+/// One in so many of the packets sent is lost, if not all, where they are too long: few are sent then, as TCP
+/// waits longer and longer.
+const DATA_LOST_OF: u64 = 2;
 /// The scheduler's favour.
 const NICE: i32 = -15;
 
@@ -90,8 +93,19 @@ pub struct Watched {
     pub policies: Policies,
     /// Which the peer's must be like, see [`agreement::options`].
     pub options: u8,
+    pub sizes: Sizes,
     /// Where the bond goes by what its paths are measured to carry: what is thought of this one.
     pub expected: Option<Expected>,
+}
+
+/// What makes packets of the bond long on a path, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Outer headers around a packet of the bond, and around a probe.
+    pub headers: u32,
+    pub probe_headers: u32,
+    /// Whether the path MTU is looked for, or only said whether the bond's longest packets pass.
+    pub path_mtu: config::PathMtu,
 }
 
 /// What is thought of a path before anything is measured.
@@ -130,6 +144,9 @@ enum Order {
     Bfd {
         path: u32,
         session: Bfd,
+    },
+    LookAtMtu {
+        paths: BTreeSet<u32>,
     },
 }
 
@@ -202,6 +219,11 @@ impl Prober {
         self.order(Order::Bfd { path, session });
     }
 
+    /// What is below these paths changed: other sizes may pass.
+    pub fn look_at_mtu(&self, paths: BTreeSet<u32>) {
+        self.order(Order::LookAtMtu { paths });
+    }
+
     /// Whether the thread ended, which it does by a fault alone.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
@@ -243,6 +265,8 @@ struct Target {
     limit: u64,
     /// What was last told of its share, where that is measured.
     share: Told,
+    /// The path MTU as it was last told.
+    path_mtu: Option<u32>,
     /// When it began to be watched.
     since: u64,
 }
@@ -288,6 +312,7 @@ impl Target {
             peer_options: None,
             limit: 0,
             share: Told::default(),
+            path_mtu: None,
             since: now,
         }
     }
@@ -311,6 +336,34 @@ impl Target {
             Life::Probed(liveness) => Some(liveness),
             Life::Bfd(_) => None,
         }
+    }
+
+    /// Begins with the path MTU that an earlier controller knew; 0: none.
+    fn remember(&mut self, path_mtu: u32) {
+        if path_mtu != 0
+            && self.searches()
+            && let Life::Probed(liveness) = &mut self.life
+        {
+            liveness.remember_path_mtu(path_mtu);
+            self.path_mtu = Some(path_mtu);
+        }
+    }
+
+    fn searches(&self) -> bool {
+        self.watched.sizes.path_mtu == config::PathMtu::Probe
+    }
+
+    /// The path MTU, if it is not the one that was told: told from now on.
+    fn news_of_mtu(&mut self) -> Option<Event> {
+        let path_mtu = match &self.life {
+            Life::Probed(liveness) if self.searches() => liveness.path_mtu(),
+            Life::Probed(_) | Life::Bfd(_) => None,
+        };
+        let news = std::mem::replace(&mut self.path_mtu, path_mtu) != path_mtu;
+        news.then_some(Event::PathMtu {
+            path: self.watched.path,
+            bytes: path_mtu,
+        })
     }
 
     fn tick(&mut self, now: u64, best_rtt: Option<u64>) -> Option<Verdict> {
@@ -399,6 +452,7 @@ impl Worker {
                         self.gaps = gaps;
                     }
                     Ok(Order::Bfd { path, session }) => self.hear_bfd(path, session),
+                    Ok(Order::LookAtMtu { paths }) => self.look_at_mtu(&paths),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
@@ -454,8 +508,18 @@ impl Worker {
         };
         for watched in paths {
             let path = watched.path;
-            let kept = before.remove(&path).and_then(|kept| kept.with(&watched));
-            let target = kept.unwrap_or_else(|| Target::new(watched, failed.contains(&path), now));
+            let mut kept = before.remove(&path).and_then(|kept| kept.with(&watched));
+            // A reload is a word of the user's to look again.
+            if let Some(liveness) = kept.as_mut().and_then(Target::probed) {
+                liveness.look_at_mtu_again(now);
+            }
+            let target = kept.unwrap_or_else(|| {
+                let mut target = Target::new(watched, failed.contains(&path), now);
+                if first && let Some(info) = value(&self.tables.probe_info, path) {
+                    target.remember(info.path_mtu);
+                }
+                target
+            });
             self.paths.insert(path, target);
         }
         for path in stale {
@@ -513,6 +577,17 @@ impl Worker {
         }
     }
 
+    fn look_at_mtu(&mut self, paths: &BTreeSet<u32>) {
+        let now = monotonic();
+        let targets = paths.iter();
+        for path in targets {
+            let target = self.paths.get_mut(path);
+            if let Some(liveness) = target.and_then(Target::probed) {
+                liveness.look_at_mtu_again(now);
+            }
+        }
+    }
+
     fn next_answer(&mut self) -> Option<Sample> {
         loop {
             let item = self.tables.samples.next()?;
@@ -524,7 +599,6 @@ impl Worker {
 
     fn read_answers(&mut self) {
         while let Some(sample) = self.next_answer() {
-            let full = sample.len as usize > SMALL;
             // What an earlier controller asked, or an earlier path of this id, says nothing.
             let Some(target) = self
                 .paths
@@ -536,10 +610,17 @@ impl Worker {
             let Some(liveness) = target.probed() else {
                 continue;
             };
-            let verdict = liveness.answer(&sample, full);
+            let verdict = liveness.answer(&sample);
             let observation = target.tally.take(&sample);
+            if observation.as_ref().is_some_and(is_as_of_too_long)
+                && let Some(liveness) = target.probed()
+            {
+                liveness.data_is_lost(sample.at_ns);
+            }
             target.peer_options = Some(sample.peer_options);
             let difference = agreement::difference(target.watched.options, sample.peer_options);
+            let mtu = target.news_of_mtu();
+            self.unsaid.extend(mtu.map(|event| (sample.path, event)));
             self.conclude(sample.path, verdict);
             self.compare(&sample, difference);
             if let Some(observation) = observation {
@@ -585,14 +666,15 @@ impl Worker {
                     self.random ^= self.random << 13;
                     self.random ^= self.random >> 7;
                     self.random ^= self.random << 17;
-                    let full = liveness.sent(now, self.random as u32);
+                    let long = liveness.sent(now, self.random as u32);
                     let bond = self.bonds.get(&target.watched.bond);
-                    let sent = ask(&self.frames, bond, path, probe::LEN);
+                    let sent = ask(&self.frames, bond, path, 0);
                     lost |= matches!(sent, Err(Errno::ENXIO | Errno::ENODEV | Errno::ENETDOWN));
-                    if let Some(bytes) = full
-                        && ask(&self.frames, bond, path, bytes as usize).is_err()
+                    let headers = target.watched.sizes.probe_headers;
+                    if let Some(bytes) = long
+                        && ask(&self.frames, bond, path, bytes.saturating_sub(headers)).is_err()
                     {
-                        liveness.full_size_not_sent(now);
+                        liveness.long_one_not_sent(now);
                     }
                 }
                 let due = liveness.next();
@@ -605,6 +687,8 @@ impl Worker {
                 }
             }
             let verdict = target.tick(now, best_rtt);
+            let mtu = target.news_of_mtu();
+            self.unsaid.extend(mtu.map(|event| (path, event)));
             self.unsaid.extend(news(path, verdict));
         }
         if lost && now >= self.looked + LOOK {
@@ -619,9 +703,20 @@ impl Worker {
         self.fastest.clear();
         for (&path, target) in &mut self.paths {
             let bond = path / MAX_BOND_PATHS;
+            let Sizes {
+                headers, path_mtu, ..
+            } = target.watched.sizes;
             if let Some(liveness) = target.probed() {
-                if let Some(info) = self.tables.bond_info(bond) {
-                    liveness.set_full_size(info.mtu.min(MAX_PROBE as u32));
+                let info = self.tables.bond_info(bond);
+                let bounds = info.and_then(|info| match path_mtu {
+                    config::PathMtu::Probe => {
+                        let most = info.mtu_ceiling.min(MAX_MTU);
+                        (most != 0).then_some((LEAST_MTU, most))
+                    }
+                    config::PathMtu::Fixed => Some((info.mtu, info.mtu)),
+                });
+                if let Some((least, most)) = bounds {
+                    liveness.set_mtu_bounds(least, most, headers, now);
                 }
                 if let Some(rtt) = liveness.rtt() {
                     let best = self.best_rtt.entry(bond).or_insert(rtt);
@@ -792,6 +887,13 @@ impl Worker {
     }
 }
 
+/// Whether packets are lost as where they are too long: of what is lost in a queue that is full much arrives.
+fn is_as_of_too_long(observation: &Observation) -> bool {
+    observation.lost_packets != 0
+        && observation.lost_packets * DATA_LOST_OF >= observation.sent_packets
+        && observation.delivered_bytes < LEAST_MTU.into()
+}
+
 /// What the controller is told of a verdict, with its path.
 fn news(path: u32, verdict: Option<Verdict>) -> Option<(u32, Event)> {
     Some((
@@ -803,15 +905,14 @@ fn news(path: u32, verdict: Option<Verdict>) -> Option<(u32, Event)> {
     ))
 }
 
-/// Has the program send a probe of `bytes`.
-fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: usize) -> nix::Result<()> {
-    static ZEROS: [u8; MAX_PROBE] = [0; MAX_PROBE];
+/// Has the program send a probe of `bytes`, or of the least that one has.
+fn ask(frames: &OwnedFd, bond: Option<&LinkAddr>, path: u32, bytes: u32) -> nix::Result<()> {
     let bond = bond.ok_or(Errno::ENODEV)?;
-    let mut start = [0; HEADER + 1];
-    start[12] = 0x08;
-    start[HEADER] = probe::TRIGGER | (path % MAX_BOND_PATHS) as u8;
-    let rest = &ZEROS[..bytes.clamp(probe::LEN, MAX_PROBE) - 1];
-    let parts = [IoSlice::new(&start), IoSlice::new(rest)];
+    let mut frame = [0; HEADER + probe::LEN];
+    frame[12] = 0x08;
+    frame[HEADER] = probe::TRIGGER | (path % MAX_BOND_PATHS) as u8;
+    frame[HEADER + 1..HEADER + 3].copy_from_slice(&(bytes as u16).to_be_bytes());
+    let parts = [IoSlice::new(&frame)];
     let flags = MsgFlags::MSG_DONTWAIT;
     sendmsg(frames.as_raw_fd(), &parts, &[], flags, Some(bond)).map(|_| ())
 }

@@ -11,8 +11,8 @@ use super::concern::Concerns;
 use super::event::{Event, OspfInterface, OspfNeighbour, Route};
 use super::gap::Gap;
 use super::liveness::Verdict;
-use super::plan::{BondPlan, Member, PathPlan};
-use super::prober::{Expected, How, Identity, Watched};
+use super::plan::{BondPlan, Member, PathPlan, headers, probe_headers};
+use super::prober::{Expected, How, Identity, Sizes, Watched};
 use super::quality::Shortcoming;
 use super::world::World;
 use crate::{bfd::SessionConfig, config};
@@ -24,6 +24,8 @@ pub struct Handled {
     pub outcomes: Vec<Outcome>,
     /// What concerns a path and did not change it.
     pub notes: Vec<Note>,
+    /// Ids of the paths below which something changed: packets of other sizes may pass.
+    pub look_at_mtu: BTreeSet<u32>,
 }
 
 /// What an event led to in a bond.
@@ -136,10 +138,12 @@ impl Controller {
             watched.into_iter().map(what).collect()
         };
         let (watched_before, watched) = (by_id(watched_before), by_id(self.watched()));
-        self.world.liveness.retain(|id, _| {
+        let same = |id: &u32| {
             let now = watched.get(id);
             now.is_some() && now == watched_before.get(id)
-        });
+        };
+        self.world.liveness.retain(|id, _| same(id));
+        self.world.path_mtu.retain(|id, _| same(id));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
@@ -176,6 +180,11 @@ impl Controller {
                 hold_down: bond.hold_down,
                 policies: bond.policies,
                 options: agreement::options(bond),
+                sizes: Sizes {
+                    headers: headers(bond, path),
+                    probe_headers: probe_headers(bond, path),
+                    path_mtu: bond.path_mtu,
+                },
                 expected: bond.measures().then(|| Expected {
                     weight: path.weight,
                     cap: path.rate_cap_mbit.map(|mbit| u64::from(mbit) * 125_000),
@@ -233,6 +242,7 @@ impl Controller {
     /// Takes in an event; returns what it changed, and what it tells beyond that.
     pub fn handle(&mut self, event: Event) -> Handled {
         let mut affected = self.concerns.concerned(&event, &self.world);
+        let look_at_mtu = self.other_sizes(&event);
         let news = self.absorb(&event);
         // A cost that is known for the first time is no news, but may be a weight.
         if news.is_empty() && !matches!(event, Event::Ospf(_)) {
@@ -246,7 +256,53 @@ impl Controller {
             .iter()
             .flat_map(|news| self.notes(news, &affected, &outcomes))
             .collect();
-        Handled { outcomes, notes }
+        Handled {
+            outcomes,
+            notes,
+            look_at_mtu,
+        }
+    }
+
+    /// The paths on which packets of other sizes may pass after an event: routes lead elsewhere, or some device has
+    /// another MTU. It may be that below a path's own.
+    fn other_sizes(&self, event: &Event) -> BTreeSet<u32> {
+        match event {
+            Event::Link(link) => {
+                let before = self.world.link(link.ifindex);
+                let other = before.is_some_and(|before| before.mtu != link.mtu);
+                // Those of bonds follow; nothing follows from them.
+                let own = |member: &Member| {
+                    let bond = &member.config;
+                    link.name == bond.name || link.name == bond.peer_device()
+                };
+                if other && !self.members.iter().any(own) {
+                    self.path_ids().collect()
+                } else {
+                    BTreeSet::new()
+                }
+            }
+            Event::Route { to, route } => {
+                let same = self.world.route(*to) == route.as_ref();
+                if same || !self.concerns.is_target(*to) {
+                    return BTreeSet::new();
+                }
+                let paths = self.members.iter().flat_map(|member| {
+                    let paths = member.config.paths.iter().zip(&member.paths);
+                    paths.filter(|(path, _)| path.remote == *to)
+                });
+                paths.map(|(_, &(id, _))| id).collect()
+            }
+            Event::LinkGone { .. }
+            | Event::Address { .. }
+            | Event::AddressGone { .. }
+            | Event::Ospf(_)
+            | Event::Liveness { .. }
+            | Event::PathMtu { .. }
+            | Event::Options { .. }
+            | Event::Share { .. }
+            | Event::Settled { .. }
+            | Event::Admin { .. } => BTreeSet::new(),
+        }
     }
 
     /// What is to be said of the paths that a piece of news is about and did not change; `affected` are
@@ -364,6 +420,24 @@ impl Controller {
                 let by_bfd = self.members[index].config.bfd.is_some();
                 News::one(verdict_news(verdict, by_bfd), About::Path(*path), bad)
             }
+            Event::PathMtu { path, bytes } => {
+                let probed = |index: &usize| self.members[*index].config.probing.is_some();
+                let Some(index) = self.concerns.bond_of(*path).filter(probed) else {
+                    return Vec::new();
+                };
+                let before = match bytes {
+                    Some(bytes) => world.path_mtu.insert(*path, *bytes),
+                    None => world.path_mtu.remove(path),
+                };
+                if before == *bytes {
+                    return Vec::new();
+                }
+                let expected = self.expected_mtu(index, *path);
+                let Some(text) = path_mtu_news(before, *bytes, expected) else {
+                    return Vec::new();
+                };
+                News::one(text, About::Path(*path), *bytes < before)
+            }
             Event::Options {
                 path,
                 peer,
@@ -425,6 +499,15 @@ impl Controller {
                 News::one(text, About::Path(*path), !up)
             }
         }
+    }
+
+    /// How long a packet may be on a path, outer headers included, bytes, as far as devices and the
+    /// configuration tell; `None` where the bond is not planned yet.
+    fn expected_mtu(&self, index: usize, path: u32) -> Option<u32> {
+        let member = &self.members[index];
+        let ceiling = self.plans.get(&member.id)?.mtu_ceiling?;
+        let place = member.paths.iter().position(|&(id, _)| id == path)?;
+        Some(ceiling + headers(&member.config, &member.config.paths[place]))
     }
 
     fn replan(&mut self, indexes: impl IntoIterator<Item = usize>, cause: &str) -> Vec<Outcome> {
@@ -600,6 +683,29 @@ fn ospf_news(before: &[OspfInterface], after: &[OspfInterface]) -> Vec<News> {
 
 /// An adjacency that works (RFC 2328, 10.1), as the daemons' readers name it.
 const FULL: &str = "Full";
+
+/// What became different of a path's MTU, in words; `None` where it is what was `expected` of it before it was
+/// known.
+fn path_mtu_news(before: Option<u32>, now: Option<u32>, expected: Option<u32>) -> Option<String> {
+    Some(match (before, now) {
+        (None, Some(now)) if expected.is_none_or(|expected| now >= expected) => return None,
+        (None, Some(now)) => {
+            format!("path MTU {now}: longer probes are not answered, smaller ones are")
+        }
+        (Some(before), Some(now)) if now < before => {
+            format!(
+                "path MTU {now}, was {before}: longer probes are not answered, smaller ones are"
+            )
+        }
+        (Some(before), Some(now)) => {
+            format!("path MTU {now}, was {before}: probes of that size are answered")
+        }
+        (Some(before), None) => {
+            format!("path MTU less than the bond needs, was {before}")
+        }
+        (None, None) => return None,
+    })
+}
 
 /// A verdict in words.
 fn verdict_news(verdict: &Verdict, by_bfd: bool) -> String {

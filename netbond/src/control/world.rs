@@ -21,6 +21,9 @@ pub(super) struct World {
     pub(super) ospf: Vec<OspfInterface>,
     /// What probes or BFD sessions say, by path id.
     pub(super) liveness: BTreeMap<u32, Verdict>,
+    /// The longest packets that paths carry, outer headers included, bytes, by path id; of those that
+    /// are not here it is not known, or less than the bond needs.
+    pub(super) path_mtu: BTreeMap<u32, u32>,
     /// Ids of the paths that the user took out.
     pub(super) admin_down: BTreeSet<u32>,
 }

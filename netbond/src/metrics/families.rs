@@ -122,6 +122,12 @@ pub(super) const BONDS: &[Metric<Bond>] = &[
         number(Some(bond.mtu))
     }),
     gauge(
+        "bond_mtu_ceiling",
+        BYTES,
+        "What that would be if all paths carried what their devices take.",
+        |bond| number(bond.mtu_ceiling),
+    ),
+    gauge(
         "bond_peer_reachable",
         NONE,
         "Whether a route leads to the peer's own prefix, where that is configured.",
@@ -468,9 +474,15 @@ pub(super) const PATHS: &[Metric<Path>] = &[
         |path| probe(path, |probe| count(probe.reordered.into())),
     ),
     gauge(
+        "path_mtu",
+        BYTES,
+        "Longest packet that the path carries, outer headers included.",
+        |path| probe(path, |probe| number(probe.path_mtu)),
+    ),
+    gauge(
         "path_full_size",
         BYTES,
-        "Length of the bond's longest packet with outer headers, as probed.",
+        "Length of the bond's longest packet that the path is to carry, as probed.",
         |path| probe(path, |probe| number(Some(probe.full_size))),
     ),
     gauge(

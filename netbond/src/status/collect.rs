@@ -99,6 +99,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             device_up,
             ifindex: info.ifindex,
             mtu: info.mtu,
+            mtu_ceiling: (info.mtu_ceiling != 0).then_some(info.mtu_ceiling),
             encap: Encap::from_number(info.encap).map_or("unknown", Encap::label),
             mode: label(info.mode),
             weights: Weights::from_number(info.weights).map_or("unknown", Weights::label),
@@ -346,6 +347,9 @@ fn probe(info: &ProbeInfo) -> Probe {
         behind_ms: (info.behind_ns != NOT_COMPARED).then(|| ms(info.behind_ns)),
         reordered: info.reordered,
         missed: info.missed,
+        // What was known before says nothing while another size is looked for.
+        path_mtu: (info.path_mtu != 0 && info.full != FullSize::BlackHole as u32)
+            .then_some(info.path_mtu),
         full_size: info.full_len,
         full_size_result: FullSize::from_number(info.full).map_or("unknown", FullSize::label),
     }

@@ -56,6 +56,8 @@ pub struct Bond {
     pub device_up: bool,
     pub ifindex: u32,
     pub mtu: u32,
+    /// What `mtu` would be if all paths carried what their devices take; `null` where no device is known yet.
+    pub mtu_ceiling: Option<u32>,
     /// `gre` or `gretap`.
     pub encap: &'static str,
     /// How the path of a packet is chosen that is of no class.
@@ -234,8 +236,11 @@ pub struct Probe {
     pub reordered: u32,
     /// Requests since the last answer.
     pub missed: u32,
-    /// Bytes of the longest packet of the bond, and what became of probes of that size: `unknown`,
-    /// `passes` or `black hole`.
+    /// Bytes of the longest packet that the path carries, outer headers included; `null` where that is not known,
+    /// or less than the bond needs.
+    pub path_mtu: Option<u32>,
+    /// Bytes of the longest packet of the bond that the path is to carry, and what became of probes of that
+    /// size: `unknown`, `passes` or `black hole`.
     pub full_size: u32,
     pub full_size_result: &'static str,
 }

@@ -59,6 +59,7 @@ fn empty() -> Status {
     status.rates_over_s = None;
     let bond = &mut status.bonds[0];
     (bond.flowlet_gap_ms, bond.settled) = (None, None);
+    bond.mtu_ceiling = None;
     (bond.key, bond.peer) = (None, None);
     (bond.numbered, bond.in_order) = (None, None);
     let path = &mut bond.paths[0];
@@ -79,6 +80,7 @@ fn hollow() -> Status {
     path.proof.as_mut().unwrap().age_ms = None;
     let probe = path.probe.as_mut().unwrap();
     (probe.data_loss, probe.behind_ms) = (None, None);
+    probe.path_mtu = None;
     status
 }
 

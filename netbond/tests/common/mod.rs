@@ -260,7 +260,8 @@ impl Kernel {
 
     /// Runs a program once; `gso` is (segments, size) of a super-packet.
     pub(crate) fn run(&mut self, name: &str, frame: &[u8], gso: Option<(u32, u32)>) -> Ran {
-        let mut out = vec![0; frame.len() + 256];
+        // A probe may be much longer than what asks for it.
+        let mut out = vec![0; frame.len().max(9216) + 256];
         // struct __sk_buff of linux/bpf.h: mark at byte 8, gso_segs at byte 164, gso_size at byte 176.
         let mut context = [0_u8; 192];
         context[8..12].copy_from_slice(&self.mark.to_ne_bytes());

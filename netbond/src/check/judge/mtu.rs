@@ -11,10 +11,8 @@ use crate::check::{
     facts::{Facts, paths},
 };
 use crate::config::{Bond, Config, Path};
-use crate::control::plan::headers;
-
-/// The least MTU of a bond.
-const LEAST: u32 = 1280;
+use crate::control::plan::{LEAST_MTU, headers};
+use crate::status::Probe;
 
 /// What WireGuard puts before and behind a packet, with UDP and IP (4 type, 4 receiver, 8 counter, 16
 /// authentication tag, 8 UDP).
@@ -26,7 +24,7 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     for (bond, path) in paths(config) {
         let of_path = |finding: Finding| finding.of_path(bond, path);
         findings.extend(device(facts, bond, path).map(of_path));
-        findings.extend(black_hole(facts, bond, path).map(of_path));
+        findings.extend(on_the_way(facts, bond, path).map(of_path));
         if seen.insert((&bond.name, facts.device(path))) {
             findings.extend(underlay(facts, path).map(of_path));
         }
@@ -39,21 +37,24 @@ fn device(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
     let device = facts.host.by_name(facts.device(path)?)?;
     let headers = headers(bond, path);
     // Without a bond device: what it will have at the least.
-    let mtu = facts.host.by_name(&bond.name).map_or(LEAST, |own| own.mtu);
+    let mtu = facts
+        .host
+        .by_name(&bond.name)
+        .map_or(LEAST_MTU, |own| own.mtu);
     let needed = mtu + headers;
     if needed <= device.mtu {
         return None;
     }
     let name = &device.name;
-    let remedy = if mtu <= LEAST {
+    let remedy = if mtu <= LEAST_MTU {
         format!(
-            "a bond has {LEAST} at the least: `ip link set {name} mtu {needed}` or more, at both ends"
+            "a bond has {LEAST_MTU} at the least: `ip link set {name} mtu {needed}` or more, at both ends"
         )
     } else {
         format!(
             "`ip link set {} mtu {}`, or give {name} {needed} at both ends",
             bond.name,
-            device.mtu.saturating_sub(headers).max(LEAST)
+            device.mtu.saturating_sub(headers).max(LEAST_MTU)
         )
     };
     let finding = Finding::problem(
@@ -68,16 +69,35 @@ fn device(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
     Some(finding.of_device(name))
 }
 
-/// Whether packets of full size vanish on the way, as probes say.
-fn black_hole(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
+/// Whether what fits into a path's device passes the way, as probes say.
+fn on_the_way(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
     let (_, now) = facts.readings(bond)?;
     let found = now.paths.iter().find(|found| found.name == path.name)?;
     let probe = found.probe.as_ref()?;
-    if probe.full_size_result != FullSize::BlackHole.label() {
-        return None;
+    if probe.full_size_result == FullSize::BlackHole.label() {
+        return Some(black_hole(facts, path, probe));
     }
+    let ceiling = now.mtu_ceiling? + headers(bond, path);
+    let path_mtu = probe.path_mtu.filter(|&path_mtu| path_mtu < ceiling)?;
+    let device = facts.device(path)?;
+    let finding = Finding::warning(
+        Kind::PathMtu,
+        format!(
+            "the path carries packets of {path_mtu} bytes, by probes, where {ceiling} are wanted: so {} has MTU {}",
+            bond.name, now.mtu
+        ),
+        format!(
+            "mend the MTU of what lies below {device}; where it is to stay so, `ip link set {device} mtu {path_mtu}` \
+             at both ends says it to everybody"
+        ),
+    );
+    Some(finding.of_device(device))
+}
+
+/// Packets of full size vanish on the way.
+fn black_hole(facts: &Facts, path: &Path, probe: &Probe) -> Finding {
     let device = facts.device(path).unwrap_or("the path's device");
-    Some(Finding::problem(
+    Finding::problem(
         Kind::BlackHole,
         format!(
             "packets of {} bytes vanish on the way, while small ones pass: somewhere the MTU is smaller, and \
@@ -88,7 +108,7 @@ fn black_hole(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
             "lower the MTU of {device} at both ends until they pass (`ip link set {device} mtu ...`), or that \
              of the tunnels behind it; `ping -M do -s SIZE` to the WireGuard endpoint finds the size"
         ),
-    ))
+    )
 }
 
 /// Whether encrypted packets fit into the underlay.
@@ -171,6 +191,27 @@ mod tests {
         let mut facts = sample::facts();
         set_mtu(&mut facts, "u-a-m1", 1480);
         assert_eq!(judge(&sample::config(), &facts), []);
+    }
+
+    #[test]
+    fn a_path_mtu_below_the_device_s() {
+        let one = only(|facts| {
+            let Controller::Runs(readings) = &mut facts.controller else {
+                panic!("it runs");
+            };
+            let bond = &mut readings.1.bonds[0];
+            bond.mtu = 1316;
+            bond.paths[1].probe.as_mut().unwrap().path_mtu = Some(1340);
+        });
+        assert_eq!(
+            (one.kind, one.path.as_deref()),
+            (Kind::PathMtu, Some("via-m2"))
+        );
+        assert!(
+            one.what.contains("1340 bytes, by probes, where 1420"),
+            "{one:#?}"
+        );
+        assert!(one.what.contains("nb0 has MTU 1316"), "{one:#?}");
     }
 
     #[test]

@@ -78,6 +78,9 @@ fn heading(bond: &Bond) -> String {
         bond.paths.len(),
         bond.mtu
     );
+    if let Some(ceiling) = bond.mtu_ceiling.filter(|&ceiling| bond.mtu < ceiling) {
+        line += &format!(" of {ceiling}");
+    }
     if !bond.device_up {
         line += ", device not up";
     }
@@ -253,6 +256,7 @@ fn probes(bond: &Bond) -> Table {
         "BEHIND ms",
         "QUEUE ms",
         "REORDERED",
+        "PATH MTU",
     ]);
     for path in &bond.paths {
         let probe = path.probe.as_ref();
@@ -265,6 +269,9 @@ fn probes(bond: &Bond) -> Table {
             number(probe.and_then(|probe| probe.behind_ms), 2),
             number(probe.map(|probe| probe.queue_ms), 2),
             probe.map_or_else(|| DASH.to_owned(), |probe| count(probe.reordered.into())),
+            probe
+                .and_then(|probe| probe.path_mtu)
+                .map_or_else(|| DASH.to_owned(), |bytes| bytes.to_string()),
         ]);
     }
     table
@@ -396,6 +403,7 @@ mod tests {
             ("via-m2", "LOST %", "50.0"),
             ("via-m2", "BACK %", "0.0"),
             ("via-m2", "REORDERED", "3"),
+            ("via-m2", "PATH MTU", "1420"),
             ("via-m2", "TX BYTES", "1.33G"),
             ("via-m1", "STATE", "dead"),
             ("via-m1", "REASON", "probes unanswered"),
