@@ -45,6 +45,9 @@ fn the_verifier_takes_the_programs_of_all_modes() {
     for (mode, most) in MOST {
         let mut file = plain.replacen("round-robin", mode, 1);
         if mode == "adaptive" {
+            let both = "mode = \"adaptive\"\nmss_clamp = true";
+            file = file.replacen("mode = \"adaptive\"", both, 1);
+            assert!(file.contains(both), "{file}");
             // And of paths over IPv6.
             for (address, in_place) in [("10.65.0.14", "fd65::14"), ("10.65.0.10", "fd65::10")] {
                 assert!(file.contains(address), "{address} in\n{file}");
