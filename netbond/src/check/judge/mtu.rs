@@ -77,14 +77,17 @@ fn on_the_way(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
     if probe.full_size_result == FullSize::BlackHole.label() {
         return Some(black_hole(facts, path, probe));
     }
-    let ceiling = now.mtu_ceiling? + headers(bond, path);
-    let path_mtu = probe.path_mtu.filter(|&path_mtu| path_mtu < ceiling)?;
+    let (path_mtu, ceiling) = (probe.path_mtu?, now.mtu_ceiling?);
+    if probe.full_size >= ceiling {
+        return None;
+    }
     let device = facts.device(path)?;
     let finding = Finding::warning(
         Kind::PathMtu,
         format!(
-            "the path carries packets of {path_mtu} bytes, by probes, where {ceiling} are wanted: so {} has MTU {}",
-            bond.name, now.mtu
+            "the path carries packets of {path_mtu} bytes by probes, {} of them the bond's, where {ceiling} are \
+             wanted: so {} has MTU {}",
+            probe.full_size, bond.name, now.mtu
         ),
         format!(
             "mend the MTU of what lies below {device}; where it is to stay so, `ip link set {device} mtu {path_mtu}` \
@@ -201,16 +204,15 @@ mod tests {
             };
             let bond = &mut readings.1.bonds[0];
             bond.mtu = 1316;
-            bond.paths[1].probe.as_mut().unwrap().path_mtu = Some(1340);
+            let probe = bond.paths[1].probe.as_mut().unwrap();
+            (probe.path_mtu, probe.full_size) = (Some(1340), 1316);
         });
         assert_eq!(
             (one.kind, one.path.as_deref()),
             (Kind::PathMtu, Some("via-m2"))
         );
-        assert!(
-            one.what.contains("1340 bytes, by probes, where 1420"),
-            "{one:#?}"
-        );
+        let part = "1340 bytes by probes, 1316 of them the bond's, where 1396";
+        assert!(one.what.contains(part), "{one:#?}");
         assert!(one.what.contains("nb0 has MTU 1316"), "{one:#?}");
     }
 
