@@ -78,10 +78,24 @@ pub struct Bond {
     pub classes: u32,
     /// MTU to which the maximum segment size in TCP's SYNs is clamped, bytes; 0: it is not.
     pub clamp_mtu: u32,
+    /// The longest packet, bytes without an Ethernet header, that the program in a driver hands to the bond
+    /// device, which takes none that exceeds its MTU; 0: none.
+    pub xdp_mtu: u32,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Bond>() == 292);
+const _: () = assert!(size_of::<Bond>() == 296);
+
+/// An Ethernet device in whose driver a program is: an entry of `UNDERLAYS`, by ifindex. Written by the
+/// controller.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Underlay {
+    /// Its address: frames to others are not for this host.
+    pub address: [u8; 6],
+    pub reserved: [u8; 2],
+}
+const _: () = assert!(size_of::<Underlay>() == 8);
 
 /// How packets are spread over a bond's paths: an entry of `LANES`. A bond has a lane of its own (by
 /// bond id), and one for each of its classes (`MAX_BONDS` + class id). Written by the controller.
@@ -568,7 +582,9 @@ pub struct PathInfo {
     pub quarters: u32,
     /// Among the paths in order of preference, the lowest first.
     pub priority: u32,
-    pub reserved: u32,
+    /// Whether the program in its device's driver receives its packets, or why not:
+    /// [`crate::names::Xdp`].
+    pub xdp: u32,
 }
 const _: () = assert!(size_of::<PathInfo>() == 168);
 

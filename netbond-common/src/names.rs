@@ -38,6 +38,8 @@ pub mod map {
     pub const SEQUENCES: &str = "SEQUENCES";
     pub const STRANDS: &str = "STRANDS";
     pub const SKEWS: &str = "SKEWS";
+    pub const UNDERLAYS: &str = "UNDERLAYS";
+    pub const BOND_PEERS: &str = "BOND_PEERS";
 }
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
@@ -55,6 +57,8 @@ pub mod program {
     pub const INGRESS_L2_ORDER: &str = "netbond_ord_l2";
     /// Egress of the other end of a bond device's veth pair.
     pub const RELEASE: &str = "netbond_release";
+    /// The driver of a path's Ethernet device, before its ingress.
+    pub const XDP: &str = "netbond_xdp";
 }
 
 macro_rules! named {
@@ -255,6 +259,34 @@ named! {
         Probes = 1, "probes";
         /// By a BFD session.
         Bfd = 2, "bfd";
+    }
+}
+
+named! {
+    /// Whether a path's packets are received by XDP, in its device's driver, or why by tc alone.
+    Xdp {
+        /// Nobody asks for it.
+        Off = 0, "off";
+        /// In the driver.
+        Native = 1, "native";
+        /// The path's device does not exist.
+        NoDevice = 2, "device does not exist";
+        /// Its frames have no Ethernet header, as those of WireGuard.
+        NotEthernet = 3, "device is not Ethernet";
+        /// The device's driver has no XDP.
+        NoDriver = 4, "driver has no XDP";
+        /// The device has a program already that is not netbond's.
+        Taken = 5, "another XDP program is on the device";
+        /// The driver has XDP, and does not take the program as the device is set up.
+        Refused = 6, "driver refused the program";
+        /// The driver would hide the tags of frames that are for VLAN devices.
+        Vlans = 7, "VLAN devices and rx-vlan-offload";
+        /// Packets of the bond are numbered, and may have to wait for their turn.
+        Numbered = 8, "bond numbers its packets";
+        /// The bond device takes frames from a driver only with GRO on.
+        NoGro = 9, "GRO is off on the bond device";
+        /// A veth, whose other end leaves checksums to others, unless the user insists.
+        Veth = 10, "veth leaves out checksums";
     }
 }
 

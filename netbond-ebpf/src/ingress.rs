@@ -29,7 +29,7 @@ use crate::{
     end::End,
     features::{Features as _, Modes},
     maps,
-    packet::{Packet, Refused, monotonic, redirect, redirect_inward},
+    packet::{Context, Packet, Refused, monotonic, redirect, redirect_inward},
 };
 
 /// Source address of the frames that a bond device receives: locally administered, so that it is
@@ -289,14 +289,8 @@ fn take_frame<const L3: usize, const CLAMPS: bool>(
         return Err(Fate::RxProtocol);
     }
     let start = L3 + cover.len;
-    let header: Header = packet.read(start).ok_or(Fate::RxMalformed)?;
+    let (header, mark) = in_frame(packet, start, cover.tos)?;
     let protocol = [header[12], header[13]];
-    let mark = match congestion(packet, start + EthHdr::LEN, protocol, cover.tos) {
-        Ok(mark) => mark,
-        Err(Fate::RxEcn) => return Err(Fate::RxEcn),
-        // No IP packet, or not a well-formed one: as a bridge would carry it.
-        Err(_) => Mark::None,
-    };
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
     // The kernel takes nothing away that leaves less than an IPv4 header.
@@ -319,6 +313,23 @@ fn take_frame<const L3: usize, const CLAMPS: bool>(
     stats.rx_bytes += u64::from(len);
     leave.count(packets, stats);
     Ok(leave.send(packet, bond))
+}
+
+/// The header of the frame at `start`, and what becomes of the ECN field of an IP packet in it.
+#[inline(always)]
+pub(crate) fn in_frame<C: Context>(
+    packet: &Packet<C>,
+    start: usize,
+    outer_tos: u8,
+) -> Result<(Header, Mark), Fate> {
+    let header: Header = packet.read(start).ok_or(Fate::RxMalformed)?;
+    let protocol = [header[12], header[13]];
+    match congestion(packet, start + EthHdr::LEN, protocol, outer_tos) {
+        Ok(mark) => Ok((header, mark)),
+        Err(Fate::RxEcn) => Err(Fate::RxEcn),
+        // No IP packet, or not a well-formed one: as a bridge would carry it.
+        Err(_) => Ok((header, Mark::None)),
+    }
 }
 
 /// How a packet leaves the bond.
@@ -397,13 +408,13 @@ extern "C" fn netbond_arrive(
 }
 
 /// What the outer headers say.
-struct Outer {
-    key: TunnelKey,
+pub(crate) struct Outer {
+    pub(crate) key: TunnelKey,
     /// Bytes of all outer headers.
-    len: usize,
+    pub(crate) len: usize,
     /// GRE payload type, big-endian.
-    protocol: [u8; 2],
-    tos: u8,
+    pub(crate) protocol: [u8; 2],
+    pub(crate) tos: u8,
     identification: u16,
     /// Whether it has a sequence number, and then which.
     stamped: bool,
@@ -426,10 +437,10 @@ fn outer<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
     let protocol = packet.protocol();
     if protocol == gre::IPV4 {
         if is_ours::<L3>(packet) {
-            return outer_v4::<L3>(packet);
+            return outer_v4::<L3, _>(packet);
         }
     } else if protocol == gre::IPV6 && Modes::has(feature::IPV6) && is_ours::<L3>(packet) {
-        return outer_v6::<L3>(packet);
+        return outer_v6::<L3, _>(packet);
     }
     Err(Fate::RxForeign)
 }
@@ -441,7 +452,7 @@ fn is_ours<const L3: usize>(packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-fn outer_v4<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
+pub(crate) fn outer_v4<const L3: usize, C: Context>(packet: &Packet<C>) -> Result<Outer, Fate> {
     let ip: Ipv4Hdr = packet.read(L3).ok_or(Fate::RxForeign)?;
     let ip_len = usize::from(ip.ihl());
     if ip.version() != 4 || ip_len < Ipv4Hdr::LEN || ip.proto != gre::IP_PROTOCOL {
@@ -459,7 +470,7 @@ fn outer_v4<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
 
 /// GRE behind extension headers is left to the kernel: nobody has reason to send what netbond takes so.
 #[inline(always)]
-fn outer_v6<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
+pub(crate) fn outer_v6<const L3: usize, C: Context>(packet: &Packet<C>) -> Result<Outer, Fate> {
     let head: [u8; ipv6::HEAD_LEN] = packet.read(L3).ok_or(Fate::RxForeign)?;
     if head[0] >> 4 != 6 {
         return Err(Fate::RxForeign);
@@ -494,8 +505,8 @@ fn outer_v6<const L3: usize>(packet: &Packet) -> Result<Outer, Fate> {
 /// What follows an outer IP header of `ip_len` bytes with these addresses, source and destination; of
 /// that itself nothing is said.
 #[inline(always)]
-fn behind_ip(
-    packet: &Packet,
+fn behind_ip<C: Context>(
+    packet: &Packet<C>,
     start: usize,
     ip_len: usize,
     [source, destination]: [[u8; 16]; 2],
@@ -533,7 +544,7 @@ fn behind_ip(
 }
 
 /// How a congestion mark on the outer header changes the inner one.
-enum Mark {
+pub(crate) enum Mark {
     None,
     Ipv4 { tos: u8, check: [u8; 2] },
     Ipv6 { first: [u8; 2] },
@@ -542,7 +553,7 @@ enum Mark {
 impl Mark {
     /// Writes the change behind the Ethernet header.
     #[inline(always)]
-    fn apply(self, packet: &Packet) -> Result<(), Refused> {
+    pub(crate) fn apply<C: Context>(self, packet: &Packet<C>) -> Result<(), Refused> {
         match self {
             Self::None => Ok(()),
             Self::Ipv4 { tos, check } => {
@@ -556,8 +567,8 @@ impl Mark {
 
 /// Reads the inner header at `offset` and decides what becomes of its ECN field (RFC 6040).
 #[inline(always)]
-fn congestion(
-    packet: &Packet,
+pub(crate) fn congestion<C: Context>(
+    packet: &Packet<C>,
     offset: usize,
     protocol: [u8; 2],
     outer_tos: u8,
@@ -598,7 +609,7 @@ fn congestion(
 }
 
 #[inline(always)]
-const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> [u8; EthHdr::LEN] {
+pub(crate) const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> [u8; EthHdr::LEN] {
     [
         to[0],
         to[1],

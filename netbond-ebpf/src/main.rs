@@ -20,8 +20,13 @@ mod ingress;
 mod maps;
 mod packet;
 mod probe;
+mod xdp;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
@@ -75,6 +80,13 @@ fn netbond_ord_l2(ctx: TcContext) -> i32 {
 fn netbond_release(ctx: TcContext) -> i32 {
     Packet::new(ctx).release();
     TC_ACT_UNSPEC
+}
+
+/// The driver of a path's Ethernet device: a packet may leave the bond before the kernel has made anything
+/// of it. All that takes more than that goes on to `netbond_in_l2`.
+#[xdp(frags)]
+fn netbond_xdp(ctx: XdpContext) -> u32 {
+    xdp::receive(&Packet::new(ctx)).unwrap_or(XDP_PASS)
 }
 
 #[cfg(not(target_arch = "bpf"))]

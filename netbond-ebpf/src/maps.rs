@@ -5,10 +5,10 @@
 //! path of that bond. Counters and tickets are per CPU and programs do not migrate: no atomics.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP, xdp_action::XDP_DROP},
     helpers::generated::bpf_map_lookup_percpu_elem,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, HashMap, PerCpuArray, RingBuf},
 };
 use netbond_common::{
     abi::{
@@ -16,7 +16,7 @@ use netbond_common::{
         EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES,
         MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, MAX_SHARES, Meta, NO_BOND,
         PATH_SPARE, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN,
-        Sample, Shares, Ticket, TunnelKey, Turns,
+        Sample, Shares, Ticket, TunnelKey, Turns, Underlay,
     },
     fate::Fate,
     notes::Notes,
@@ -31,6 +31,11 @@ use crate::{atomic, packet::monotonic_coarse};
 static BOND_BY_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BONDS, BPF_F_NO_PREALLOC);
 #[map]
 static TUNNELS: HashMap<TunnelKey, u32> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
+#[map]
+static UNDERLAYS: HashMap<u32, Underlay> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
+// Devices whose egress is the ingress of a bond device: the other ends of the veth pairs.
+#[map]
+static BOND_PEERS: DevMap = DevMap::with_max_entries(MAX_BONDS, 0);
 #[map]
 static BONDS: Array<Bond> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
@@ -106,6 +111,23 @@ pub(crate) fn path_id(key: &TunnelKey) -> Option<u32> {
     let id = TUNNELS.get_ptr(key)?;
     // SAFETY: as in `bond_id`.
     Some(unsafe { *id })
+}
+
+/// The Ethernet address of a device whose driver hands packets to a program.
+#[inline(always)]
+pub(crate) fn address_of(ifindex: u32) -> Option<&'static [u8; 6]> {
+    let underlay = UNDERLAYS.get_ptr(ifindex)?;
+    // SAFETY: as in `bond_id`.
+    Some(unsafe { &(*underlay).address })
+}
+
+/// Has the kernel hand the frame that a driver received to a bond's device, as if that had received it;
+/// returns the driver's action.
+#[inline(always)]
+pub(crate) fn redirect_to_bond(id: u32) -> u32 {
+    match BOND_PEERS.redirect(id, u64::from(XDP_DROP)) {
+        Ok(action) | Err(action) => action,
+    }
 }
 
 /// A bond by id.

@@ -1,4 +1,6 @@
 //! The packet at hand: the only place with pointers into it and with helpers that change it.
+//!
+//! What is read of a packet is the same at each kind of hook ([`Context`]); how it is changed is not.
 
 use core::mem::MaybeUninit;
 
@@ -14,9 +16,10 @@ use aya_ebpf::{
         bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
         bpf_redirect, bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head,
         bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_set_tstamp, bpf_skb_set_tunnel_key,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
+        bpf_xdp_load_bytes,
     },
-    programs::TcContext,
+    programs::{TcContext, XdpContext},
 };
 use netbond_common::{
     abi::Path,
@@ -95,21 +98,209 @@ const TWO_FIELDS: usize = ONE_FIELD + gre::FIELD_LEN;
 /// An outer IPv4 header with the GRE header behind it.
 type Outer<const N: usize> = Stacked<[u8; ipv4::HEADER_LEN], [u8; N]>;
 
-/// A packet on its way through a tc hook. Offsets are in bytes from the start of the frame.
-pub(crate) struct Packet {
-    ctx: TcContext,
+/// What a kind of hook has of a packet.
+pub(crate) trait Context {
+    /// Bytes of the frame.
+    fn len(&self) -> u32;
+
+    /// EtherType of what follows the Ethernet header, big-endian.
+    fn protocol(&self) -> [u8; 2];
+
+    /// Where the part of the frame begins that lies in one piece, and where it ends.
+    fn bounds(&self) -> (usize, usize);
+
+    /// Copies a header out of the frame from wherever it lies; false and no matter what where the frame
+    /// is too short.
+    fn load<T: Copy>(&self, offset: usize) -> (bool, T);
+
+    /// Overwrites bytes; `recompute` where a checksum that the kernel has of the packet covers them.
+    fn store_bytes<T>(&self, offset: usize, value: &T, recompute: bool) -> Result<(), Refused>;
+}
+
+impl Context for TcContext {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        skb(self).len
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> [u8; 2] {
+        (skb(self).protocol as u16).to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (self.data(), self.data_end())
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> (bool, T) {
+        let mut value = MaybeUninit::<T>::uninit();
+        let (skb, to) = (self.as_ptr().cast(), value.as_mut_ptr().cast());
+        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
+        let result = unsafe { bpf_skb_load_bytes(skb, offset as u32, to, size_of::<T>() as u32) };
+        // SAFETY: it is written in any case, with zeros where the frame is too short.
+        (result == 0, unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn store_bytes<T>(&self, offset: usize, value: &T, recompute: bool) -> Result<(), Refused> {
+        let flags = if recompute { BPF_F_RECOMPUTE_CSUM } else { 0 };
+        self.store(offset, value, u64::from(flags))
+            .map_err(|_| Refused)
+    }
+}
+
+#[inline(always)]
+fn skb(context: &TcContext) -> &__sk_buff {
+    // SAFETY: the context of a tc program is a valid `__sk_buff` while it runs.
+    unsafe { &*context.as_ptr().cast() }
+}
+
+impl Context for XdpContext {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a plain helper call on this program's own context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as u32 }
+    }
+
+    /// A frame that is too short for one has none that anybody knows.
+    #[inline(always)]
+    fn protocol(&self) -> [u8; 2] {
+        let (start, end) = self.bounds();
+        if start + EthHdr::LEN > end {
+            return [0; 2];
+        }
+        // SAFETY: the bytes lie within the frame.
+        unsafe { core::ptr::read_unaligned((start + frame::TYPE_AT) as *const [u8; 2]) }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (self.data(), self.data_end())
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> (bool, T) {
+        let mut value = MaybeUninit::<T>::zeroed();
+        let (to, len) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
+        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
+        let result = unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to, len) };
+        // SAFETY: every T read here is plain bytes, zeros where the frame is too short.
+        (result == 0, unsafe { value.assume_init() })
+    }
+
+    /// The kernel has no checksum of a packet yet.
+    #[inline(always)]
+    fn store_bytes<T>(&self, offset: usize, value: &T, _: bool) -> Result<(), Refused> {
+        let (start, end) = self.bounds();
+        let at = start + offset;
+        if at + size_of::<T>() > end {
+            return Err(Refused);
+        }
+        // SAFETY: the bytes lie within the frame, which is this program's own, and every T written here is
+        // plain bytes.
+        unsafe { core::ptr::copy_nonoverlapping(value, at as *mut T, 1) };
+        Ok(())
+    }
+}
+
+/// A packet on its way through a hook. Offsets are in bytes from the start of the frame.
+pub(crate) struct Packet<C = TcContext> {
+    ctx: C,
+}
+
+impl<C: Context> Packet<C> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: C) -> Self {
+        Self { ctx }
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// EtherType as the kernel knows it, big-endian.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> [u8; 2] {
+        self.ctx.protocol()
+    }
+
+    /// Copies a header out of the frame; `None` where the frame is too short.
+    #[inline(always)]
+    pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        let (there, value) = self.try_read(offset);
+        there.then_some(value)
+    }
+
+    /// The same, and false and no matter what where the frame is too short. For headers that are looked
+    /// at in several places: the compiler may do so before it knows that there is one, and the verifier
+    /// refuses what an `Option` does not hold.
+    #[inline(always)]
+    pub(crate) fn try_read<T: Copy>(&self, offset: usize) -> (bool, T) {
+        let (start, end) = self.ctx.bounds();
+        let start = start + offset;
+        if start + size_of::<T>() <= end {
+            // SAFETY: the bytes lie within the frame, and every T read here is plain bytes.
+            return (true, unsafe {
+                core::ptr::read_unaligned(start as *const T)
+            });
+        }
+        // Beyond the linear part of the buffer, or of the frame.
+        self.ctx.load(offset)
+    }
+
+    /// The same where the verifier cannot follow where the offset comes from.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(&self, offset: usize) -> (bool, T) {
+        self.ctx.load(offset)
+    }
+
+    /// Overwrites bytes whose change the packet's checksum does not see: those of a header that sums
+    /// to zero, or of one outside of it.
+    #[inline(always)]
+    pub(crate) fn write<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
+        self.ctx.store_bytes(offset, value, false)
+    }
+
+    /// Overwrites bytes that the packet's checksum covers.
+    #[inline(always)]
+    pub(crate) fn rewrite<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
+        self.ctx.store_bytes(offset, value, true)
+    }
+}
+
+impl Packet<XdpContext> {
+    /// ifindex of the device that the packet came in on.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    /// Whether the whole frame, of so many bytes, lies in one piece.
+    #[inline(always)]
+    pub(crate) fn is_linear(&self, len: u32) -> bool {
+        // No packet is longer; and the verifier adds nothing greater to a pointer.
+        const LONGEST: usize = 0xffff;
+        let (start, end) = self.ctx.bounds();
+        start + (len as usize & LONGEST) <= end
+    }
+
+    /// Removes so many bytes from the start of the frame.
+    #[inline(always)]
+    pub(crate) fn cut(&self, len: usize) -> Result<(), Refused> {
+        // SAFETY: a plain helper call on this program's own context.
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, len as i32) };
+        if result == 0 { Ok(()) } else { Err(Refused) }
+    }
 }
 
 impl Packet {
     #[inline(always)]
-    pub(crate) fn new(ctx: TcContext) -> Self {
-        Self { ctx }
-    }
-
-    #[inline(always)]
     fn skb(&self) -> &__sk_buff {
-        // SAFETY: the context of a tc program is a valid `__sk_buff` while it runs.
-        unsafe { &*self.ctx.as_ptr().cast() }
+        skb(&self.ctx)
     }
 
     #[inline(always)]
@@ -117,22 +308,10 @@ impl Packet {
         self.ctx.as_ptr().cast()
     }
 
-    /// Bytes of the frame.
-    #[inline(always)]
-    pub(crate) fn len(&self) -> u32 {
-        self.skb().len
-    }
-
     /// ifindex of the device whose hook this is.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {
         self.skb().ifindex
-    }
-
-    /// EtherType as the kernel knows it, big-endian.
-    #[inline(always)]
-    pub(crate) fn protocol(&self) -> [u8; 2] {
-        (self.skb().protocol as u16).to_ne_bytes()
     }
 
     /// skb->mark.
@@ -254,55 +433,6 @@ impl Packet {
         // What GRE, WireGuard and TCP have over IPv4; the same for all, as it is to be compared.
         const HEADERS: u32 = 24 + 60 + 52;
         self.len() + self.wire_packets() * HEADERS
-    }
-
-    /// Copies a header out of the frame; `None` where the frame is too short.
-    #[inline(always)]
-    pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
-        let (there, value) = self.try_read(offset);
-        there.then_some(value)
-    }
-
-    /// The same, and false and no matter what where the frame is too short. For headers that are looked
-    /// at in several places: the compiler may do so before it knows that there is one, and the verifier
-    /// refuses what an `Option` does not hold.
-    #[inline(always)]
-    pub(crate) fn try_read<T: Copy>(&self, offset: usize) -> (bool, T) {
-        let start = self.ctx.data() + offset;
-        if start + size_of::<T>() <= self.ctx.data_end() {
-            // SAFETY: the bytes lie within the frame, and every T read here is plain bytes.
-            return (true, unsafe {
-                core::ptr::read_unaligned(start as *const T)
-            });
-        }
-        // Beyond the linear part of the buffer, or of the frame.
-        self.load(offset)
-    }
-
-    /// The same where the verifier cannot follow where the offset comes from.
-    #[inline(always)]
-    pub(crate) fn load<T: Copy>(&self, offset: usize) -> (bool, T) {
-        let mut value = MaybeUninit::<T>::uninit();
-        let (skb, to) = (self.ctx.as_ptr().cast(), value.as_mut_ptr().cast());
-        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
-        let result = unsafe { bpf_skb_load_bytes(skb, offset as u32, to, size_of::<T>() as u32) };
-        // SAFETY: it is written in any case, with zeros where the frame is too short.
-        (result == 0, unsafe { value.assume_init() })
-    }
-
-    /// Overwrites bytes whose change the packet's checksum does not see: those of a header that sums
-    /// to zero, or of one outside of it.
-    #[inline(always)]
-    pub(crate) fn write<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
-        self.ctx.store(offset, value, 0).map_err(|_| Refused)
-    }
-
-    /// Overwrites bytes that the packet's checksum covers.
-    #[inline(always)]
-    pub(crate) fn rewrite<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
-        self.ctx
-            .store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
-            .map_err(|_| Refused)
     }
 
     /// Replaces two bytes that the checksum of a transport header, at `check`, covers; `odd` where they lie in two

@@ -4,20 +4,25 @@
 //! takes over the pinned maps, loads its own programs on them and swaps those into the links: each
 //! packet meets the old or the new program, never none.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+        xdp::XdpLink,
     },
     sys::SyscallError,
     util::KernelVersion,
 };
-use netbond_common::names::{feature, map, program};
+use netbond_common::names::{self, feature, map, program};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::{pins::Pins, tables::check_abi};
@@ -27,7 +32,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 30] = [
+pub const MAPS: [&str; 32] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -58,10 +63,12 @@ pub const MAPS: [&str; 30] = [
     map::SEQUENCES,
     map::STRANDS,
     map::SKEWS,
+    map::UNDERLAYS,
+    map::BOND_PEERS,
 ];
 
 /// Every program of the object.
-pub const PROGRAMS: [&str; 7] = [
+pub const PROGRAMS: [&str; 8] = [
     program::EGRESS,
     program::EGRESS_MODES,
     program::INGRESS_L3,
@@ -69,6 +76,7 @@ pub const PROGRAMS: [&str; 7] = [
     program::INGRESS_L3_ORDER,
     program::INGRESS_L2_ORDER,
     program::RELEASE,
+    program::XDP,
 ];
 
 /// The constant of the object that says what the configuration asks for.
@@ -109,6 +117,8 @@ pub const fn ingress_program(features: u32, ethernet: bool) -> &'static str {
 }
 
 const INGRESS: &str = "ingress";
+/// What the name of the pinned link of a program in a driver ends with.
+const DRIVER: &str = "xdp";
 
 impl Hook {
     /// The program for a configuration that asks for these `feature` bits.
@@ -229,6 +239,22 @@ impl Programs {
         Ok(left)
     }
 
+    /// Devices in whose driver an earlier controller left the program: attaching swaps this build's in.
+    ///
+    /// # Errors
+    ///
+    /// Where the pins cannot be read.
+    pub fn left_in_drivers(pins: &Pins) -> Result<BTreeSet<u32>> {
+        let mut left = BTreeSet::new();
+        for pin in fs::read_dir(pins.links()).context("reading the pinned links")? {
+            let name = pin?.file_name().to_string_lossy().into_owned();
+            if let Some((ifindex, DRIVER)) = name.split_once('-') {
+                left.extend(ifindex.parse::<u32>());
+            }
+        }
+        Ok(left)
+    }
+
     /// Puts the program on the device's hook, or swaps it into the hook that is there already. For a new
     /// tcx link the kernel waits until no CPU is where it was before (`tcx_entry_sync`), some ms.
     ///
@@ -247,6 +273,63 @@ impl Programs {
             self.attach_clsact(device, hook)
         };
         attached.with_context(|| format!("attaching to {device} {}", hook.label()))
+    }
+
+    /// Puts the program into the driver of an Ethernet device, or swaps it in where it is already. Never in the
+    /// place of another program, nor in the kernel's stead of a driver that has no XDP (generic XDP).
+    ///
+    /// # Errors
+    ///
+    /// Why not, and the kernel's words.
+    pub fn attach_xdp(&mut self, device: &str, ifindex: u32) -> Result<(), NoXdp> {
+        let refused = |error: anyhow::Error| NoXdp {
+            reason: names::Xdp::Refused,
+            error,
+        };
+        let pin = xdp_pin(&self.pins, ifindex);
+        let program = self.loaded.xdp().map_err(refused)?;
+        if let Ok(pinned) = PinnedLink::from_pin(&pin) {
+            let swapped = XdpLink::try_from(FdLink::from(pinned))
+                .map_err(anyhow::Error::from)
+                .and_then(|link| {
+                    let id = program.attach_to_link(link)?;
+                    // The pin holds the link; our own descriptor of it may go.
+                    let _: FdLink = program.take_link(id)?.try_into()?;
+                    Ok(())
+                });
+            if swapped.is_ok() {
+                return Ok(());
+            }
+            // The pin outlived its device, or what somebody else took off it.
+            fs::remove_file(&pin)
+                .with_context(|| format!("removing {}", pin.display()))
+                .map_err(refused)?;
+        }
+        let id = program
+            .attach_to_if_index(ifindex, XdpMode::Driver)
+            .map_err(|error| NoXdp::new(error, device))?;
+        let pinned = program.take_link(id).map_err(anyhow::Error::from);
+        let pinned = pinned.and_then(|link| {
+            let link: FdLink = link.try_into()?;
+            link.pin(&pin)
+                .with_context(|| format!("pinning {}", pin.display()))
+        });
+        pinned.map(|_| ()).map_err(refused)
+    }
+
+    /// Takes the program out of a driver; fine where the device or the program is gone.
+    ///
+    /// # Errors
+    ///
+    /// Where a pin cannot be removed.
+    pub fn detach_xdp(&mut self, ifindex: u32) -> Result<()> {
+        let pin = xdp_pin(&self.pins, ifindex);
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", pin.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Takes the program off the device's hook; fine where the device or the program is gone.
@@ -323,6 +406,57 @@ impl Loaded {
     fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
         classifier(&mut self.ebpf, hook.program(self.features))
     }
+
+    /// The program for drivers, loaded the first time that one takes it.
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = xdp(&mut self.ebpf)?;
+        if program.fd().is_err() {
+            load_xdp(program)?;
+        }
+        Ok(program)
+    }
+}
+
+/// Why a device has no program in its driver.
+#[derive(Debug)]
+pub struct NoXdp {
+    pub reason: names::Xdp,
+    pub error: anyhow::Error,
+}
+
+impl NoXdp {
+    fn new(error: ProgramError, device: &str) -> Self {
+        let errno = if let ProgramError::SyscallError(SyscallError { io_error, .. }) = &error {
+            io_error.raw_os_error()
+        } else {
+            None
+        };
+        // dev_xdp_attach() of net/core/dev.c.
+        let (reason, what) = match errno {
+            Some(libc::EOPNOTSUPP) => (
+                names::Xdp::NoDriver,
+                format!("the driver of {device} has no XDP, or not as the device is set up"),
+            ),
+            Some(libc::EBUSY | libc::EEXIST) => (
+                names::Xdp::Taken,
+                format!(
+                    "{device} has another XDP program: it stays; `ip link show dev {device}` and `bpftool \
+                     net` name it"
+                ),
+            ),
+            _ => (
+                names::Xdp::Refused,
+                format!(
+                    "the driver of {device} refused the XDP program: most want an MTU that is not too \
+                     large, queues to spare and no LRO; the kernel's log may say more"
+                ),
+            ),
+        };
+        Self {
+            reason,
+            error: anyhow::Error::from(error).context(what),
+        }
+    }
 }
 
 /// Loads the object with these `feature` bits.
@@ -389,6 +523,10 @@ fn filter(device: &str, hook: Hook) -> Result<SchedClassifierLink> {
     )?)
 }
 
+fn xdp_pin(pins: &Pins, ifindex: u32) -> PathBuf {
+    pins.links().join(format!("{ifindex}-{DRIVER}"))
+}
+
 fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
     pins.links().join(format!("{ifindex}-{}", hook.label()))
 }
@@ -440,4 +578,27 @@ pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
         .program_mut(name)
         .ok_or_else(|| anyhow!("the object has no program {name}"))?;
     Ok(program.try_into()?)
+}
+
+/// The program for drivers.
+///
+/// # Errors
+///
+/// Where the object has none.
+pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    let program = ebpf
+        .program_mut(program::XDP)
+        .ok_or_else(|| anyhow!("the object has no program {}", program::XDP))?;
+    Ok(program.try_into()?)
+}
+
+/// Loads the program for drivers, of an object whose maps are loaded.
+///
+/// # Errors
+///
+/// With the verifier's own words where it refuses.
+pub fn load_xdp(program: &mut Xdp) -> Result<()> {
+    program
+        .load()
+        .with_context(|| format!("the kernel refused the program {}", program::XDP))
 }

@@ -7,8 +7,8 @@ use netbond_common::names::PIN_ROOT;
 
 /// The directory tree below one pin root.
 ///
-/// `maps/NAME` are the maps, `links/IFINDEX-egress` and `links/IFINDEX-ingress` the tcx links: by
-/// ifindex, as bpffs refuses names with dots (`bpf_lookup` in kernel/bpf/inode.c) and devices have
+/// `maps/NAME` are the maps, `links/IFINDEX-egress` and `links/IFINDEX-ingress` the tcx links,
+/// `links/IFINDEX-xdp` those of programs in drivers: by ifindex, as bpffs refuses names with dots (`bpf_lookup` in kernel/bpf/inode.c) and devices have
 /// them.
 #[derive(Clone, Debug)]
 pub struct Pins {

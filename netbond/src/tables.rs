@@ -5,13 +5,13 @@ use std::path::Path as FsPath;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, xdp::DevMap},
 };
 use netbond_common::{
     abi::{
         ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
         EventRecord, Flowlet, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, Path,
-        PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey, Turns,
+        PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey, Turns, Underlay,
     },
     names::map,
     sequence::{Counts, STRANDS, Skew, Strand},
@@ -64,6 +64,8 @@ pub struct Tables {
     pub sequences: Array<MapData, u64>,
     pub strands: HashMap<MapData, u32, Raw<Strand>>,
     pub skews: Values<Skew>,
+    pub underlays: HashMap<MapData, u32, Raw<Underlay>>,
+    pub bond_peers: DevMap<MapData>,
 }
 
 impl Tables {
@@ -103,6 +105,8 @@ impl Tables {
             sequences: typed(map::SEQUENCES, &mut take)?,
             strands: typed(map::STRANDS, &mut take)?,
             skews: typed(map::SKEWS, &mut take)?,
+            underlays: typed(map::UNDERLAYS, &mut take)?,
+            bond_peers: typed(map::BOND_PEERS, &mut take)?,
         })
     }
 

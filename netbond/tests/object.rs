@@ -15,7 +15,7 @@ use netbond_common::{
         Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT, EventRecord,
         FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS,
         MAX_SHARES, Meta, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Shares, Ticket,
-        TunnelKey, Turns,
+        TunnelKey, Turns, Underlay,
     },
     names::{map, program},
     notes::Notes,
@@ -112,6 +112,9 @@ fn maps_have_the_layouts_of_this_build() {
         (map::SEQUENCES, (4, 8, MAX_BONDS * STRANDS)),
         (map::STRANDS, (4, size_of::<Strand>(), MAX_BONDS * STRANDS)),
         (map::SKEWS, (4, size_of::<Skew>(), MAX_BONDS)),
+        (map::UNDERLAYS, (4, size_of::<Underlay>(), MAX_PATHS)),
+        // struct bpf_devmap_val of linux/bpf.h.
+        (map::BOND_PEERS, (4, 8, MAX_BONDS)),
     ]
     .into();
     for (name, map) in object()

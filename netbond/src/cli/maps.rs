@@ -131,6 +131,21 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             .iter()
             .map(|entry| entry.map(|(ifindex, bond)| (json!(ifindex), json!(bond))))
             .collect::<Result<_, _>>()?,
+        map::UNDERLAYS => tables
+            .underlays
+            .iter()
+            .map(|entry| {
+                entry.map(|(ifindex, Raw(underlay))| (json!(ifindex), mac(underlay.address)))
+            })
+            .collect::<Result<_, _>>()?,
+        map::BOND_PEERS => (0..MAX_BONDS)
+            .filter_map(|id| {
+                Some((
+                    json!(id),
+                    json!(tables.bond_peers.get(id, 0).ok()?.if_index),
+                ))
+            })
+            .collect(),
         map::BONDS => array(&tables.bonds, bond),
         map::PATHS => array(&tables.paths, path),
         map::TUNNELS => tables
@@ -243,12 +258,16 @@ fn ip(address: [u8; 16]) -> Value {
     json!(Ipv6Addr::from(address).to_canonical().to_string())
 }
 
+fn mac(address: [u8; 6]) -> Value {
+    let bytes: Vec<String> = address.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!(bytes.join(":"))
+}
+
 fn bond(bond: &Bond) -> Value {
     let wheel = &bond.wheel[..(bond.wheel_len as usize).min(bond.wheel.len())];
-    let mac: Vec<String> = bond.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
-        "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac.join(":"),
-        "flags": bond.flags, "classes": bond.classes, "wheel": wheel,
+        "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac(bond.mac),
+        "flags": bond.flags, "classes": bond.classes, "xdp_mtu": bond.xdp_mtu, "wheel": wheel,
     })
 }
 
@@ -371,6 +390,6 @@ fn path_info(info: &PathInfo) -> Value {
         "route_ifindex": info.route_ifindex, "route_gateway": ip(info.route_gateway),
         "route_prefix": ip(info.route_prefix), "route_length": info.route_length,
         "ospf_cost": info.ospf_cost, "neighbour": std::net::Ipv4Addr::from(info.neighbour),
-        "neighbour_state": text(&info.neighbour_state),
+        "neighbour_state": text(&info.neighbour_state), "xdp": info.xdp,
     })
 }

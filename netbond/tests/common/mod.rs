@@ -14,18 +14,24 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{
+        ProgramInfo, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions,
+        tc::qdisc_add_clsact,
+    },
 };
 use bytemuck::Zeroable as _;
 use etherparse::PacketBuilder;
 use netbond::{
-    loader::{OBJECT, classifier, egress_program, load_programs, loader, verified_instructions},
+    loader::{
+        OBJECT, classifier, egress_program, load_programs, load_xdp, loader, verified_instructions,
+        xdp,
+    },
     tables::{Raw, Tables},
 };
 use netbond_common::{
     abi::{
         BOND_NUMBERED, BOND_SHARES, Bond, Lane, MAX_BOND_PATHS, NO_BOND, PATH_IPV6, PATH_KEY,
-        PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, TunnelKey,
+        PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, TunnelKey, Underlay,
     },
     fate::Fate,
     ipv4,
@@ -38,6 +44,9 @@ use netbond_common::{
 pub(crate) const TC_ACT_UNSPEC: u32 = u32::MAX;
 pub(crate) const TC_ACT_SHOT: u32 = 2;
 pub(crate) const TC_ACT_REDIRECT: u32 = 7;
+pub(crate) const XDP_DROP: u32 = 1;
+pub(crate) const XDP_PASS: u32 = 2;
+pub(crate) const XDP_REDIRECT: u32 = 4;
 
 /// The hardware address of the bond device.
 pub(crate) const MAC: [u8; 6] = [2, 0x6e, 0x62, 0, 0, 1];
@@ -286,6 +295,66 @@ impl Kernel {
         }
     }
 
+    /// Loads the program for drivers too, and has it receive on the device of test runs, whose address is 0:
+    /// packets of up to this many bytes.
+    pub(crate) fn with_xdp(mut self, mtu: u32) -> Self {
+        load_xdp(xdp(&mut self.ebpf).unwrap()).unwrap();
+        let underlay = Underlay::zeroed();
+        let underlays = &mut self.tables.underlays;
+        underlays.insert(IFINDEX, Raw(underlay), 0).unwrap();
+        self.tables.bond_peers.set(BOND, IFINDEX, None, 0).unwrap();
+        let bond = self.bond();
+        self.set_bond(&Bond {
+            xdp_mtu: mtu,
+            ..bond
+        });
+        self
+    }
+
+    /// Runs the program for drivers once.
+    pub(crate) fn xdp(&mut self, frame: &[u8]) -> Ran {
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let result = xdp(&mut self.ebpf)
+            .unwrap()
+            .test_run(options)
+            .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN on {frame:02x?}: {error}"));
+        out.truncate(result.data_size_out as usize);
+        Ran {
+            action: result.return_value,
+            frame: out,
+            ns: result.duration.as_nanos() as u64,
+        }
+    }
+
+    /// Puts the program for Ethernet at the ingress of a device, until this value is gone.
+    pub(crate) fn attach_ingress(&mut self, device: &str) {
+        // For kernels without tcx.
+        let _ = qdisc_add_clsact(device);
+        let program = classifier(&mut self.ebpf, program::INGRESS_L2).unwrap();
+        program.attach(device, TcAttachType::Ingress).unwrap();
+    }
+
+    /// Has the program for drivers receive a frame so often as a driver would, which the kernel then does to
+    /// each what the program says (BPF_F_TEST_XDP_LIVE_FRAMES); returns how long all of them took, ns. `device`
+    /// is the ifindex of that on which they are received.
+    pub(crate) fn run_live(&mut self, frame: &[u8], device: u32, count: u32) -> u64 {
+        let context = live_context(frame, device);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat: count,
+            attrs: TestRunAttrs::new().xdp_live_frames(64),
+            ..TestRunOptions::default()
+        };
+        let result = xdp(&mut self.ebpf).unwrap().test_run(options).unwrap();
+        result.duration.as_nanos() as u64 * u64::from(count)
+    }
+
     /// Runs a program on each of two CPUs, on both frames of a pair at the same time; returns the actions.
     pub(crate) fn run_pairs(&mut self, name: &str, pairs: &[[Vec<u8>; 2]]) -> Vec<[u32; 2]> {
         let program: &SchedClassifier = classifier(&mut self.ebpf, name).unwrap();
@@ -324,8 +393,18 @@ impl Kernel {
             .expect("kernels from 5.16 on tell")
     }
 
+    /// The same for the program for drivers.
+    pub(crate) fn verified_xdp(&mut self) -> u32 {
+        let info = self.info(program::XDP).unwrap();
+        info.verified_instruction_count()
+            .expect("kernels from 5.16 on tell")
+    }
+
     /// What the kernel says of a loaded program.
     pub(crate) fn info(&mut self, name: &str) -> anyhow::Result<ProgramInfo> {
+        if name == program::XDP {
+            return Ok(xdp(&mut self.ebpf)?.info()?);
+        }
         Ok(classifier(&mut self.ebpf, name)?.info()?)
     }
 
@@ -351,6 +430,16 @@ impl Kernel {
             .filter(|&(_, _, count)| count != 0)
             .collect()
     }
+}
+
+/// struct xdp_md of linux/bpf.h for a frame that comes in on a device: data_end at byte 4, ingress_ifindex at
+/// byte 12.
+#[must_use]
+pub(crate) fn live_context(frame: &[u8], device: u32) -> [u8; 24] {
+    let mut context = [0; 24];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&device.to_ne_bytes());
+    context
 }
 
 /// Keeps this thread on a CPU.
