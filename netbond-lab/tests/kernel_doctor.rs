@@ -44,6 +44,9 @@ fn the_verifier_takes_the_programs_of_all_modes() {
     let plain = a.default_config().unwrap();
     for (mode, most) in MOST {
         let mut file = plain.replacen("round-robin", mode, 1);
+        // The program for drivers, too.
+        file = file.replacen("[[bond.path]]", "[[bond.path]]\nxdp = \"auto\"", 1);
+        assert!(file.contains("xdp"), "{file}");
         if mode == "adaptive" {
             let both = "mode = \"adaptive\"\nmss_clamp = true";
             file = file.replacen("mode = \"adaptive\"", both, 1);

@@ -50,6 +50,7 @@ fn status() -> Status {
         in_use: true,
         standby: false,
         device: "wg-a-m1".to_owned(),
+        xdp: "off",
         local: "10.65.0.2".parse().unwrap(),
         remote: "10.65.0.6".parse().unwrap(),
         weight: 1001,

@@ -4,7 +4,8 @@ use nix::sys::{statfs, utsname::uname};
 
 use super::Kind;
 use crate::{
-    loader::{OBJECT, load_programs, loader, verified_instructions},
+    config::{Bond, Config},
+    loader::{OBJECT, load_programs, load_xdp, loader, verified_instructions, xdp},
     pins::Pins,
 };
 
@@ -33,13 +34,13 @@ impl Missing {
     }
 }
 
-/// What netbond needs of the host, found or missing, for a configuration with these `feature` bits. Where
-/// capabilities are missing, nothing is said of the programs.
-pub(super) fn abilities(pins: &Pins, features: u32) -> Vec<Ability> {
+/// What netbond needs of the host, found or missing, for this configuration. Where capabilities are missing,
+/// nothing is said of the programs.
+pub(super) fn abilities(pins: &Pins, config: &Config) -> Vec<Ability> {
     let ability = |kind, result| Ability { kind, result };
     let capabilities = capabilities();
     // Without them the kernel refuses any program, and that would tell nothing of it.
-    let programs = capabilities.is_ok().then(|| programs(features));
+    let programs = capabilities.is_ok().then(|| programs(config));
     let mut abilities = vec![
         ability(Kind::Kernel, kernel()),
         ability(Kind::Capabilities, capabilities),
@@ -125,7 +126,8 @@ fn bpffs(pins: &Pins) -> Result<String, Missing> {
 }
 
 /// Loads the programs, attaches none, and lets them go again.
-fn programs(features: u32) -> Result<String, Missing> {
+fn programs(config: &Config) -> Result<String, Missing> {
+    let features = config.features();
     let refused = |error: String| {
         Missing::new(
             format!("the kernel refuses the programs: {error}"),
@@ -136,7 +138,14 @@ fn programs(features: u32) -> Result<String, Missing> {
     let mut ebpf = loader(&features)
         .load(OBJECT)
         .map_err(|error| refused(error.to_string()))?;
-    load_programs(&mut ebpf, features).map_err(|error| refused(format!("{error:#}")))?;
+    let mut load = || {
+        load_programs(&mut ebpf, features)?;
+        if config.bonds.iter().any(Bond::asks_for_xdp) {
+            load_xdp(xdp(&mut ebpf)?)?;
+        }
+        Ok(())
+    };
+    load().map_err(|error: anyhow::Error| refused(format!("{error:#}")))?;
     let walked = match verified_instructions(&mut ebpf, features) {
         Ok(Some(instructions)) => format!(", which walked {instructions} instructions at the most"),
         // It is good to know, but no more.

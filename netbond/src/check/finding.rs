@@ -87,6 +87,7 @@ kinds! {
     SharedNextHop = "shared-next-hop";
     SharedEndpoint = "shared-endpoint";
     SharedUnderlay = "shared-underlay";
+    Xdp = "xdp";
     /// How a path stands, where nothing else tells why.
     PathState = "path-state";
 }

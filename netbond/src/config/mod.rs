@@ -139,6 +139,12 @@ impl Bond {
         self.in_order.is_some() || self.modes().any(|mode| mode == Mode::Duplicate)
     }
 
+    /// Whether packets of some of its paths are to be received in drivers.
+    #[must_use]
+    pub fn asks_for_xdp(&self) -> bool {
+        self.paths.iter().any(|path| path.xdp != XdpMode::Off)
+    }
+
     /// Whether some of its paths have IPv6 outer addresses.
     #[must_use]
     pub fn is_over_ipv6(&self) -> bool {
@@ -188,8 +194,22 @@ pub struct Path {
     pub rate_cap_mbit: Option<u32>,
     /// In mode active-backup, the path with the lowest is the best; of several the first.
     pub priority: u32,
+    /// Whether the program in its device's driver receives its packets.
+    pub xdp: XdpMode,
     /// Line of its `[[bond.path]]`, counted from 1.
     pub line: usize,
+}
+
+/// Whether packets are received in the driver of a path's device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum XdpMode {
+    /// No program is put there: some drivers reset their device for it.
+    #[default]
+    Off,
+    /// Where that can be.
+    Auto,
+    /// A configuration is refused where that cannot be.
+    Native,
 }
 
 /// How received packets are put in order: what is sent carries sequence numbers, too.

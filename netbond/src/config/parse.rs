@@ -13,7 +13,7 @@ use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, 
 use super::{
     Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy,
     Metrics, Mode, ParsePrefixError, Path, PathMtu, Policies, Prefix, Probing, Problem,
-    ROUTE_PROTOCOLS, Remedy, Slow, Ttl, Weights, class, peer_device, protocols,
+    ROUTE_PROTOCOLS, Remedy, Slow, Ttl, Weights, XdpMode, class, peer_device, protocols,
 };
 
 const DEFAULT_ROUTE_PROTOCOLS: [&str; 3] = ["bird", "ospf", "zebra"];
@@ -339,6 +339,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         peer,
     );
     let mut in_use = InUse::new(&bond, mode, &classes);
+    in_use.numbers |= matches!(in_order, Ok(Some(_)));
     let weights = weights(&mut bond, asks_ospf, probing, mode, &mut in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
     let copies = copies(&mut bond, &in_use);
@@ -421,6 +422,8 @@ struct InUse {
     flowlets: bool,
     measured: bool,
     copies: bool,
+    /// Packets are numbered.
+    numbers: bool,
 }
 
 impl InUse {
@@ -440,6 +443,7 @@ impl InUse {
             turns: any(|mode| matches!(mode, Mode::Weighted | Mode::Flowlet | Mode::Adaptive)),
             measured: !unknown && any(|mode| mode == Mode::Adaptive),
             copies: any(|mode| mode == Mode::Duplicate),
+            numbers: !unknown && any(|mode| mode == Mode::Duplicate),
         }
     }
 }
@@ -811,6 +815,19 @@ fn path_table(
     let priority = path.optional("priority", &expected, |priority| {
         integer(priority, 0, MAX_PRIORITY)
     });
+    let xdp = path.optional("xdp", "\"off\", \"auto\" or \"native\"", |xdp| match xdp {
+        "off" => Ok(XdpMode::Off),
+        "auto" => Ok(XdpMode::Auto),
+        "native" => Ok(XdpMode::Native),
+        _ => Err(Wrong::new("does not exist")),
+    });
+    if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.numbers {
+        path.report(
+            path.line_of("xdp"),
+            "xdp \"native\" is not for a bond whose packets are numbered, as with in_order and the modes \
+             \"adaptive\" and \"duplicate\": write xdp = \"auto\" or \"off\", or change the bond",
+        );
+    }
     if matches!(weight, Ok(Some(_))) && !in_use.weights {
         of_no_use(&path, "weight", Mode::Weighted);
     }
@@ -871,6 +888,7 @@ fn path_table(
         weight: weight?.unwrap_or(1),
         rate_cap_mbit: cap?,
         priority: priority?.unwrap_or(0),
+        xdp: xdp?.unwrap_or_default(),
         line,
     })
 }

@@ -66,6 +66,7 @@ fn path(name: &str, local: &str, remote: &str, line: usize) -> Path {
         device: None,
         weight: 1,
         priority: 0,
+        xdp: XdpMode::Off,
         rate_cap_mbit: None,
         line,
     }
@@ -381,6 +382,7 @@ fn example() {
         .replace("# flowlet_gap =", "flowlet_gap =")
         .replace("# weight =", "weight =")
         .replace("# priority =", "priority =")
+        .replace("# xdp =", "xdp =")
         .lines()
         .scan(false, |in_class, line| {
             *in_class |= line == "# [[bond.class]]";
@@ -412,6 +414,7 @@ fn example() {
     config.bonds[0].flowlet_gap_ms = Some(20);
     config.bonds[0].paths[0].weight = 2;
     config.bonds[0].paths[0].priority = 1;
+    config.bonds[0].paths[0].xdp = XdpMode::Auto;
     let found = parse(&uncommented).unwrap();
     // What a rule is made of, other tests look at.
     config.bonds[0].classes = vec![Class {
@@ -425,6 +428,44 @@ fn example() {
         line: line("# [[bond.class]]", 0),
     }];
     assert_eq!(found, config);
+}
+
+#[test]
+fn xdp() {
+    let of = |line: &str| parse(&with(8, &format!("remote = \"10.65.0.6\"\n{line}")));
+    for (line, mode) in [
+        ("", XdpMode::Off),
+        ("xdp = \"off\"", XdpMode::Off),
+        ("xdp = \"auto\"", XdpMode::Auto),
+        ("xdp = \"native\"", XdpMode::Native),
+    ] {
+        let bond = &of(line).unwrap().bonds[0];
+        assert_eq!(bond.paths[0].xdp, mode);
+        assert_eq!(bond.asks_for_xdp(), mode != XdpMode::Off);
+    }
+    assert_problems(
+        &with(8, "remote = \"10.65.0.6\"\nxdp = \"generic\""),
+        &[
+            "9: path \"via-m1\": xdp \"generic\" does not exist: write \"off\", \"auto\" or \"native\"",
+        ],
+    );
+    // What waits for its turn, or may be a copy, is not for drivers: then nobody can insist.
+    for line in [
+        "in_order = true",
+        "mode = \"adaptive\"",
+        "mode = \"duplicate\"",
+    ] {
+        let text = with(4, line).replacen("remote =", "xdp = \"native\"\nremote =", 1);
+        assert_problems(
+            &text,
+            &[
+                "8: path \"via-m1\": xdp \"native\" is not for a bond whose packets are numbered, as with \
+                 in_order and the modes \"adaptive\" and \"duplicate\": write xdp = \"auto\" or \"off\", or \
+                 change the bond",
+            ],
+        );
+        parse(&text.replace("native", "auto")).unwrap();
+    }
 }
 
 /// [`GOOD`] with a class that has these keys.

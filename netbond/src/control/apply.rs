@@ -1,5 +1,7 @@
 //! Makes the system as planned: maps, programs on devices, the bond devices themselves.
 
+mod xdp;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +23,7 @@ use netbond_common::{
     turns, wheel,
 };
 
+use self::xdp::Drivers;
 use super::agreement;
 use super::plan::{BondPlan, MtuBound, PathPlan, Standing, Weighing, headers};
 use super::state::{Ids, Outcome};
@@ -68,6 +71,7 @@ pub struct Applier {
     /// Bond devices to be made again.
     lost: BTreeSet<u32>,
     tunnels: BTreeMap<u32, TunnelKey>,
+    drivers: Drivers,
 }
 
 impl Applier {
@@ -96,6 +100,10 @@ impl Applier {
             let (Raw(key), path) = entry.context("reading TUNNELS")?;
             tunnels.insert(path, key);
         }
+        let mut in_drivers = Programs::left_in_drivers(pins)?;
+        for ifindex in tables.underlays.keys() {
+            in_drivers.insert(ifindex.context("reading UNDERLAYS")?);
+        }
         Ok(Self {
             tables,
             programs,
@@ -107,6 +115,7 @@ impl Applier {
             // Those that an earlier controller left: pruned where they are no path's any more.
             ingress: Programs::left_behind(pins)?,
             tunnels,
+            drivers: Drivers::new(in_drivers),
         })
     }
 
@@ -131,6 +140,7 @@ impl Applier {
         // Preparing a bond swaps the new program in, before the maps ask more of it.
         let before = self.programs.switch(features(config, &self.tables))?;
         let switched = before.is_some();
+        self.forgive_xdp();
         let done = self.make_bonds(config, done_one).await;
         match (&done, before) {
             (Err(_), Some(before)) => {
@@ -165,6 +175,11 @@ impl Applier {
                 self.journal.failed(About::ALL, &format!("{error:#}"));
             }
         }
+        for (ifindex, name) in self.drivers.with_program() {
+            if let Err(no) = self.programs.attach_xdp(name, ifindex) {
+                self.journal.failed(About::ALL, &format!("{:#}", no.error));
+            }
+        }
     }
 
     async fn make_bonds(
@@ -182,6 +197,7 @@ impl Applier {
                         self.take_back(bond, id, device).await;
                         done_one();
                     }
+                    self.follow_xdp()?;
                     return Err(error.context(format!("bond \"{}\"", bond.name)));
                 }
             }
@@ -201,6 +217,7 @@ impl Applier {
             done_one();
         }
         self.prune_ingress()?;
+        self.follow_xdp()?;
         Ok(ids)
     }
 
@@ -283,6 +300,7 @@ impl Applier {
         if device.created {
             self.netlink.set_mtu(device, self.mtu(bond, id)).await?;
         }
+        self.insist_on_xdp(bond)?;
         // Up goes before addresses: the kernel refuses some to a device that is down, and takes the
         // IPv6 ones away when it goes down.
         self.netlink.set_up(device).await?;
@@ -412,6 +430,8 @@ impl Applier {
             release_ifindex: device.peer_ifindex,
             longest_hold_ns: longest_hold_ns(bond),
             clamp_mtu: clamp_mtu(bond, mtu),
+            // A new device takes no frames from drivers yet.
+            xdp_mtu: if device.created { 0 } else { before.xdp_mtu },
             ..before
         };
         set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
@@ -569,6 +589,8 @@ impl Applier {
             .bond_info
             .set(id, Raw(BondInfo::zeroed()), 0)
             .context("writing BOND_INFO")?;
+        // Index 0 empties a place.
+        let _ = self.tables.bond_peers.set(id, 0, None, 0);
         self.programs.detach(&name, info.ifindex, Hook::Bond)?;
         self.remove_strands(id);
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
@@ -704,7 +726,8 @@ impl Applier {
             live.mtu = mtu;
             live.plan = Some(plan);
         }
-        self.prune_ingress()
+        self.prune_ingress()?;
+        self.follow_xdp()
     }
 
     /// Gives a bond's device, which has this MTU, the one that its plan says; returns what it has then.
@@ -713,6 +736,9 @@ impl Applier {
             return mtu;
         };
         let about = About::bond(&plan.name);
+        if let Err(error) = self.limit_xdp(plan.id, wanted) {
+            self.journal.failed(about, &format!("{error:#}"));
+        }
         match self.netlink.set_mtu(device, wanted).await {
             Ok(()) => {
                 let text = match &plan.mtu_bound {
@@ -751,6 +777,9 @@ impl Applier {
     pub fn link_gone(&mut self, ifindex: u32) {
         self.ingress.remove(&ifindex);
         self.refused.remove(&ifindex);
+        if self.drivers.forget(ifindex) {
+            let _ = self.tables.underlays.remove(&ifindex);
+        }
         if let Some(live) = self
             .live
             .values()
@@ -815,7 +844,7 @@ impl Applier {
         for (ifindex, name, ethernet) in missing {
             self.attach_ingress(ifindex, &name, ethernet);
         }
-        Ok(())
+        self.follow_xdp()
     }
 
     /// Of those asked for, the paths whose BFD sessions were down by the last word on them.
@@ -1174,6 +1203,7 @@ impl Applier {
             weight: path.weight,
             quarters: path.quarters,
             priority: path.priority,
+            xdp: self.xdp_of(path) as u32,
             ..PathInfo::zeroed()
         };
         if let Some(route) = &path.route {

@@ -229,6 +229,11 @@ pub(super) const PATHS: &[Metric<Path>] = &[
     info("path_reason", "Why the path is in its state.", |path| {
         labels([("reason", path.reason.to_owned())])
     }),
+    info(
+        "path_xdp",
+        "Whether the path is received by XDP, in its device's driver, or why by tc alone.",
+        |path| labels([("xdp", path.xdp.to_owned())]),
+    ),
     gauge(
         "path_in_use",
         NONE,

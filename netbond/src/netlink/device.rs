@@ -48,7 +48,7 @@ pub struct BondDevice {
 /// Reads and changes links and addresses of one network namespace.
 pub struct Netlink {
     pub(super) handle: Handle,
-    requests: RequestSocket,
+    pub(super) requests: RequestSocket,
     connection: JoinHandle<()>,
 }
 

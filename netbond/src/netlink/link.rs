@@ -18,7 +18,8 @@ pub(super) struct LinkDetails {
     pub(super) link: Link,
     /// IFLA_INFO_KIND: `veth`, `wireguard`, ...; empty for hardware and the loopback device.
     pub(super) kind: String,
-    /// IFLA_LINK: of a veth, the ifindex of its peer, where that is in this network namespace.
+    /// IFLA_LINK: of a veth, the ifindex of its peer, where that is in this network namespace; of a VLAN
+    /// device, that of the device below.
     pub(super) peer: Option<u32>,
     /// Whether it resolves neighbours: no IFF_NOARP.
     pub(super) arp: bool,

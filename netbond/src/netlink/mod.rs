@@ -8,6 +8,8 @@
 //! that netbond uses are looked at.
 
 pub mod device;
+mod driver;
+mod ethtool;
 pub mod filter;
 pub mod inventory;
 mod link;

@@ -1,12 +1,8 @@
 //! In-order release: the queue on the other end of a bond's veth pair, from which received packets come
 //! onto the bond at the time that the program there gives them.
 
-use std::io;
-use std::os::fd::AsRawFd as _;
-
 use anyhow::{Context as _, anyhow};
 use futures::StreamExt as _;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
@@ -15,6 +11,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
 use super::device::{BondDevice, Netlink, errno, explain};
+use super::ethtool::{self, Offload};
 
 /// TCA_FQ_* of linux/pkt_sched.h.
 const PACKETS: u16 = 1;
@@ -53,8 +50,8 @@ impl Netlink {
             .name;
         // What comes out in order is merged again before the stack sees it: packets with sequence
         // numbers are not while they are in GRE. veth does so only for what a device without TSO sends.
-        ethtool(&name, ETHTOOL_STSO, false)
-            .and_then(|()| ethtool(&bond, ETHTOOL_SGRO, true))
+        ethtool::switch(&name, Offload::Tso, false)
+            .and_then(|()| ethtool::switch(&bond, Offload::Gro, true))
             .with_context(|| format!("cannot set the offloads of {bond} and {name}"))?;
 
         let number =
@@ -93,46 +90,5 @@ impl Netlink {
             }
         }
         Ok(())
-    }
-}
-
-/// Of linux/sockios.h.
-const SIOCETHTOOL: u32 = 0x8946;
-/// Commands of linux/ethtool.h.
-const ETHTOOL_STSO: u32 = 0x1f;
-const ETHTOOL_SGRO: u32 = 0x2c;
-
-/// struct ethtool_value of linux/ethtool.h.
-#[repr(C)]
-struct Value {
-    command: u32,
-    data: u32,
-}
-
-/// Switches an offload of a device.
-fn ethtool(device: &str, command: u32, on: bool) -> io::Result<()> {
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    let mut value = Value {
-        command,
-        data: u32::from(on),
-    };
-    // SAFETY: plain integers and a pointer, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..room].iter_mut().zip(device.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the request names a device and points to a value of the command's type; both live on.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }

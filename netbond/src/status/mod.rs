@@ -142,6 +142,9 @@ pub struct Path {
     /// Whether it only waits for a better path to fail.
     pub standby: bool,
     pub device: String,
+    /// Whether its packets are received by XDP, in the device's driver (`native`), or why by tc alone; `off`
+    /// where XDP is not asked for.
+    pub xdp: &'static str,
     pub local: IpAddr,
     pub remote: IpAddr,
     pub weight: u32,

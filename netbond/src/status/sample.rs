@@ -63,6 +63,7 @@ pub(crate) fn path(name: &str, state: PathState, reason: StateReason) -> Path {
         in_use: up,
         standby: false,
         device: "wg-a-m1".to_owned(),
+        xdp: "off",
         local: [10, 65, 0, 2].into(),
         remote: [10, 65, 0, 6].into(),
         weight: 1,

@@ -115,7 +115,7 @@ impl Facts {
             hooks: Vec::new(),
             controller,
             strays: BTreeSet::new(),
-            abilities: abilities::abilities(pins, config.features()),
+            abilities: abilities::abilities(pins, config),
             unchecked,
         };
         let has_programs = |ability: &Ability| ability.kind == super::Kind::Programs;

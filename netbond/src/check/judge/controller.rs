@@ -3,7 +3,7 @@
 
 use netbond_common::{
     fate::Fate,
-    names::{Encap, PathState, StateReason},
+    names::{Encap, PathState, StateReason, Xdp},
 };
 
 use super::routes;
@@ -12,7 +12,7 @@ use crate::check::{
     facts::{Controller, Facts, Stray, paths},
     plural,
 };
-use crate::config::{Bond, Config, DetourPolicy, Path};
+use crate::config::{Bond, Config, DetourPolicy, Path, XdpMode};
 use crate::status;
 
 pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
@@ -55,6 +55,8 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
                 None => Some(not_loaded("it is in the file".to_owned())),
             };
             findings.extend(finding.map(|finding| finding.of_path(bond, path)));
+            let known = now.paths.iter().find(|known| known.name == path.name);
+            findings.extend(known.and_then(|known| by_tc(bond, path, known)));
         }
     }
     for known in &status.bonds {
@@ -71,6 +73,27 @@ fn not_loaded(what: String) -> Finding {
         format!("{what}, but the running controller knows otherwise"),
         "`netbond reload`, if this is the controller's file",
     )
+}
+
+/// Whether a path is received by tc that is to be received by XDP.
+fn by_tc(bond: &Bond, path: &Path, known: &status::Path) -> Option<Finding> {
+    let make = match path.xdp {
+        // One that runs with another file is told of elsewhere.
+        _ if known.xdp == Xdp::Native.label() || known.xdp == Xdp::Off.label() => return None,
+        XdpMode::Off => return None,
+        XdpMode::Auto => Finding::note,
+        XdpMode::Native => Finding::warning,
+    };
+    let finding = make(
+        Kind::Xdp,
+        format!(
+            "packets of this path are received by tc, not by XDP: {}",
+            known.xdp
+        ),
+        "`netbond events` has the kernel's words; docs/architecture.md, XDP, says what XDP needs; xdp = \
+         \"off\" does without",
+    );
+    Some(finding.of_path(bond, path).of_device(&known.device))
 }
 
 /// Whether the peer sends probes that this build does not understand.
@@ -342,6 +365,29 @@ mod tests {
             readings.1.bonds[0].fates.insert(malformed, 3);
         });
         assert_eq!(old, []);
+    }
+
+    #[test]
+    fn a_path_that_is_received_by_tc_all_the_same() {
+        for (mode, severity) in [
+            (XdpMode::Off, None),
+            (XdpMode::Auto, Some(Severity::Note)),
+            (XdpMode::Native, Some(Severity::Warning)),
+        ] {
+            let mut config = sample::config();
+            config.bonds[0].paths[0].xdp = mode;
+            let mut facts = sample::facts();
+            for (state, expected) in [(Xdp::Native, None), (Xdp::NoDriver, severity)] {
+                now(&mut facts).bonds[0].paths[0].xdp = state.label();
+                let findings = judge(&config, &facts);
+                let found = findings.first().map(|finding| finding.severity);
+                assert_eq!(found, expected, "{mode:?}, {state:?}: {findings:#?}");
+                for finding in findings {
+                    assert_eq!(finding.kind, Kind::Xdp);
+                    assert!(finding.what.contains("driver has no XDP"), "{finding:#?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use netbond_common::{
     fate::Fate,
-    names::{Encap, Mode, PathState, Weights},
+    names::{Encap, Mode, PathState, Weights, Xdp},
 };
 
 use crate::{
@@ -301,6 +301,18 @@ fn notes(bond: &Bond) -> String {
             "  in order: packets held {:.1} ms (at most {:.0}); {} held so far, {} late, {} lost",
             order.hold_ms, order.longest_hold_ms, order.held, order.late, order.lost
         );
+    }
+    for path in bond
+        .paths
+        .iter()
+        .filter(|path| path.xdp != Xdp::Off.label())
+    {
+        let how = if path.xdp == Xdp::Native.label() {
+            "received in the device's driver (XDP)".to_owned()
+        } else {
+            format!("received by tc, not by XDP: {}", path.xdp)
+        };
+        let _ = writeln!(notes, "  {}: {how}", path.name);
     }
     for path in bond.paths.iter().filter(|path| path.rx_contended != 0) {
         let _ = writeln!(

@@ -1,0 +1,426 @@
+//! The program in the drivers of the paths' Ethernet devices: a fast way before the one at their ingress, put
+//! there and taken away without a packet being lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use netbond_common::{
+    abi::{Bond, MAX_BOND_PATHS, Underlay},
+    names::Xdp,
+};
+use nix::net::if_::if_indextoname;
+
+use super::{Applier, Live, PathPlan, set_if_new};
+use crate::{
+    config::{self, XdpMode},
+    journal::About,
+    loader::NoXdp,
+    tables::{Raw, value},
+};
+
+/// How often what a driver refused is tried again, and what no event tells of is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// A device whose packets some path wants to be received in its driver.
+#[derive(Clone, Debug)]
+pub(super) struct Driver {
+    name: String,
+    /// Whether they are, or why not.
+    state: Xdp,
+}
+
+/// What paths want of a device's driver.
+#[derive(Clone, Debug)]
+struct Wanted {
+    /// The device's name.
+    name: String,
+    /// Of the paths that leave by it, one that wants it most, and how much.
+    path: String,
+    mode: XdpMode,
+}
+
+/// What is known of drivers.
+#[derive(Default)]
+pub(super) struct Drivers {
+    /// By ifindex.
+    devices: BTreeMap<u32, Driver>,
+    /// What an earlier controller left: taken away where no path asks for it any more.
+    left: BTreeSet<u32>,
+    /// Bond devices on which somebody switched GRO off, by bond id.
+    without_gro: BTreeSet<u32>,
+    looked: Option<Instant>,
+}
+
+impl Drivers {
+    pub(super) fn new(left: BTreeSet<u32>) -> Self {
+        Self {
+            left,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn forget(&mut self, ifindex: u32) -> bool {
+        self.left.remove(&ifindex) | self.devices.remove(&ifindex).is_some()
+    }
+
+    /// The devices that have the program: ifindex and name.
+    pub(super) fn with_program(&self) -> impl Iterator<Item = (u32, &str)> {
+        let native = self
+            .devices
+            .iter()
+            .filter(|(_, driver)| driver.state == Xdp::Native);
+        native.map(|(&ifindex, driver)| (ifindex, driver.name.as_str()))
+    }
+}
+
+impl Applier {
+    /// Whether a path's packets are received in its device's driver, or why not.
+    pub(super) fn xdp_of(&self, plan: &PathPlan) -> Xdp {
+        let id = plan.id / MAX_BOND_PATHS;
+        let Some(bond) = self.live.get(&id).map(|live| &live.config) else {
+            return Xdp::Off;
+        };
+        let configured = bond.paths.iter().find(|path| path.name == plan.name);
+        if configured.is_none_or(|path| path.xdp == XdpMode::Off) {
+            return Xdp::Off;
+        }
+        if bond.is_numbered() {
+            return Xdp::Numbered;
+        }
+        let Some(device) = &plan.device else {
+            return Xdp::NoDevice;
+        };
+        if !device.ethernet {
+            return Xdp::NotEthernet;
+        }
+        match self.drivers.devices.get(&device.ifindex) {
+            Some(driver) if driver.state != Xdp::Native => driver.state,
+            Some(_) if self.drivers.without_gro.contains(&id) => Xdp::NoGro,
+            Some(_) => Xdp::Native,
+            None => Xdp::NoDevice,
+        }
+    }
+
+    /// Puts the program into the drivers of the devices of a bond's paths that insist on it.
+    pub(super) fn insist_on_xdp(&mut self, bond: &config::Bond) -> Result<()> {
+        for path in bond.paths.iter().filter(|path| path.xdp == XdpMode::Native) {
+            let device = self
+                .netlink
+                .path_device(path.device.as_deref(), path.local)?;
+            // It may come later: then the status says what became of it.
+            let Some(device) = device else {
+                continue;
+            };
+            let done = if device.mac.is_none() {
+                Err(anyhow!(
+                    "{} is not Ethernet: packets come out of a tunnel such as WireGuard above any driver",
+                    device.name
+                ))
+            } else {
+                self.enter_driver(device.ifindex, &device.name, &path.name)
+                    .map_err(|no| no.error)
+            };
+            done.with_context(|| {
+                format!(
+                    "path \"{}\" has xdp = \"native\" (write \"auto\" to do without it where it cannot be, or \
+                     \"off\")",
+                    path.name
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has drivers receive what paths want them to, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be written.
+    pub(super) fn follow_xdp(&mut self) -> Result<()> {
+        if self.drivers.devices.is_empty()
+            && self.drivers.left.is_empty()
+            && !self.live.values().any(|live| live.config.asks_for_xdp())
+        {
+            return Ok(());
+        }
+        let again = self.drivers.looked.is_none_or(|at| at.elapsed() >= LOOK);
+        if again {
+            self.drivers.looked = Some(Instant::now());
+        }
+        let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+        for live in self.live.values().filter(|live| !live.config.is_numbered()) {
+            for (path, plan) in planned(live) {
+                let device = plan.device.as_ref().filter(|device| device.ethernet);
+                let Some(device) = device.filter(|_| path.xdp != XdpMode::Off) else {
+                    continue;
+                };
+                let wants = Wanted {
+                    name: device.name.clone(),
+                    path: path.name.clone(),
+                    mode: path.xdp,
+                };
+                let most = wanted
+                    .entry(device.ifindex)
+                    .or_insert_with(|| wants.clone());
+                if most.mode < wants.mode {
+                    *most = wants;
+                }
+            }
+        }
+        for (&ifindex, wants) in &wanted {
+            let known = self.drivers.devices.get(&ifindex);
+            if again || known.is_none_or(|driver| driver.name != wants.name) {
+                self.look_at_driver(ifindex, wants);
+            }
+        }
+        self.leave_drivers(&wanted)?;
+        let bonds: Vec<u32> = self.live.keys().copied().collect();
+        for id in bonds {
+            self.follow_bond_xdp(id)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the program into a driver or takes it out, as it can be now, and tells what is news.
+    fn look_at_driver(&mut self, ifindex: u32, wants: &Wanted) {
+        let (name, path) = (&wants.name, &wants.path);
+        let before = self
+            .drivers
+            .devices
+            .get(&ifindex)
+            .map(|driver| driver.state);
+        let entered = match wants.mode {
+            XdpMode::Native => self.enter_driver(ifindex, name, path),
+            XdpMode::Auto | XdpMode::Off => self
+                .refuse_veth(ifindex, name)
+                .and_then(|()| self.enter_driver(ifindex, name, path)),
+        };
+        match entered {
+            Ok(()) => {}
+            Err(NoXdp { reason, error }) => {
+                self.leave_driver(ifindex);
+                self.drivers.left.remove(&ifindex);
+                let driver = Driver {
+                    name: name.to_owned(),
+                    state: reason,
+                };
+                self.drivers.devices.insert(ifindex, driver);
+                // Tried again and again: said once.
+                if before != Some(reason) {
+                    let text = format!("{name} goes on receiving by tc, not by XDP: {error:#}");
+                    self.journal.failed(About::ALL, &text);
+                }
+            }
+        }
+    }
+
+    /// Refuses a veth: packets of a host's own, or another namespace's, cross it without the checksums that a
+    /// wire would show, and their receiver drops them once they were a driver's frame.
+    fn refuse_veth(&mut self, ifindex: u32, name: &str) -> Result<(), NoXdp> {
+        match self.netlink.is_veth(ifindex) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(NoXdp {
+                reason: Xdp::Veth,
+                error: anyhow!(
+                    "it is a veth, whose other end leaves out checksums unless `ethtool -K DEVICE tx off` was \
+                     said there: then write xdp = \"native\""
+                ),
+            }),
+            Err(error) => Err(NoXdp {
+                reason: Xdp::Refused,
+                error: error.context(format!("cannot tell what {name} is")),
+            }),
+        }
+    }
+
+    /// Puts the program into a driver, or the one of this build, as a path asks for it.
+    fn enter_driver(&mut self, ifindex: u32, name: &str, path: &str) -> Result<(), NoXdp> {
+        let refused = |error| NoXdp {
+            reason: Xdp::Refused,
+            error,
+        };
+        let link = self.netlink.link_by_index(ifindex).map_err(refused)?;
+        let Some(address) = link
+            .filter(|link| link.name == name)
+            .and_then(|link| link.mac)
+        else {
+            return Err(NoXdp {
+                reason: Xdp::NoDevice,
+                error: anyhow!("it is gone, or is not Ethernet any more"),
+            });
+        };
+        if self.netlink.hides_tags(ifindex, name).map_err(refused)? {
+            return Err(NoXdp {
+                reason: Xdp::Vlans,
+                error: anyhow!(
+                    "there are VLAN devices over it, and with rx-vlan-offload no program in the driver can \
+                     tell their packets from its own: `ethtool -K {name} rxvlan off`"
+                ),
+            });
+        }
+        let underlay = Raw(Underlay {
+            address,
+            reserved: [0; 2],
+        });
+        if !matches!(self.tables.underlays.get(&ifindex, 0), Ok(Raw(known)) if known == underlay.0)
+        {
+            let written = self.tables.underlays.insert(ifindex, underlay, 0);
+            written.context("writing UNDERLAYS").map_err(refused)?;
+        }
+        let known = self.drivers.devices.get(&ifindex);
+        if known.is_none_or(|driver| driver.state != Xdp::Native || driver.name != name) {
+            if let Err(no) = self.programs.attach_xdp(name, ifindex) {
+                let _ = self.tables.underlays.remove(&ifindex);
+                return Err(no);
+            }
+            // One that was there already is no news.
+            if !self.drivers.left.remove(&ifindex) {
+                let text =
+                    format!("receiving in the driver of {name} (XDP), as path {path} asks for it");
+                self.journal.did(About::ALL, &text);
+            }
+        }
+        let driver = Driver {
+            name: name.to_owned(),
+            state: Xdp::Native,
+        };
+        self.drivers.devices.insert(ifindex, driver);
+        Ok(())
+    }
+
+    fn leave_driver(&mut self, ifindex: u32) {
+        if let Err(error) = self.programs.detach_xdp(ifindex) {
+            self.journal.failed(About::ALL, &format!("{error:#}"));
+        }
+        // Gone with a device, or never there.
+        let _ = self.tables.underlays.remove(&ifindex);
+    }
+
+    /// Takes the program out of all drivers but the `wanted` ones.
+    fn leave_drivers(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+        // As long as not all is known of a bond it may want one that an earlier controller left.
+        if self.live.values().any(|live| live.plan.is_none()) {
+            return Ok(());
+        }
+        let known = self.drivers.devices.keys().chain(&self.drivers.left);
+        let stale: BTreeSet<u32> = known
+            .copied()
+            .filter(|it| !wanted.contains_key(it))
+            .collect();
+        for ifindex in stale {
+            let driver = self.drivers.devices.remove(&ifindex);
+            let left = self.drivers.left.remove(&ifindex);
+            self.leave_driver(ifindex);
+            let native = driver.filter(|driver| driver.state == Xdp::Native);
+            if native.is_some() || left {
+                let unknown = || match if_indextoname(ifindex) {
+                    Ok(name) => name.to_string_lossy().into_owned(),
+                    Err(_) => format!("#{ifindex}"),
+                };
+                let name = native.map_or_else(unknown, |driver| driver.name);
+                let text =
+                    format!("no longer receiving in the driver of {name}: no path asks for it");
+                self.journal.did(About::ALL, &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a bond's packets taken in drivers, or no longer, and says of its paths how it is.
+    fn follow_bond_xdp(&mut self, id: u32) -> Result<()> {
+        let Some(live) = self.live.get(&id) else {
+            return Ok(());
+        };
+        let Some(Bond { xdp_mtu, .. }) = value(&self.tables.bonds, id) else {
+            return Ok(());
+        };
+        if xdp_mtu == 0 && !live.config.asks_for_xdp() {
+            return Ok(());
+        }
+        let (device, mtu, name) = (live.device, live.mtu, live.config.name.clone());
+        let wants = live.config.asks_for_xdp() && !live.config.is_numbered();
+        // What is not known yet stays as an earlier controller left it.
+        if wants && live.plan.is_none() {
+            return Ok(());
+        }
+        let native = |plan: &PathPlan| {
+            let device = plan.device.as_ref();
+            let driver = device.and_then(|device| self.drivers.devices.get(&device.ifindex));
+            driver.is_some_and(|driver| driver.state == Xdp::Native)
+        };
+        let wants =
+            wants && planned(live).any(|(path, plan)| path.xdp != XdpMode::Off && native(plan));
+        if !wants {
+            self.drivers.without_gro.remove(&id);
+            self.limit_xdp(id, 0)?;
+        } else if xdp_mtu != 0 && !self.netlink.takes_frames(&name) {
+            self.limit_xdp(id, 0)?;
+            self.drivers.without_gro.insert(id);
+            self.journal.failed(
+                About::bond(&name),
+                "somebody switched GRO off on the bond device: no longer receiving in drivers, but by tc \
+                 (switch it on and reload to change that)",
+            );
+        } else if !self.drivers.without_gro.contains(&id) {
+            if xdp_mtu == 0
+                && let Err(error) = self.netlink.take_frames(&name)
+            {
+                self.drivers.without_gro.insert(id);
+                self.journal
+                    .failed(About::bond(&name), &format!("{error:#}"));
+            } else {
+                // Frames first find their way, then they take it.
+                let peer = self.tables.bond_peers.get(id, 0).ok();
+                if peer.is_none_or(|peer| peer.if_index != device.peer_ifindex) {
+                    let written = self.tables.bond_peers.set(id, device.peer_ifindex, None, 0);
+                    written.context("writing BOND_PEERS")?;
+                }
+                // The user may have made the device's smaller.
+                let link = self.netlink.link_by_index(device.ifindex)?;
+                self.set_xdp(id, link.map_or(mtu, |link| link.mtu.min(mtu)))?;
+            }
+        }
+        let plans: Vec<PathPlan> = self
+            .live
+            .get(&id)
+            .and_then(|live| live.plan.as_ref())
+            .map_or_else(Vec::new, |plan| plan.paths.clone());
+        for plan in &plans {
+            let told = self.tables.path_info(plan.id).map(|info| info.xdp);
+            if told.is_some_and(|told| told != self.xdp_of(plan) as u32) {
+                self.write_path_info(plan)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has drivers hand a bond's device no packets longer than this, where they hand it any.
+    pub(super) fn limit_xdp(&mut self, id: u32, mtu: u32) -> Result<()> {
+        let known = value(&self.tables.bonds, id).map_or(0, |bond| bond.xdp_mtu);
+        self.set_xdp(id, known.min(mtu))
+    }
+
+    fn set_xdp(&mut self, id: u32, xdp_mtu: u32) -> Result<()> {
+        if let Some(bond) = value(&self.tables.bonds, id) {
+            let bond = Bond { xdp_mtu, ..bond };
+            set_if_new(&mut self.tables.bonds, id, bond).context("writing BONDS")?;
+        }
+        Ok(())
+    }
+
+    /// Tries GRO again, as a reload asks for it.
+    pub(super) fn forgive_xdp(&mut self) {
+        self.drivers.without_gro.clear();
+        self.drivers.looked = None;
+    }
+}
+
+/// The paths of a bond, with what is planned for each.
+fn planned(live: &Live) -> impl Iterator<Item = (&config::Path, &PathPlan)> {
+    let plans = live.plan.iter().flat_map(|plan| &plan.paths);
+    plans.filter_map(|plan| {
+        let mut paths = live.config.paths.iter();
+        Some((paths.find(|path| path.name == plan.name)?, plan))
+    })
+}
