@@ -10,11 +10,16 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "bench_datapath/live.rs"]
+mod live;
 
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use common::{Kernel, TC_ACT_REDIRECT, TC_ACT_UNSPEC, Wrap, ipv4_frame, ipv6_frame, path_id};
+use common::{
+    Kernel, TC_ACT_REDIRECT, TC_ACT_UNSPEC, Wrap, XDP_PASS, XDP_REDIRECT, ipv4_frame, ipv6_frame,
+    path_id,
+};
 use netbond::loader::PROGRAMS;
 use netbond_common::{
     abi, gre,
@@ -92,9 +97,19 @@ fn rows() -> Vec<Row> {
         let (egress, ingress) = (program::EGRESS, program::INGRESS_L2);
         rows.push(row("egress", egress, inner.clone(), Bond::Plain));
         rows.push(row("fresh", egress, inner.clone(), Bond::Fresh));
-        rows.push(row("ingress", ingress, received, Bond::Plain));
+        rows.push(row("ingress", ingress, received.clone(), Bond::Plain));
         rows.push(row("frame out", egress, inner, Bond::Frames));
-        rows.push(row("frame in", ingress, framed, Bond::Frames));
+        rows.push(row("frame in", ingress, framed.clone(), Bond::Frames));
+        let by_xdp = |name, frame, action, bond| Row {
+            action,
+            ..row(name, program::XDP, frame, bond)
+        };
+        let mut left = received.clone();
+        // The first fragment.
+        left[20] = 0x20;
+        rows.push(by_xdp("xdp", received, XDP_REDIRECT, Bond::Plain));
+        rows.push(by_xdp("xdp frame", framed, XDP_REDIRECT, Bond::Frames));
+        rows.push(by_xdp("xdp left", left, XDP_PASS, Bond::Plain));
     }
     for others in OTHERS {
         let bytes = 64;
@@ -124,18 +139,21 @@ pub(crate) fn main() -> Result<()> {
     } else {
         (RUNS, "ns")
     };
+    if asked("--live") {
+        return live::measure(unit, asked("--json"));
+    }
     measure(runs, unit, asked("--json"))
 }
 
 /// Measures each row so often, in what the kernel's clock counts, and prints all of it.
 fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
-    let mut kernel = Kernel::with_bond(&[1, 1], None);
+    let mut kernel = Kernel::with_bond(&[1, 1], None).with_xdp(1500);
     let mut probed = Kernel::with_bond(&[1, 1], None);
     for slot in 0..2 {
         // Any proof is fresh, and none is from before the clock began.
         probed.tables.limits.set(path_id(slot), u64::MAX, 0)?;
     }
-    let mut framed = Kernel::with_bond(&[1, 1], None);
+    let mut framed = Kernel::with_bond(&[1, 1], None).with_xdp(1500);
     let bond = framed.bond();
     framed.set_bond(&abi::Bond {
         flags: abi::BOND_ETHERNET,
@@ -160,7 +178,11 @@ fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
                     &mut found.context("no such bonds")?.1
                 }
             };
-            let ran = kernel.run(row.program, &row.frame, None);
+            let ran = if row.program == program::XDP {
+                kernel.xdp(&row.frame)
+            } else {
+                kernel.run(row.program, &row.frame, None)
+            };
             ensure!(
                 ran.action == row.action,
                 "{}: action {}",
@@ -180,7 +202,7 @@ fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
         }));
     }
     let mut verifier = Vec::new();
-    let mut all = Kernel::with_features(&[1, 1], None, feature::ALL);
+    let mut all = Kernel::with_features(&[1, 1], None, feature::ALL).with_xdp(1500);
     for name in PROGRAMS {
         // What a bond of no special mode needs, and what takes all of them.
         let info = kernel.info(name).or_else(|_| all.info(name))?;
