@@ -287,6 +287,8 @@ named! {
         NoGro = 9, "GRO is off on the bond device";
         /// A veth, whose other end leaves checksums to others, unless the user insists.
         Veth = 10, "veth leaves out checksums";
+        /// What TCP announces in the bond is clamped, by tc alone.
+        Clamped = 11, "bond clamps TCP's segments";
     }
 }
 

@@ -340,6 +340,7 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
     );
     let mut in_use = InUse::new(&bond, mode, &classes);
     in_use.numbers |= matches!(in_order, Ok(Some(_)));
+    in_use.clamps = matches!(mss_clamp, Ok(Some(true)));
     let weights = weights(&mut bond, asks_ospf, probing, mode, &mut in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
     let copies = copies(&mut bond, &in_use);
@@ -424,6 +425,8 @@ struct InUse {
     copies: bool,
     /// Packets are numbered.
     numbers: bool,
+    /// TCP's segments are clamped.
+    clamps: bool,
 }
 
 impl InUse {
@@ -444,6 +447,7 @@ impl InUse {
             measured: !unknown && any(|mode| mode == Mode::Adaptive),
             copies: any(|mode| mode == Mode::Duplicate),
             numbers: !unknown && any(|mode| mode == Mode::Duplicate),
+            clamps: false,
         }
     }
 }
@@ -821,6 +825,12 @@ fn path_table(
         "native" => Ok(XdpMode::Native),
         _ => Err(Wrong::new("does not exist")),
     });
+    if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.clamps {
+        path.report(
+            path.line_of("xdp"),
+            "xdp \"native\" is not for a bond with mss_clamp: write xdp = \"auto\" or \"off\", or remove mss_clamp",
+        );
+    }
     if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.numbers {
         path.report(
             path.line_of("xdp"),

@@ -466,6 +466,15 @@ fn xdp() {
         );
         parse(&text.replace("native", "auto")).unwrap();
     }
+    let text = with(4, "mss_clamp = true").replacen("remote =", "xdp = \"native\"\nremote =", 1);
+    assert_problems(
+        &text,
+        &[
+            "8: path \"via-m1\": xdp \"native\" is not for a bond with mss_clamp: write xdp = \"auto\" or \"off\", or \
+             remove mss_clamp",
+        ],
+    );
+    parse(&text.replace("native", "auto")).unwrap();
 }
 
 /// [`GOOD`] with a class that has these keys.

@@ -85,8 +85,8 @@ impl Applier {
         if configured.is_none_or(|path| path.xdp == XdpMode::Off) {
             return Xdp::Off;
         }
-        if bond.is_numbered() {
-            return Xdp::Numbered;
+        if let Some(reason) = needs_tc(bond) {
+            return reason;
         }
         let Some(device) = &plan.device else {
             return Xdp::NoDevice;
@@ -149,7 +149,11 @@ impl Applier {
             self.drivers.looked = Some(Instant::now());
         }
         let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
-        for live in self.live.values().filter(|live| !live.config.is_numbered()) {
+        for live in self
+            .live
+            .values()
+            .filter(|live| needs_tc(&live.config).is_none())
+        {
             for (path, plan) in planned(live) {
                 let device = plan.device.as_ref().filter(|device| device.ethernet);
                 let Some(device) = device.filter(|_| path.xdp != XdpMode::Off) else {
@@ -339,7 +343,7 @@ impl Applier {
             return Ok(());
         }
         let (device, mtu, name) = (live.device, live.mtu, live.config.name.clone());
-        let wants = live.config.asks_for_xdp() && !live.config.is_numbered();
+        let wants = live.config.asks_for_xdp() && needs_tc(&live.config).is_none();
         // What is not known yet stays as an earlier controller left it.
         if wants && live.plan.is_none() {
             return Ok(());
@@ -413,6 +417,17 @@ impl Applier {
     pub(super) fn forgive_xdp(&mut self) {
         self.drivers.without_gro.clear();
         self.drivers.looked = None;
+    }
+}
+
+/// Why a bond's packets are received by tc alone, whatever drivers could do.
+fn needs_tc(bond: &config::Bond) -> Option<Xdp> {
+    if bond.is_numbered() {
+        Some(Xdp::Numbered)
+    } else if bond.mss_clamp {
+        Some(Xdp::Clamped)
+    } else {
+        None
     }
 }
 
