@@ -34,6 +34,8 @@ use netbond_common::{
 
 const PATHS: u32 = 2;
 const ETHERNET: usize = 14;
+/// The longest probe that the controller asks for, bytes. The kernel makes no packet of 64 kB.
+const LONGEST_PROBE: u16 = 9216;
 const GRE: u8 = 47;
 /// GRE payload types: a frame, a probe.
 const BRIDGED: u16 = 0x6558;
@@ -390,6 +392,8 @@ impl Source {
         let mut frame = vec![0; 12];
         let slot = self.random.one_of(&[0, 1, 7]);
         frame.extend([8, 0, TRIGGER | slot]);
+        let wanted: u16 = self.random.one_of(&[0, 0, 1396, LONGEST_PROBE]);
+        frame.extend(wanted.to_be_bytes());
         let len = ETHERNET + LEN + self.random.one_of(&[0, 0, 1, 700]);
         frame.resize(len, 0);
         frame
@@ -707,8 +711,7 @@ impl Bench {
     }
 
     /// Sends a frame into the bond.
-    fn send(&mut self, frame: &[u8]) {
-        let ran = self.kernel.egress(frame);
+    fn send(&mut self, frame: &mut [u8]) {
         let ethernet = self.setup.has(BOND_ETHERNET);
         let protocol = u16::from_be_bytes([frame[12], frame[13]]);
         let packet = &frame[ETHERNET..];
@@ -716,6 +719,12 @@ impl Bench {
             && packet[0] >= TRIGGER
             && packet.len() >= LEN
             && frame[..12] == [0; 12];
+        if asks && wanted(frame) > LONGEST_PROBE {
+            frame[ETHERNET + 1..ETHERNET + 3].copy_from_slice(&LONGEST_PROBE.to_be_bytes());
+        }
+        let frame = &*frame;
+        let ran = self.kernel.egress(frame);
+        let packet = &frame[ETHERNET..];
         let ip = match protocol {
             0x0800 => packet
                 .get(..20)
@@ -795,13 +804,8 @@ impl Bench {
             return self.tally.ends(BOND, Fate::TxNoPath);
         }
         assert_eq!(ran.action, TC_ACT_REDIRECT);
-        let len = frame.len() - ETHERNET;
-        let more = if self.setup.has(BOND_ETHERNET) && len != LEN {
-            ETHERNET
-        } else {
-            0
-        };
-        let (path, _, _) = self.outer_of(&ran.frame, len + more);
+        let len = usize::from(wanted(frame)).max(frame.len() - ETHERNET);
+        let (path, _, _) = self.outer_of(&ran.frame, len);
         assert_eq!(path, slot);
         let probe = &ran.frame[ETHERNET + self.setup.overhead()..];
         assert_eq!(probe[..4], *b"nb\x03\x01");
@@ -828,6 +832,11 @@ impl Bench {
             );
         }
     }
+}
+
+/// How long a probe the controller's frame asks for, bytes.
+fn wanted(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[ETHERNET + 1], frame[ETHERNET + 2]])
 }
 
 /// How many VLAN tags a frame begins with, `None` where it cannot be carried with them: more than two, or
@@ -875,7 +884,7 @@ fn run(cpu: usize, setups: &[Setup]) {
                         _ => bench.source.packet(),
                     };
                     bench.source.mutate(&mut frame, ETHERNET);
-                    bench.send(&frame);
+                    bench.send(&mut frame);
                 }
                 1 => {
                     frame = bench.source.wrapped(1);

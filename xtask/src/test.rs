@@ -235,19 +235,8 @@ fn test_run() -> Result<u32> {
         );
     }
     let mut test = tests()?;
-    for name in [
-        "test_run",
-        "probes",
-        "frames",
-        "ipv6_paths",
-        "lanes",
-        "order",
-        "duplicate",
-        "hostile",
-        "records",
-        "benchmark",
-    ] {
-        test.args(["--test", name]);
+    for name in integration_tests(&root().join("netbond/tests"))? {
+        test.args(["--test", &name]);
     }
     cargo_test(test.args(["--", "--ignored"]))
 }
