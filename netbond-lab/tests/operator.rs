@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::terminal::Terminal;
@@ -272,4 +273,36 @@ fn json_has_rates_where_they_are_asked_for() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("no bond \"nb9\"; there are: nb0"), "{error}");
+}
+
+/// Each of them, also those that only bonds with numbered packets fill.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn every_map_is_dumped() {
+    let lab = up("maps");
+    for router in [lab.router("A"), lab.router("B")] {
+        let config = router.default_config().unwrap();
+        reconfigure(router, &config.replace("round-robin", "duplicate"));
+    }
+    let a = lab.router("A");
+    let _stream = traffic::Numbered::start(a, lab.router("B"), B, PACE).unwrap();
+    let json = |words: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&a.run(words).unwrap()).unwrap()
+    };
+    let listed = json(&["netbond", "maps", "list", "--json"]);
+    let listed: BTreeSet<String> = listed.as_array().unwrap().iter().map(name).collect();
+    wait_for("numbered packets", SOON, || {
+        let dumped = json(&["netbond", "maps", "dump", "--json"]);
+        let dumped = dumped.as_object().unwrap();
+        assert_eq!(dumped.keys().cloned().collect::<BTreeSet<_>>(), listed);
+        let filled = |map: &str| !dumped[map].as_array().unwrap().is_empty();
+        Ok((filled("SEQUENCES") && filled("STRANDS")).then_some(()))
+    })
+    .unwrap();
+    let text = a.run(&["netbond", "maps", "dump"]).unwrap();
+    assert!(listed.iter().all(|map| text.contains(map)), "{text}");
+}
+
+fn name(map: &serde_json::Value) -> String {
+    map["name"].as_str().unwrap().to_owned()
 }

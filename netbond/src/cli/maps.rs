@@ -13,6 +13,7 @@ use netbond_common::{
     fate::Fate,
     names::map,
     order,
+    sequence::{Counts, STRANDS},
 };
 use serde_json::{Value, json};
 
@@ -219,9 +220,34 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
                 }
             })
             .collect(),
+        map::SEQUENCES => {
+            let set = (0..tables.sequences.len()).filter_map(|id| {
+                let count = tables.sequences.get(&id, 0).ok()?;
+                (count != 0).then(|| (strand(id), json!({ "count": count })))
+            });
+            set.collect()
+        }
+        map::STRANDS => tables
+            .strands
+            .iter()
+            .map(|entry| entry.map(|(id, Raw(it))| (strand(id), counts(&it.counts))))
+            .collect::<Result<_, _>>()?,
+        map::SKEWS => array(&tables.skews, |skew| json!({ "hold_ns": skew.hold_ns })),
         map::BOND_INFO => array(&tables.bond_info, bond_info),
         map::PATH_INFO => array(&tables.path_info, path_info),
         other => bail!("no map \"{other}\""),
+    })
+}
+
+/// The key of a bond's strand.
+fn strand(id: u32) -> Value {
+    json!({"bond": id / STRANDS, "strand": id % STRANDS})
+}
+
+fn counts(counts: &Counts) -> Value {
+    json!({
+        "held": counts.held, "late": counts.late, "expected": counts.expected, "came": counts.came,
+        "copies": counts.copies, "begun": counts.begun,
     })
 }
 

@@ -228,7 +228,7 @@ fn mtu(bond: &Bond, path: &Path) -> Option<String> {
     );
     Some(match bond.mtu_ceiling {
         Some(ceiling) if bytes < ceiling => format!(
-            "{passes}, and no longer ones, though its device takes those of {ceiling}. Larger ones are tried all ten \
+            "{passes}, and no longer ones, though its device takes those of {ceiling}. Larger ones are tried every ten \
              minutes, and when a device or a route changes."
         ),
         Some(_) | None => format!("{passes}."),

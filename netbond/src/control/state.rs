@@ -242,7 +242,7 @@ impl Controller {
     /// Takes in an event; returns what it changed, and what it tells beyond that.
     pub fn handle(&mut self, event: Event) -> Handled {
         let mut affected = self.concerns.concerned(&event, &self.world);
-        let look_at_mtu = self.other_sizes(&event);
+        let look_at_mtu = self.other_sizes(&event, &affected);
         let news = self.absorb(&event);
         // A cost that is known for the first time is no news, but may be a weight.
         if news.is_empty() && !matches!(event, Event::Ospf(_)) {
@@ -263,9 +263,9 @@ impl Controller {
         }
     }
 
-    /// The paths on which packets of other sizes may pass after an event: routes lead elsewhere, or some device has
-    /// another MTU. It may be that below a path's own.
-    fn other_sizes(&self, event: &Event) -> BTreeSet<u32> {
+    /// The paths on which packets of other sizes may pass after an event, which concerns the bonds of these indexes:
+    /// routes lead elsewhere, or some device has another MTU. It may be that below a path's own.
+    fn other_sizes(&self, event: &Event, concerned: &BTreeSet<usize>) -> BTreeSet<u32> {
         match event {
             Event::Link(link) => {
                 let before = self.world.link(link.ifindex);
@@ -282,11 +282,11 @@ impl Controller {
                 }
             }
             Event::Route { to, route } => {
-                let same = self.world.route(*to) == route.as_ref();
-                if same || !self.concerns.is_target(*to) {
+                if self.world.route(*to) == route.as_ref() {
                     return BTreeSet::new();
                 }
-                let paths = self.members.iter().flat_map(|member| {
+                let members = concerned.iter().map(|&index| &self.members[index]);
+                let paths = members.flat_map(|member| {
                     let paths = member.config.paths.iter().zip(&member.paths);
                     paths.filter(|(path, _)| path.remote == *to)
                 });
