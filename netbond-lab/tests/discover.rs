@@ -219,8 +219,13 @@ fn three_paths_are_found_through_frr() {
         a.wait_route(remote, Some(device), SOON).unwrap();
         b.wait_route(ROUTER_A, None, SOON).unwrap();
     }
-    // Both daemons are tried; their sockets are where they usually are.
-    let found = proposal(a, &[ROUTER_B]);
+    // Both daemons are tried; their sockets are where they usually are. Routes are there before the middle
+    // routers' new links are in the database of all.
+    let found = wait_for("three paths", SOON, || {
+        let found = proposal(a, &[ROUTER_B]);
+        Ok((found["possible"] == 3).then_some(found))
+    })
+    .unwrap();
     assert_eq!(found["daemon"], "FRR by 'vtysh'");
     assert_whole(&found);
     assert_eq!(

@@ -267,8 +267,14 @@ fn a_reload_changes_the_family() {
         for stream in streams {
             assert_no_loss(&stream.stop_after(end).unwrap());
         }
-        let mtu = status(a)["bonds"][0]["mtu"].as_u64().unwrap();
-        assert_eq!(mtu, if turn == 0 { 1396 } else { 1376 });
+        let mtu = if turn == 0 { 1396 } else { 1376 };
+        for router in [a, b] {
+            // A larger one is proven first.
+            wait_for(&format!("MTU {mtu}"), SOON, || {
+                Ok((status(router)["bonds"][0]["mtu"] == mtu).then_some(()))
+            })
+            .unwrap();
+        }
         assert_carries(&lab);
     }
     // A controller that starts anew finds in the maps what its file no longer has.
