@@ -217,6 +217,7 @@ fn totals(bond: &Bond) -> Table {
         "RX PACKETS",
         "RX BYTES",
         "RX %",
+        "PMTU",
     ];
     if copies {
         titles.extend(["TX COPIES", "RX COPIES"]);
@@ -236,6 +237,10 @@ fn totals(bond: &Bond) -> Table {
             count(path.rx_packets),
             count(path.rx_bytes),
             percent(path.rx_share),
+            path.probe
+                .as_ref()
+                .and_then(|probe| probe.path_mtu)
+                .map_or_else(|| DASH.to_owned(), |bytes| bytes.to_string()),
         ];
         if copies {
             row.extend([count(path.tx_copies), count(path.rx_copies)]);
@@ -256,7 +261,6 @@ fn probes(bond: &Bond) -> Table {
         "BEHIND ms",
         "QUEUE ms",
         "REORDERED",
-        "PATH MTU",
     ]);
     for path in &bond.paths {
         let probe = path.probe.as_ref();
@@ -269,9 +273,6 @@ fn probes(bond: &Bond) -> Table {
             number(probe.and_then(|probe| probe.behind_ms), 2),
             number(probe.map(|probe| probe.queue_ms), 2),
             probe.map_or_else(|| DASH.to_owned(), |probe| count(probe.reordered.into())),
-            probe
-                .and_then(|probe| probe.path_mtu)
-                .map_or_else(|| DASH.to_owned(), |bytes| bytes.to_string()),
         ]);
     }
     table
@@ -415,7 +416,7 @@ mod tests {
             ("via-m2", "LOST %", "50.0"),
             ("via-m2", "BACK %", "0.0"),
             ("via-m2", "REORDERED", "3"),
-            ("via-m2", "PATH MTU", "1420"),
+            ("via-m2", "PMTU", "1420"),
             ("via-m2", "TX BYTES", "1.33G"),
             ("via-m1", "STATE", "dead"),
             ("via-m1", "REASON", "probes unanswered"),
