@@ -217,7 +217,6 @@ fn totals(bond: &Bond) -> Table {
         "RX PACKETS",
         "RX BYTES",
         "RX %",
-        "PMTU",
     ];
     if copies {
         titles.extend(["TX COPIES", "RX COPIES"]);
@@ -237,10 +236,6 @@ fn totals(bond: &Bond) -> Table {
             count(path.rx_packets),
             count(path.rx_bytes),
             percent(path.rx_share),
-            path.probe
-                .as_ref()
-                .and_then(|probe| probe.path_mtu)
-                .map_or_else(|| DASH.to_owned(), |bytes| bytes.to_string()),
         ];
         if copies {
             row.extend([count(path.tx_copies), count(path.rx_copies)]);
@@ -303,6 +298,15 @@ fn notes(bond: &Bond) -> String {
             order.hold_ms, order.longest_hold_ms, order.held, order.late, order.lost
         );
     }
+    for path in &bond.paths {
+        if let Some((path_mtu, bytes)) = less_than_wanted(bond, path) {
+            let _ = writeln!(
+                notes,
+                "  {}: path MTU {path_mtu}, for packets of {bytes} bytes",
+                path.name
+            );
+        }
+    }
     for path in bond
         .paths
         .iter()
@@ -330,6 +334,13 @@ fn notes(bond: &Bond) -> String {
         );
     }
     notes
+}
+
+/// The path MTU, and how long the bond's packets may be by it, where that is less than is wanted, bytes.
+fn less_than_wanted(bond: &Bond, path: &Path) -> Option<(u32, u32)> {
+    let probe = path.probe.as_ref()?;
+    let path_mtu = probe.path_mtu?;
+    (probe.full_size < bond.mtu_ceiling?).then_some((path_mtu, probe.full_size))
 }
 
 /// What each class carried.
@@ -416,7 +427,6 @@ mod tests {
             ("via-m2", "LOST %", "50.0"),
             ("via-m2", "BACK %", "0.0"),
             ("via-m2", "REORDERED", "3"),
-            ("via-m2", "PMTU", "1420"),
             ("via-m2", "TX BYTES", "1.33G"),
             ("via-m1", "STATE", "dead"),
             ("via-m1", "REASON", "probes unanswered"),
@@ -439,6 +449,22 @@ mod tests {
         for title in ["RTT ms", "LOST %", "BACK %", "TX bit/s"] {
             assert_eq!(under(&text, "via-m1", title), "-", "{title} in:\n{text}");
         }
+    }
+
+    /// What is as wanted takes no room.
+    #[test]
+    fn a_path_that_carries_less_is_named() {
+        let mut status = of_two_seconds();
+        assert!(!plain(&status, false).contains("path MTU"));
+        let bond = &mut status.bonds[0];
+        bond.mtu = 1320;
+        let probe = bond.paths[1].probe.as_mut().unwrap();
+        (probe.path_mtu, probe.full_size) = (Some(1344), 1320);
+        let text = plain(&status, false);
+        assert!(text.contains("mtu 1320 of 1396"), "{text}");
+        let said = "  via-m2: path MTU 1344, for packets of 1320 bytes\n";
+        assert!(text.contains(said), "{text}");
+        assert_eq!(text.matches("path MTU").count(), 1, "{text}");
     }
 
     /// With what takes most room: names of many letters, copies, large numbers.
