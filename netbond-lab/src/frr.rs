@@ -34,11 +34,8 @@ impl Router {
         }
         for &(daemon, _) in &daemons[1..] {
             let config = place.join(format!("{daemon}.conf"));
-            let text = if daemon == "ospfd" {
-                render(self.topology(), self.name())
-            } else {
-                render_v3(self.topology(), self.name())
-            };
+            let version = if daemon == "ospfd" { V2 } else { V3 };
+            let text = version.render(self.topology(), self.name());
             fs::write(&config, text)
                 .with_context(|| format!("cannot write {}", config.display()))?;
             chown(&config, Some(user.uid.into()), Some(user.gid.into()))?;
@@ -70,53 +67,57 @@ impl Router {
     }
 }
 
-/// ospfd's configuration of one router.
-fn render(topology: &Topology, router: &str) -> String {
-    let mut text = String::from("interface lo\n ip ospf area 0\nexit\n");
-    for end in topology.ends_of(router) {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "interface {}\n ip ospf area 0\n ip ospf network point-to-point\n ip ospf cost {}\n \
-             ip ospf hello-interval {}\n ip ospf dead-interval {}\nexit\n",
-            end.device, end.cost, topology.ospf.hello, topology.ospf.dead
-        );
-    }
-    let spec = topology.routers.iter().find(|spec| spec.name == router);
-    if let Some(spec) = spec {
-        let _ = write!(
-            text,
-            "router ospf\n ospf router-id {}\nexit\n",
-            spec.router_id
-        );
-    }
-    text
+/// How a version of OSPF is configured.
+struct Version {
+    /// What begins an interface's commands.
+    interface: &'static str,
+    /// The router's process.
+    process: &'static str,
+    /// Whether it runs only where a link has IPv6.
+    ipv6: bool,
 }
 
-/// ospf6d's configuration of one router.
-fn render_v3(topology: &Topology, router: &str) -> String {
-    let mut text = String::from("interface lo\n ipv6 ospf6 area 0.0.0.0\nexit\n");
-    for end in topology.ends_of(router) {
-        if end.overlay_v6.is_none() {
-            continue;
+/// Of ospfd.
+const V2: Version = Version {
+    interface: "ip ospf",
+    process: "ospf",
+    ipv6: false,
+};
+
+/// Of ospf6d.
+const V3: Version = Version {
+    interface: "ipv6 ospf6",
+    process: "ospf6",
+    ipv6: true,
+};
+
+impl Version {
+    /// The daemon's configuration of one router.
+    fn render(&self, topology: &Topology, router: &str) -> String {
+        let Self {
+            interface, process, ..
+        } = self;
+        let mut text = format!("interface lo\n {interface} area 0.0.0.0\nexit\n");
+        for end in topology.ends_of(router) {
+            if self.ipv6 && end.overlay_v6.is_none() {
+                continue;
+            }
+            let (hello, dead) = (topology.ospf.hello, topology.ospf.dead);
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "interface {}\n {interface} area 0.0.0.0\n {interface} network point-to-point\n \
+                 {interface} cost {}\n {interface} hello-interval {hello}\n {interface} dead-interval {dead}\nexit\n",
+                end.device, end.cost
+            );
         }
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "interface {}\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 network point-to-point\n ipv6 ospf6 cost {}\n \
-             ipv6 ospf6 hello-interval {}\n ipv6 ospf6 dead-interval {}\nexit\n",
-            end.device, end.cost, topology.ospf.hello, topology.ospf.dead
-        );
+        let spec = topology.routers.iter().find(|spec| spec.name == router);
+        if let Some(spec) = spec {
+            let id = spec.router_id;
+            let _ = write!(text, "router {process}\n {process} router-id {id}\nexit\n");
+        }
+        text
     }
-    let spec = topology.routers.iter().find(|spec| spec.name == router);
-    if let Some(spec) = spec {
-        let _ = write!(
-            text,
-            "router ospf6\n ospf6 router-id {}\nexit\n",
-            spec.router_id
-        );
-    }
-    text
 }
 
 #[cfg(test)]
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn timers_and_devices_come_from_the_topology() {
-        let text = render(&Topology::reference(), "M2");
+        let text = V2.render(&Topology::reference(), "M2");
         for part in [
             "interface wg-m2-a\n",
             "interface wg-m2-b\n",
