@@ -25,7 +25,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setso
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tun_rs::{AsyncDevice, DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN};
+use tun_rs::{
+    AsyncDevice, DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN, VirtioNetHdr,
+};
 
 use crate::impair::{Datagrams, Held, Impairment, Line, Way};
 
@@ -177,6 +179,9 @@ impl IpRecv for TunReader {
                 return Err(error);
             }
         };
+        if let (1, Some(length)) = (count, self.lengths.first()) {
+            mend_checksum(&self.raw, &mut self.segments[0][..*length]);
+        }
         for (segment, length) in self.segments.iter().zip(&self.lengths).take(count) {
             let mut packet = pool.get();
             packet.buf_mut().clear();
@@ -190,6 +195,30 @@ impl IpRecv for TunReader {
 
     fn mtu(&self) -> MtuWatcher {
         MtuWatcher::new(self.mtu)
+    }
+}
+
+/// Mends the checksum of a packet, behind this header of the tun device, where the kernel left it to us and it came
+/// to 0. In UDP that says that there is none, and over IPv6 there has to be one (RFC 8200, 8.1): the library writes
+/// 0 all the same, and the receiver would drop one packet in 65,536.
+fn mend_checksum(header: &[u8], packet: &mut [u8]) {
+    /// VIRTIO_NET_HDR_F_NEEDS_CSUM and VIRTIO_NET_HDR_GSO_NONE of linux/virtio_net.h.
+    const NEEDS_CHECKSUM: u8 = 1;
+    const SINGLE: u8 = 0;
+    /// Where UDP has it.
+    const UDP: u16 = 6;
+    let Ok(header) = VirtioNetHdr::decode(header) else {
+        return;
+    };
+    let left_to_us = header.flags & NEEDS_CHECKSUM != 0 && header.gso_type == SINGLE;
+    if !left_to_us || header.csum_offset != UDP {
+        return;
+    }
+    let at = usize::from(header.csum_start) + usize::from(header.csum_offset);
+    if let Some(checksum) = packet.get_mut(at..at + 2)
+        && *checksum == [0, 0]
+    {
+        checksum.fill(0xff);
     }
 }
 
@@ -364,4 +393,40 @@ fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
         }
     }
     packets.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header of the tun device: flags, kind of super-packet, lengths, where the checksum is.
+    fn header(flags: u8, kind: u8, start: u16, offset: u16) -> Vec<u8> {
+        let mut header = vec![flags, kind, 0, 0, 0, 0];
+        header.extend(start.to_ne_bytes());
+        header.extend(offset.to_ne_bytes());
+        header
+    }
+
+    #[test]
+    fn no_udp_checksum_is_zero() {
+        let mended = |header: &[u8], checksum: [u8; 2]| {
+            let mut packet = [7; 16];
+            packet[10..12].copy_from_slice(&checksum);
+            mend_checksum(header, &mut packet);
+            [packet[10], packet[11]]
+        };
+        let udp = header(1, 0, 4, 6);
+        assert_eq!(mended(&udp, [0, 0]), [0xff, 0xff]);
+        assert_eq!(mended(&udp, [0, 1]), [0, 1]);
+        // TCP may have 0; and what the kernel did not leave to us is none of our business.
+        for other in [
+            header(1, 0, 0, 10),
+            header(0, 0, 4, 6),
+            header(1, 5, 4, 6),
+            header(1, 0, 400, 6),
+            vec![1],
+        ] {
+            assert_eq!(mended(&other, [0, 0]), [0, 0], "{other:?}");
+        }
+    }
 }
