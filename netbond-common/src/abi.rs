@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{class::Rule, fate::Fate, ipv6};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -81,21 +81,38 @@ pub struct Bond {
     /// The longest packet, bytes without an Ethernet header, that the program in a driver hands to the bond
     /// device, which takes none that exceeds its MTU; 0: none.
     pub xdp_mtu: u32,
+    /// `BOND_XDP_*`.
+    pub xdp: u32,
     /// slot -> path, counted from 0 within the bond.
     pub wheel: [u8; WHEEL_SLOTS],
 }
-const _: () = assert!(size_of::<Bond>() == 296);
+const _: () = assert!(size_of::<Bond>() == 300);
 
-/// An Ethernet device in whose driver a program is: an entry of `UNDERLAYS`, by ifindex. Written by the
+/// Packets of a bond that drivers take out of their outer headers are sent on by them, where the kernel's route
+/// leads to a device of [`DRIVER_LAN`].
+pub const BOND_XDP_ONWARD: u32 = 1 << 0;
+/// Packets that drivers of such devices receive are encapsulated there, where the route leads to the bond.
+pub const BOND_XDP_SEND: u32 = 1 << 1;
+
+/// Packets of paths come in on the device.
+pub const DRIVER_UNDERLAY: u16 = 1 << 0;
+/// Packets from and to the bonds are forwarded past the kernel here.
+pub const DRIVER_LAN: u16 = 1 << 1;
+
+/// An Ethernet device in whose driver a program is: an entry of `DRIVERS`, by ifindex. Written by the
 /// controller.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Underlay {
+pub struct Driver {
     /// Its address: frames to others are not for this host.
     pub address: [u8; 6],
-    pub reserved: [u8; 2],
+    /// `DRIVER_*`.
+    pub roles: u16,
 }
-const _: () = assert!(size_of::<Underlay>() == 8);
+const _: () = assert!(size_of::<Driver>() == 8);
+
+/// Devices out of which drivers may send each other's frames: the most entries of `PORTS`, by ifindex.
+pub const MAX_PORTS: u32 = 1024;
 
 /// How packets are spread over a bond's paths: an entry of `LANES`. A bond has a lane of its own (by
 /// bond id), and one for each of its classes (`MAX_BONDS` + class id). Written by the controller.
@@ -284,8 +301,12 @@ pub struct PathStats {
     /// Of `rx_packets`: another CPU was at work on their strand for too long. They were released at once,
     /// neither put in order nor told from copies.
     pub rx_contended: u64,
+    /// Of `tx_packets`: taken from a LAN's driver, past the kernel.
+    pub tx_onward: u64,
+    /// Of `rx_packets`: given to a LAN's driver, past the kernel.
+    pub rx_onward: u64,
 }
-const _: () = assert!(size_of::<PathStats>() == 72);
+const _: () = assert!(size_of::<PathStats>() == 88);
 
 /// Requests of a path whose answers are still awaited, and nonces that may still return: a power of
 /// two. Times the interval it is the longest round trip that can be measured: 1.9 s by default.
@@ -521,8 +542,26 @@ pub struct BondInfo {
     pub mode: u32,
     /// Where the paths' weights come from: [`crate::names::Weights`].
     pub weights: u32,
+    /// Whether packets from the LANs are encapsulated in the drivers there, or why not: [`crate::names::Xdp`].
+    pub xdp_send: u32,
 }
-const _: () = assert!(size_of::<BondInfo>() == 100);
+const _: () = assert!(size_of::<BondInfo>() == 104);
+
+/// How many LAN devices there are at the most: entries of `LAN_INFO`.
+pub const MAX_LANS: u32 = 64;
+
+/// What the controller knows of a LAN device, for people: an entry of `LAN_INFO`, in the order of the
+/// configuration. The data plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct LanInfo {
+    /// Name of the device; empty: no such device.
+    pub name: [u8; NAME_LEN],
+    /// Whether packets are forwarded in its driver, or why not: [`crate::names::Xdp`].
+    pub xdp: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<LanInfo>() == 40);
 
 /// Bytes of the text of a [`ClassInfo`].
 pub const CLASS_TEXT_LEN: usize = 216;

@@ -24,6 +24,28 @@ pub const fn is_tag(ethertype: [u8; 2]) -> bool {
     matches!(ethertype, CUSTOMER | SERVICE)
 }
 
+/// A header without tags; `protocol` is the EtherType, big-endian.
+#[inline(always)]
+#[must_use]
+pub const fn header(to: [u8; 6], from: [u8; 6], protocol: [u8; 2]) -> Header {
+    [
+        to[0],
+        to[1],
+        to[2],
+        to[3],
+        to[4],
+        to[5], //
+        from[0],
+        from[1],
+        from[2],
+        from[3],
+        from[4],
+        from[5], //
+        protocol[0],
+        protocol[1],
+    ]
+}
+
 /// A header with tags put in, the outermost first; `N` is the length of the whole.
 #[inline(always)]
 #[must_use]

@@ -16,8 +16,10 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
     (0xffff_0000_0000 | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 
+/// The IPv4 address in such a one.
 #[inline(always)]
-const fn unmapped(address: &[u8; 16]) -> [u8; 4] {
+#[must_use]
+pub const fn unmapped(address: &[u8; 16]) -> [u8; 4] {
     [address[12], address[13], address[14], address[15]]
 }
 

@@ -38,8 +38,11 @@ pub mod map {
     pub const SEQUENCES: &str = "SEQUENCES";
     pub const STRANDS: &str = "STRANDS";
     pub const SKEWS: &str = "SKEWS";
-    pub const UNDERLAYS: &str = "UNDERLAYS";
+    pub const DRIVERS: &str = "DRIVERS";
     pub const BOND_PEERS: &str = "BOND_PEERS";
+    pub const PORTS: &str = "PORTS";
+    pub const HOPS: &str = "HOPS";
+    pub const LAN_INFO: &str = "LAN_INFO";
 }
 
 /// The programs, by their names in the object and below `PIN_ROOT/programs`.
@@ -57,7 +60,7 @@ pub mod program {
     pub const INGRESS_L2_ORDER: &str = "netbond_ord_l2";
     /// Egress of the other end of a bond device's veth pair.
     pub const RELEASE: &str = "netbond_release";
-    /// The driver of a path's Ethernet device, before its ingress.
+    /// The driver of an Ethernet device, a path's before its ingress, or a LAN's.
     pub const XDP: &str = "netbond_xdp";
 }
 
@@ -263,13 +266,14 @@ named! {
 }
 
 named! {
-    /// Whether a path's packets are received by XDP, in its device's driver, or why by tc alone.
+    /// Whether packets are handled by XDP, in a device's driver, or why by the kernel and tc alone: those that a
+    /// path receives, those forwarded to and from a LAN, those that a bond sends.
     Xdp {
         /// Nobody asks for it.
         Off = 0, "off";
         /// In the driver.
         Native = 1, "native";
-        /// The path's device does not exist.
+        /// The device does not exist.
         NoDevice = 2, "device does not exist";
         /// Its frames have no Ethernet header, as those of WireGuard.
         NotEthernet = 3, "device is not Ethernet";
@@ -289,6 +293,16 @@ named! {
         Veth = 10, "veth leaves out checksums";
         /// What TCP announces in the bond is clamped, by tc alone.
         Clamped = 11, "bond clamps TCP's segments";
+        /// The driver receives for XDP, and sends nothing for it as the device is set up.
+        NoSend = 12, "driver does not send for XDP";
+        /// The kernel does not tell whether a driver does (before Linux 6.3).
+        Untold = 13, "kernel does not tell what the driver sends";
+        /// The bond carries frames: they are bridged, or need neighbours.
+        Frames = 14, "bond carries Ethernet frames";
+        /// Its mode, or a class of it, is none that drivers have: they do with a wheel.
+        ByMode = 15, "mode or classes need tc";
+        /// No path leaves by a device whose driver sends.
+        NoPort = 16, "no path's device sends for XDP";
     }
 }
 

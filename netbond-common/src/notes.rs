@@ -2,7 +2,7 @@
 //! the verifier knows nothing. It need not walk through all that follows once for each way in which a
 //! value may have come about.
 
-use crate::{class::Subject, select::Copies, turns::Keys};
+use crate::{class::Subject, onward::Onward, route::Route, select::Copies, turns::Keys};
 
 /// A CPU's notes: the one entry of `NOTES`. Nobody else reads them.
 #[repr(C)]
@@ -30,10 +30,15 @@ pub struct Notes {
     pub identification: u32,
     /// Of a packet that is of no path: the kernel's action.
     pub action: i32,
+    /// Of a packet that a driver may forward: what it is, and its way.
+    pub onward: Onward,
+    pub route: Route,
+    /// When a packet that could have been forwarded in a driver was last left to the kernel, CLOCK_MONOTONIC, ns.
+    pub left_ns: u64,
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 672);
+const _: () = assert!(size_of::<Notes>() == 760);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

@@ -36,7 +36,8 @@ use crate::{
     features::{Features, Modes, Plain, is_over_ipv6},
     maps,
     packet::{
-        Packet, Refused, monotonic, monotonic_coarse, random, redirect, redirect_to_neighbour,
+        Context, Packet, Refused, monotonic, monotonic_coarse, random, redirect,
+        redirect_to_neighbour,
     },
     probe,
 };
@@ -308,7 +309,7 @@ fn stamp<F: Features>(way: &Way, id: u32, bond: &Bond, packets: u32) -> (bool, S
 
 /// The GRE header of a packet.
 #[inline(always)]
-fn gre_header(path: &Path, inner: Inner, stamped: bool, stamp: Stamp) -> gre::Header {
+pub(crate) fn gre_header(path: &Path, inner: Inner, stamped: bool, stamp: Stamp) -> gre::Header {
     let layout = Layout {
         key: path.flags & PATH_KEY != 0,
         sequence: stamped,
@@ -318,7 +319,7 @@ fn gre_header(path: &Path, inner: Inner, stamped: bool, stamp: Stamp) -> gre::He
 
 /// The outer headers of a packet of `len` bytes.
 #[inline(always)]
-const fn outward<'a>(
+pub(crate) const fn outward<'a>(
     path: &'a Path,
     bond: &Bond,
     inner: Inner,
@@ -338,7 +339,7 @@ const fn outward<'a>(
 
 /// The same over IPv6.
 #[inline(always)]
-const fn outward_v6(
+pub(crate) const fn outward_v6(
     way: &Way,
     bond: &Bond,
     inner: Inner,
@@ -376,14 +377,15 @@ fn inner(packet: &Packet) -> Option<Inner> {
 }
 
 /// The path that a packet takes, and why.
-struct Way {
-    path: &'static Path,
-    stats: &'static mut PathStats,
+pub(crate) struct Way {
+    pub(crate) path_id: u32,
+    pub(crate) path: &'static Path,
+    pub(crate) stats: &'static mut PathStats,
     choice: Choice,
     /// Where packets of its class are counted, or [`NO_CLASS`].
     class: u32,
     /// Hash of its flow, where some feature needs one.
-    flow: u32,
+    pub(crate) flow: u32,
     /// Whether it takes others as well.
     copied: bool,
     /// Whether all of its flow takes it, so that no number is needed.
@@ -395,7 +397,7 @@ const NO_CLASS: u32 = u32::MAX;
 
 /// The path that [`netbond_choose`] chose, or the wheel's next.
 #[inline(always)]
-fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
+pub(crate) fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
     if !F::has(feature::ALL) {
         let ticket = maps::ticket(id).ok_or(End::new(id, Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
@@ -542,8 +544,15 @@ fn subject(packet: &Packet) -> Subject {
             start += frame::TAG_LEN;
         }
     }
+    let (flow, tos) = flow(packet, start, protocol);
+    Subject::new(flow, tos, packet.mark())
+}
+
+/// The flow of the packet of this EtherType at `start`, and its TOS.
+#[inline(always)]
+pub(crate) fn flow<C: Context>(packet: &Packet<C>, start: usize, protocol: [u8; 2]) -> (Flow, u8) {
     let read = |at| packet.try_read(start + at);
-    let (flow, tos) = match protocol {
+    match protocol {
         gre::IPV4 => match packet.try_read::<Ipv4Hdr>(start) {
             (true, header) => (Flow::from_ipv4(&header, read), header.tos),
             (false, _) => (Flow::NONE, 0),
@@ -556,8 +565,7 @@ fn subject(packet: &Packet) -> Subject {
             (false, _) => (Flow::NONE, 0),
         },
         _ => (Flow::NONE, 0),
-    };
-    Subject::new(flow, tos, packet.mark())
+    }
 }
 
 impl Way {
@@ -567,6 +575,7 @@ impl Way {
         let no_path = || End::new(id, Fate::TxNoPath);
         let path_id = maps::path_of(id, path);
         Ok(Self {
+            path_id,
             path: maps::path(path_id).ok_or_else(no_path)?,
             stats: maps::path_stats(path_id).ok_or_else(no_path)?,
             choice,
@@ -622,6 +631,14 @@ impl Way {
         if self.path.flags & PATH_NEIGHBOUR != 0 {
             packet.to_one().map_err(|_| End::new(id, Fate::TxNoRoom))?;
         }
+        let path = self.path;
+        self.count(packets, len);
+        Ok(leave(packet, path))
+    }
+
+    /// Counts packets that were `len` bytes in all before, as sent on the path.
+    #[inline(always)]
+    pub(crate) fn count(self, packets: u32, len: u32) {
         let (stats, packets) = (self.stats, u64::from(packets));
         stats.tx_packets += packets;
         stats.tx_bytes += u64::from(len);
@@ -630,7 +647,6 @@ impl Way {
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
         }
-        Ok(leave(packet, self.path))
     }
 }
 

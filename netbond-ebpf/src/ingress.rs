@@ -11,7 +11,7 @@ use netbond_common::{
     },
     ecn::{self, Decapsulated},
     fate::Fate,
-    frame::Header,
+    frame::{self, Header},
     gre,
     ipv4::{self, checksum_after_tos, is_fragment},
     ipv6,
@@ -608,22 +608,8 @@ pub(crate) fn congestion<C: Context>(
     }
 }
 
+/// The header of a received packet of this EtherType, on its way into a bond device of this address.
 #[inline(always)]
-pub(crate) const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> [u8; EthHdr::LEN] {
-    [
-        to[0],
-        to[1],
-        to[2],
-        to[3],
-        to[4],
-        to[5], //
-        FROM[0],
-        FROM[1],
-        FROM[2],
-        FROM[3],
-        FROM[4],
-        FROM[5], //
-        protocol[0],
-        protocol[1],
-    ]
+pub(crate) const fn frame_header(to: [u8; 6], protocol: [u8; 2]) -> Header {
+    frame::header(to, FROM, protocol)
 }

@@ -82,11 +82,11 @@ fn netbond_release(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// The driver of a path's Ethernet device: a packet may leave the bond before the kernel has made anything
-/// of it. All that takes more than that goes on to `netbond_in_l2`.
+/// The driver of an Ethernet device: a packet may leave the bond or enter it before the kernel has made
+/// anything of it. All that takes more than that goes on to the kernel, and so to the programs above.
 #[xdp(frags)]
 fn netbond_xdp(ctx: XdpContext) -> u32 {
-    xdp::receive(&Packet::new(ctx)).unwrap_or(XDP_PASS)
+    xdp::take_up(&Packet::new(ctx)).unwrap_or(XDP_PASS)
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -8,18 +8,19 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP, xdp_action::XDP_DROP},
     helpers::generated::bpf_map_lookup_percpu_elem,
     macros::map,
-    maps::{Array, DevMap, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, DevMapHash, HashMap, PerCpuArray, RingBuf},
 };
 use netbond_common::{
     abi::{
-        ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
-        EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BOND_CLASSES,
-        MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS, MAX_SHARES, Meta, NO_BOND,
-        PATH_SPARE, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN,
-        Sample, Shares, Ticket, TunnelKey, Turns, Underlay,
+        ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, Driver,
+        EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, LanInfo, Lane, Live, MAX_BOND_CLASSES,
+        MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_LANS, MAX_PATHS, MAX_PORTS,
+        MAX_SHARES, Meta, NO_BOND, PATH_SPARE, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats,
+        ProbeInfo, SAMPLES_LEN, Sample, Shares, Ticket, TunnelKey, Turns,
     },
     fate::Fate,
     notes::Notes,
+    route::{self, Hop},
     sequence::{STRANDS as BOND_STRANDS, Skew, Stamp, Strand},
     siphash::Key,
 };
@@ -32,10 +33,15 @@ static BOND_BY_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BONDS,
 #[map]
 static TUNNELS: HashMap<TunnelKey, u32> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
 #[map]
-static UNDERLAYS: HashMap<u32, Underlay> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
+static DRIVERS: HashMap<u32, Driver> = HashMap::with_max_entries(MAX_PATHS, BPF_F_NO_PREALLOC);
 // Devices whose egress is the ingress of a bond device: the other ends of the veth pairs.
 #[map]
 static BOND_PEERS: DevMap = DevMap::with_max_entries(MAX_BONDS, 0);
+#[map]
+static HOPS: PerCpuArray<Hop> = PerCpuArray::with_max_entries(route::HOPS, 0);
+// Devices whose drivers send what others received, by ifindex.
+#[map]
+static PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 #[map]
 static BONDS: Array<Bond> = Array::with_max_entries(MAX_BONDS, 0);
 #[map]
@@ -93,6 +99,8 @@ static CLASS_INFO: Array<ClassInfo> = Array::with_max_entries(MAX_CLASSES, 0);
 #[map]
 static PATH_INFO: Array<PathInfo> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
+static LAN_INFO: Array<LanInfo> = Array::with_max_entries(MAX_LANS, 0);
+#[map]
 static PROBE_INFO: Array<ProbeInfo> = Array::with_max_entries(MAX_PATHS, 0);
 #[map]
 static EVENTS: Array<EventRecord> = Array::with_max_entries(EVENTS_KEPT, 0);
@@ -113,12 +121,12 @@ pub(crate) fn path_id(key: &TunnelKey) -> Option<u32> {
     Some(unsafe { *id })
 }
 
-/// The Ethernet address of a device whose driver hands packets to a program.
+/// A device whose driver hands packets to a program.
 #[inline(always)]
-pub(crate) fn address_of(ifindex: u32) -> Option<&'static [u8; 6]> {
-    let underlay = UNDERLAYS.get_ptr(ifindex)?;
+pub(crate) fn driver(ifindex: u32) -> Option<&'static Driver> {
+    let driver = DRIVERS.get_ptr(ifindex)?;
     // SAFETY: as in `bond_id`.
-    Some(unsafe { &(*underlay).address })
+    Some(unsafe { &*driver })
 }
 
 /// Has the kernel hand the frame that a driver received to a bond's device, as if that had received it;
@@ -128,6 +136,43 @@ pub(crate) fn redirect_to_bond(id: u32) -> u32 {
     match BOND_PEERS.redirect(id, u64::from(XDP_DROP)) {
         Ok(action) | Err(action) => action,
     }
+}
+
+/// The next hop of a path, as this CPU last found it, if it did.
+#[inline(always)]
+pub(crate) fn hop(path: u32) -> Option<&'static mut Hop> {
+    let hop = HOPS.get_ptr_mut(path % route::HOPS)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some(unsafe { &mut *hop })
+}
+
+/// Whether the driver of a device sends frames that another one received.
+#[inline(always)]
+pub(crate) fn is_port(ifindex: u32) -> bool {
+    PORTS.get_ifindex(ifindex).is_some()
+}
+
+/// Has the driver of a device send the frame that another one received; returns that one's action.
+#[inline(always)]
+pub(crate) fn redirect_to_port(ifindex: u32) -> u32 {
+    match PORTS.redirect(ifindex, u64::from(XDP_DROP)) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// How often a packet is left to the kernel that could be forwarded in a driver, ns.
+const KERNELS_TURN: u64 = 100_000_000;
+
+/// Whether it is the kernel's turn to forward a packet. It finds out, by those that it sends itself, whether a
+/// neighbour is still where it was.
+#[inline(always)]
+pub(crate) fn is_kernels_turn(notes: &mut Notes) -> bool {
+    let now = monotonic_coarse();
+    let due = now.saturating_sub(notes.left_ns) >= KERNELS_TURN;
+    if due {
+        notes.left_ns = now;
+    }
+    due
 }
 
 /// A bond by id.

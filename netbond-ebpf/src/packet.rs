@@ -10,14 +10,14 @@ use aya_ebpf::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-        BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
     },
     helpers::generated::{
-        bpf_clone_redirect, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
-        bpf_redirect, bpf_redirect_neigh, bpf_set_hash_invalid, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_set_tstamp, bpf_skb_set_tunnel_key,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
-        bpf_xdp_load_bytes,
+        bpf_clone_redirect, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_set_hash_invalid,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_set_tstamp,
+        bpf_skb_set_tunnel_key, bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
     programs::{TcContext, XdpContext},
 };
@@ -270,9 +270,65 @@ impl<C: Context> Packet<C> {
     pub(crate) fn rewrite<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
         self.ctx.store_bytes(offset, value, true)
     }
+
+    /// Writes outer headers over those that are there.
+    #[inline(always)]
+    pub(crate) fn overwrite(
+        &self,
+        at: usize,
+        outward: &Outward<'_>,
+        gre: gre::Header,
+    ) -> Result<(), Refused> {
+        match gre {
+            gre::Header::Plain(gre) => self.write(at, &outer::<PLAIN_GRE>(outward, gre)),
+            gre::Header::One(gre) => self.write(at, &outer::<ONE_FIELD>(outward, gre)),
+            gre::Header::Two(gre) => self.write(at, &outer::<TWO_FIELDS>(outward, gre)),
+        }
+    }
+
+    /// Writes an outer IPv6 header behind the Ethernet header, and the GRE header behind it. The
+    /// addresses come from the map itself: to copy them would take more than to write once more.
+    #[inline(always)]
+    pub(crate) fn write_v6(
+        &self,
+        outward: &ipv6::Outward,
+        path: &Path,
+        gre: gre::Header,
+    ) -> Result<(), Refused> {
+        const GRE_AT: usize = EthHdr::LEN + ipv6::HEADER_LEN;
+        self.write_v6_header(EthHdr::LEN, &outward.head(gre.len()), path)?;
+        match gre {
+            gre::Header::Plain(gre) => {
+                self.write::<[u8; PLAIN_GRE]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+            gre::Header::One(gre) => {
+                self.write::<[u8; ONE_FIELD]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+            gre::Header::Two(gre) => {
+                self.write::<[u8; TWO_FIELDS]>(GRE_AT, &gre::Header::bytes(gre))
+            }
+        }
+    }
+
+    /// Writes a path's outer IPv6 header that begins so.
+    #[inline(always)]
+    pub(crate) fn write_v6_header(
+        &self,
+        at: usize,
+        head: &[u8; ipv6::HEAD_LEN],
+        path: &Path,
+    ) -> Result<(), Refused> {
+        self.write(at, head)?;
+        self.write(at + ipv6::HEAD_LEN, path.addresses())
+    }
 }
 
 impl Packet<XdpContext> {
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut xdp_md {
+        self.ctx.ctx
+    }
+
     /// ifindex of the device that the packet came in on.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {
@@ -291,9 +347,40 @@ impl Packet<XdpContext> {
     /// Removes so many bytes from the start of the frame.
     #[inline(always)]
     pub(crate) fn cut(&self, len: usize) -> Result<(), Refused> {
+        self.move_head(len as i32)
+    }
+
+    /// Makes room for so many bytes at the start of the frame.
+    #[inline(always)]
+    pub(crate) fn make_room(&self, len: usize) -> Result<(), Refused> {
+        self.move_head(-(len as i32))
+    }
+
+    #[inline(always)]
+    fn move_head(&self, by: i32) -> Result<(), Refused> {
         // SAFETY: a plain helper call on this program's own context.
-        let result = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, len as i32) };
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, by) };
         if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Removes so many bytes from the end of the frame.
+    #[inline(always)]
+    pub(crate) fn trim(&self, len: u32) -> Result<(), Refused> {
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: a plain helper call on this program's own context.
+        let result = unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -(len as i32)) };
+        if result == 0 { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Asks the kernel for a route: see `bpf_fib_lookup` of linux/bpf.h. Returns `BPF_FIB_LKUP_RET_*`, or a negative
+    /// number.
+    #[inline(always)]
+    pub(crate) fn find_route<T>(&self, lookup: &mut T, flags: u32) -> i64 {
+        let (context, lookup) = (self.ctx.ctx.cast(), (&raw mut *lookup).cast());
+        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
+        unsafe { bpf_fib_lookup(context, lookup, size_of::<T>() as i32, flags) }
     }
 }
 
@@ -488,42 +575,6 @@ impl Packet {
         self.write_v6(outward, path, gre)
     }
 
-    /// Writes an outer IPv6 header behind the Ethernet header, and the GRE header behind it. The
-    /// addresses come from the map itself: to copy them would take more than to write once more.
-    #[inline(always)]
-    fn write_v6(
-        &self,
-        outward: &ipv6::Outward,
-        path: &Path,
-        gre: gre::Header,
-    ) -> Result<(), Refused> {
-        const GRE_AT: usize = EthHdr::LEN + ipv6::HEADER_LEN;
-        self.write_v6_header(EthHdr::LEN, &outward.head(gre.len()), path)?;
-        match gre {
-            gre::Header::Plain(gre) => {
-                self.write::<[u8; PLAIN_GRE]>(GRE_AT, &gre::Header::bytes(gre))
-            }
-            gre::Header::One(gre) => {
-                self.write::<[u8; ONE_FIELD]>(GRE_AT, &gre::Header::bytes(gre))
-            }
-            gre::Header::Two(gre) => {
-                self.write::<[u8; TWO_FIELDS]>(GRE_AT, &gre::Header::bytes(gre))
-            }
-        }
-    }
-
-    /// Writes a path's outer IPv6 header that begins so.
-    #[inline(always)]
-    pub(crate) fn write_v6_header(
-        &self,
-        at: usize,
-        head: &[u8; ipv6::HEAD_LEN],
-        path: &Path,
-    ) -> Result<(), Refused> {
-        self.write(at, head)?;
-        self.write(at + ipv6::HEAD_LEN, path.addresses())
-    }
-
     /// Makes of the outer IPv4 header one of IPv6, or the other way round, as far as its length goes:
     /// what it says is left to the caller.
     #[inline(always)]
@@ -538,21 +589,6 @@ impl Packet {
             .adjust_room(more, BPF_ADJ_ROOM_MAC, PLAIN)
             .map_err(|_| Refused)?;
         self.pass_off_as(protocol)
-    }
-
-    /// Writes outer headers over those that are there.
-    #[inline(always)]
-    pub(crate) fn overwrite(
-        &self,
-        at: usize,
-        outward: &Outward<'_>,
-        gre: gre::Header,
-    ) -> Result<(), Refused> {
-        match gre {
-            gre::Header::Plain(gre) => self.write(at, &outer::<PLAIN_GRE>(outward, gre)),
-            gre::Header::One(gre) => self.write(at, &outer::<ONE_FIELD>(outward, gre)),
-            gre::Header::Two(gre) => self.write(at, &outer::<TWO_FIELDS>(outward, gre)),
-        }
     }
 
     #[inline(always)]

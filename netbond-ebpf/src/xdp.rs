@@ -1,22 +1,31 @@
-//! A packet comes in on an Ethernet device of a path, in its driver: if it is the bond's and there is
-//! nothing about it that takes the kernel, decapsulate it and hand it to the bond device.
+//! A packet comes in on an Ethernet device, in its driver. On a path's: if it is the bond's and there is nothing
+//! about it that takes the kernel, decapsulate it and hand it to the bond device, or straight to the driver of the
+//! LAN to which the kernel would route it. On a LAN's: see [`send`].
 //!
-//! This is a fast way before the program at the device's tc ingress, which does all of it: whatever is left
-//! here is untouched and uncounted, and goes there.
+//! This is a fast way before the programs at tc's hooks, which do all of it: whatever is left here is
+//! untouched and uncounted, and goes there.
+
+mod onward;
+mod send;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_REDIRECT},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
+        xdp_md,
+    },
     programs::XdpContext,
 };
 use netbond_common::{
-    abi::{BOND_ETHERNET, Bond, PathStats},
+    abi::{BOND_ETHERNET, BOND_XDP_ONWARD, Bond, DRIVER_LAN, DRIVER_UNDERLAY, Driver, PathStats},
     fate::Fate,
     frame, gre, ipv4,
     names::feature,
+    notes::Notes,
 };
 use network_types::eth::EthHdr;
 
 use crate::{
+    end::End,
     features::{Features as _, Modes},
     ingress::{Mark, Outer, congestion, frame_header, in_frame, outer_v4, outer_v6},
     maps,
@@ -40,15 +49,55 @@ impl From<Refused> for Left {
     }
 }
 
-/// Receives a packet; returns the kernel's action.
+impl From<End> for Left {
+    #[inline(always)]
+    fn from(_: End) -> Self {
+        Self
+    }
+}
+
+/// Takes a packet from a driver; returns the kernel's action.
 #[inline(always)]
-pub(crate) fn receive(packet: &Packet<XdpContext>) -> Result<u32, Left> {
+pub(crate) fn take_up(packet: &Packet<XdpContext>) -> Result<u32, Left> {
+    let driver = maps::driver(packet.ifindex()).ok_or(Left)?;
+    let len = packet.len();
+    if !is_for(packet, driver) || !packet.is_linear(len) {
+        return Err(Left);
+    }
+    let mut action = XDP_PASS;
+    if driver.roles & DRIVER_UNDERLAY != 0 {
+        action = netbond_xdp_in(packet.raw(), len);
+    }
+    if driver.roles & DRIVER_LAN != 0 && action == XDP_PASS {
+        action = netbond_xdp_out(packet.raw(), len);
+    }
+    Ok(action)
+}
+
+/// Receives the packet in `context`, in a frame of `len` bytes.
+///
+/// As with the other way, a function with a symbol of its own: each has the stack almost to itself.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_in(context: *mut xdp_md, len: u32) -> u32 {
+    receive(&Packet::new(XdpContext::new(context)), len).unwrap_or(XDP_PASS)
+}
+
+/// Sends it into a bond.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_out(context: *mut xdp_md, len: u32) -> u32 {
+    send::send(&Packet::new(XdpContext::new(context)), len).unwrap_or(XDP_PASS)
+}
+
+/// Receives a packet in a frame of `len` bytes.
+#[inline(always)]
+fn receive(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     let outer = outer(packet)?;
     let path_id = maps::path_id(&outer.key).ok_or(Left)?;
     let id = maps::bond_of(path_id);
     let bond = maps::bond(id).ok_or(Left)?;
-    let len = packet.len();
-    if bond.xdp_mtu == 0 || !is_ours(packet) || !packet.is_linear(len) {
+    if bond.xdp_mtu == 0 {
         return Err(Left);
     }
     let stats = maps::path_stats(path_id).ok_or(Left)?;
@@ -75,10 +124,62 @@ fn take(
     if len > bond.xdp_mtu {
         return Err(Left);
     }
+    if bond.xdp & BOND_XDP_ONWARD != 0
+        && let Ok(notes) = find_way(packet, start, outer, bond, len)
+    {
+        return pass_on(packet, id, outer, mark, len, notes, stats);
+    }
     packet.cut(outer.len)?;
     let header = frame_header(bond.mac, outer.protocol);
     let done = packet.write(0, &header).and_then(|()| mark.apply(packet));
     Ok(deliver(done, id, len, stats))
+}
+
+/// Notes the way of a received packet at `start`, in `len` bytes, to the driver of a LAN.
+#[inline(always)]
+fn find_way(
+    packet: &Packet<XdpContext>,
+    start: usize,
+    outer: &Outer,
+    bond: &Bond,
+    len: u32,
+) -> Result<&'static mut Notes, Left> {
+    let notes = maps::notes().ok_or(Left)?;
+    onward::read(packet, start, outer.protocol, len, bond.ifindex, notes)?;
+    let device = onward::find(packet, &mut notes.route)?;
+    let driver = maps::driver(device).ok_or(Left)?;
+    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes) {
+        return Err(Left);
+    }
+    Ok(notes)
+}
+
+/// Takes a packet, with `room` bytes behind the outer headers, out of them and has a LAN's driver send it.
+#[inline(always)]
+fn pass_on(
+    packet: &Packet<XdpContext>,
+    id: u32,
+    outer: &Outer,
+    mark: Mark,
+    room: u32,
+    notes: &Notes,
+    stats: &mut PathStats,
+) -> Result<u32, Left> {
+    let len = notes.onward.len;
+    packet.cut(outer.len)?;
+    let done = packet
+        .trim(room - len)
+        .and_then(|()| packet.write(0, &notes.route.header(outer.protocol)))
+        .and_then(|()| mark.apply(packet))
+        .and_then(|()| onward::hop(packet, EthHdr::LEN, outer.protocol));
+    if done.is_err() || maps::redirect_to_port(notes.route.ifindex) != XDP_REDIRECT {
+        maps::count_fate(id, Fate::RxNoDecap, 1);
+        return Ok(XDP_DROP);
+    }
+    stats.rx_packets += 1;
+    stats.rx_bytes += u64::from(len);
+    stats.rx_onward += 1;
+    Ok(XDP_REDIRECT)
 }
 
 /// Takes out a whole frame.
@@ -119,14 +220,9 @@ fn deliver(done: Result<(), Refused>, id: u32, len: u32, stats: &mut PathStats) 
 
 /// Whether the frame is addressed to the device that it came in on.
 #[inline(always)]
-fn is_ours(packet: &Packet<XdpContext>) -> bool {
-    match (maps::address_of(packet.ifindex()), packet.read(0)) {
-        (Some(address), Some(destination)) => {
-            let destination: [u8; 6] = destination;
-            *address == destination
-        }
-        _ => false,
-    }
+fn is_for(packet: &Packet<XdpContext>, driver: &Driver) -> bool {
+    let (there, destination): (bool, [u8; 6]) = packet.try_read(0);
+    there && destination == driver.address
 }
 
 #[inline(always)]

@@ -10,8 +10,12 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "bench_datapath/forward.rs"]
+pub(crate) mod forward;
 #[path = "bench_datapath/live.rs"]
-mod live;
+pub(crate) mod live;
+#[path = "bench_datapath/small.rs"]
+mod small;
 
 use std::io::Write as _;
 
@@ -141,6 +145,9 @@ pub(crate) fn main() -> Result<()> {
     };
     if asked("--live") {
         return live::measure(unit, asked("--json"));
+    }
+    if asked("--forward") {
+        return forward::measure(unit, asked("--json"));
     }
     measure(runs, unit, asked("--json"))
 }

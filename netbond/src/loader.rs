@@ -32,7 +32,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 32] = [
+pub const MAPS: [&str; 35] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -58,13 +58,16 @@ pub const MAPS: [&str; 32] = [
     map::BOND_INFO,
     map::CLASS_INFO,
     map::PATH_INFO,
+    map::LAN_INFO,
     map::PROBE_INFO,
     map::EVENTS,
     map::SEQUENCES,
     map::STRANDS,
     map::SKEWS,
-    map::UNDERLAYS,
+    map::DRIVERS,
     map::BOND_PEERS,
+    map::PORTS,
+    map::HOPS,
 ];
 
 /// Every program of the object.

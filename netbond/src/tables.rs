@@ -5,13 +5,16 @@ use std::path::Path as FsPath;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, xdp::DevMap},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf,
+        xdp::{DevMap, DevMapHash},
+    },
 };
 use netbond_common::{
     abi::{
-        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats,
-        EventRecord, Flowlet, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS, Meta, Path,
-        PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey, Turns, Underlay,
+        ABI_VERSION, ADMIN_DOWN, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, Driver,
+        EventRecord, Flowlet, LanInfo, Lane, Live, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
+        MAX_LANS, Meta, Path, PathInfo, PathStats, ProbeInfo, Shares, Ticket, TunnelKey, Turns,
     },
     names::map,
     sequence::{Counts, STRANDS, Skew, Strand},
@@ -59,13 +62,15 @@ pub struct Tables {
     pub bond_info: Values<BondInfo>,
     pub class_info: Values<ClassInfo>,
     pub path_info: Values<PathInfo>,
+    pub lan_info: Values<LanInfo>,
     pub probe_info: Values<ProbeInfo>,
     pub events: Values<EventRecord>,
     pub sequences: Array<MapData, u64>,
     pub strands: HashMap<MapData, u32, Raw<Strand>>,
     pub skews: Values<Skew>,
-    pub underlays: HashMap<MapData, u32, Raw<Underlay>>,
+    pub drivers: HashMap<MapData, u32, Raw<Driver>>,
     pub bond_peers: DevMap<MapData>,
+    pub ports: DevMapHash<MapData>,
 }
 
 impl Tables {
@@ -100,13 +105,15 @@ impl Tables {
             bond_info: typed(map::BOND_INFO, &mut take)?,
             class_info: typed(map::CLASS_INFO, &mut take)?,
             path_info: typed(map::PATH_INFO, &mut take)?,
+            lan_info: typed(map::LAN_INFO, &mut take)?,
             probe_info: typed(map::PROBE_INFO, &mut take)?,
             events: typed(map::EVENTS, &mut take)?,
             sequences: typed(map::SEQUENCES, &mut take)?,
             strands: typed(map::STRANDS, &mut take)?,
             skews: typed(map::SKEWS, &mut take)?,
-            underlays: typed(map::UNDERLAYS, &mut take)?,
+            drivers: typed(map::DRIVERS, &mut take)?,
             bond_peers: typed(map::BOND_PEERS, &mut take)?,
+            ports: typed(map::PORTS, &mut take)?,
         })
     }
 
@@ -160,6 +167,12 @@ impl Tables {
         value(&self.path_info, id).filter(|info| info.name[0] != 0)
     }
 
+    /// What is told of the LAN devices, in the order of the configuration.
+    pub fn lan_infos(&self) -> impl Iterator<Item = LanInfo> + '_ {
+        let infos = (0..MAX_LANS).filter_map(|at| value(&self.lan_info, at));
+        infos.take_while(|info| info.name[0] != 0)
+    }
+
     /// A path's counters, summed over the CPUs.
     ///
     /// # Errors
@@ -179,6 +192,8 @@ impl Tables {
                 tx_copies: sum.tx_copies + one.tx_copies,
                 rx_copies: sum.rx_copies + one.rx_copies,
                 rx_contended: sum.rx_contended + one.rx_contended,
+                tx_onward: sum.tx_onward + one.tx_onward,
+                rx_onward: sum.rx_onward + one.rx_onward,
             }))
     }
 

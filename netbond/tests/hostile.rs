@@ -566,6 +566,8 @@ impl Tally {
                 tx_last_resort: 0,
                 tx_copies: 0,
                 rx_contended: 0,
+                tx_onward: 0,
+                rx_onward: 0,
             } = kernel.tables.path_stats(path_id(slot)).unwrap()
             else {
                 panic!(

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use netbond::metrics::{Format, render};
 use netbond::status::{
-    Bond, Class, Controller, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route, Status,
+    Bond, Class, Controller, Lan, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route,
+    Status,
 };
 use netbond_common::{
     fate::Fate,
@@ -69,6 +70,8 @@ fn status() -> Status {
         tx_copies: 1010,
         rx_copies: 1011,
         rx_contended: 1020,
+        tx_onward: 1021,
+        rx_onward: 1022,
         route: Some(Route {
             prefix: "10.65.0.4/30".to_owned(),
             protocol: "bird".to_owned(),
@@ -125,6 +128,7 @@ fn status() -> Status {
             copies: 2006,
             begun: 2007,
         }),
+        xdp_send: "native",
         paths: vec![path],
         classes: vec![Class {
             name: "voice".to_owned(),
@@ -145,6 +149,10 @@ fn status() -> Status {
             pid: 42,
         },
         bonds: vec![bond],
+        lans: vec![Lan {
+            name: "eth1".to_owned(),
+            xdp: "native",
+        }],
         outside: BTreeMap::from([(Fate::RxForeign.label(), 4002)]),
     }
 }
@@ -376,6 +384,7 @@ fn values_stand_where_they_belong() {
             r#"netbond_path_full_size_result{bond="nb0",path="via-m1",result="black hole"}"#,
             1.0,
         ),
+        (r#"netbond_lan_xdp_info{lan="eth1",xdp="native"}"#, 1.0),
         (r#"netbond_bond_disagreements{bond="nb0"}"#, 2.0),
         (
             r#"netbond_bond_numbered_expected_packets_total{bond="nb0"}"#,

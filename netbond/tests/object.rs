@@ -12,13 +12,14 @@ use aya_obj::{EbpfSectionKind, Object};
 use netbond::loader::{MAPS, OBJECT, PROGRAMS};
 use netbond_common::{
     abi::{
-        Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, EVENTS_KEPT, EventRecord,
-        FLOW_BUCKETS, Flowlet, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_PATHS,
-        MAX_SHARES, Meta, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Shares, Ticket,
-        TunnelKey, Turns, Underlay,
+        Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, Driver, EVENTS_KEPT, EventRecord,
+        FLOW_BUCKETS, Flowlet, LanInfo, Lane, Live, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_LANS,
+        MAX_PATHS, MAX_PORTS, MAX_SHARES, Meta, Path, PathInfo, PathStats, ProbeInfo, SAMPLES_LEN,
+        Shares, Ticket, TunnelKey, Turns,
     },
     names::{map, program},
     notes::Notes,
+    route::{HOPS, Hop},
     sequence::{STRANDS, Skew, Strand},
     siphash::Key,
 };
@@ -112,9 +113,12 @@ fn maps_have_the_layouts_of_this_build() {
         (map::SEQUENCES, (4, 8, MAX_BONDS * STRANDS)),
         (map::STRANDS, (4, size_of::<Strand>(), MAX_BONDS * STRANDS)),
         (map::SKEWS, (4, size_of::<Skew>(), MAX_BONDS)),
-        (map::UNDERLAYS, (4, size_of::<Underlay>(), MAX_PATHS)),
+        (map::DRIVERS, (4, size_of::<Driver>(), MAX_PATHS)),
         // struct bpf_devmap_val of linux/bpf.h.
         (map::BOND_PEERS, (4, 8, MAX_BONDS)),
+        (map::PORTS, (4, 8, MAX_PORTS)),
+        (map::HOPS, (4, size_of::<Hop>(), HOPS)),
+        (map::LAN_INFO, (4, size_of::<LanInfo>(), MAX_LANS)),
     ]
     .into();
     for (name, map) in object()

@@ -8,14 +8,13 @@
 
 mod common;
 
-use bytemuck::Zeroable as _;
 use common::{
     BOND, IFINDEX, Kernel, Ran, TC_ACT_REDIRECT, Wrap, XDP_DROP, XDP_PASS, XDP_REDIRECT,
     ipv4_frame, ipv6_frame, outer_v6, path_id,
 };
 use netbond::tables::Raw;
 use netbond_common::{
-    abi::{BOND_ETHERNET, Bond, Underlay},
+    abi::{BOND_ETHERNET, Bond, DRIVER_UNDERLAY, Driver},
     fate::Fate,
     names::{feature, program},
     probe,
@@ -294,16 +293,21 @@ fn bonds_and_devices_that_do_without_are_left_alone() {
     kernel.set_bond(&Bond { xdp_mtu: 0, ..with });
     assert_left("the bond", &frame, &mut kernel);
     kernel.set_bond(&with);
-    kernel.tables.underlays.remove(&IFINDEX).unwrap();
+    kernel.tables.drivers.remove(&IFINDEX).unwrap();
     assert_left("the device", &frame, &mut kernel);
-    let other = Raw(Underlay {
-        address: [2; 6],
-        reserved: [0; 2],
+    for (what, address, roles) in [
+        ("another address", [2; 6], DRIVER_UNDERLAY),
+        ("of no path", [0; 6], 0),
+    ] {
+        let other = Raw(Driver { address, roles });
+        kernel.tables.drivers.insert(IFINDEX, other, 0).unwrap();
+        assert_left(what, &frame, &mut kernel);
+    }
+    let own = Raw(Driver {
+        address: [0; 6],
+        roles: DRIVER_UNDERLAY,
     });
-    kernel.tables.underlays.insert(IFINDEX, other, 0).unwrap();
-    assert_left("another address", &frame, &mut kernel);
-    let own = Raw(Underlay::zeroed());
-    kernel.tables.underlays.insert(IFINDEX, own, 0).unwrap();
+    kernel.tables.drivers.insert(IFINDEX, own, 0).unwrap();
     assert_eq!(kernel.xdp(&frame).action, XDP_REDIRECT);
 }
 

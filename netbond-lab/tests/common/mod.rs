@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod doctor;
+pub(crate) mod ethernet;
 pub(crate) mod terminal;
 
 use std::fs::File;

@@ -12,12 +12,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use netbond::{netlink::Netlink, tables::Raw};
-use netbond_common::abi::{BOND_ETHERNET, Bond, Underlay};
+use netbond_common::abi::{BOND_ETHERNET, Bond, DRIVER_UNDERLAY, Driver};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use super::common::{BOND, Kernel, Wrap, ipv4_frame, live_context, path_id};
+use super::small::Program;
 
 /// Packets of a round, and rounds.
 const PACKETS: u32 = 200_000;
@@ -65,13 +66,13 @@ pub(crate) fn measure(unit: &str, json: bool) -> Result<()> {
         ..record
     });
     kernel.tables.bond_peers.set(BOND, peer, None, 0)?;
-    let underlay = Raw(Underlay {
+    let driver = Raw(Driver {
         address: UNDERLAY,
-        reserved: [0; 2],
+        roles: DRIVER_UNDERLAY,
     });
-    kernel.tables.underlays.insert(device, underlay, 0)?;
+    kernel.tables.drivers.insert(device, driver, 0)?;
     kernel.attach_ingress("e0");
-    let pass = passing::Program::load()?;
+    let pass = Program::passing()?;
 
     let mut rows = Vec::new();
     for bytes in [64, 1400] {
@@ -157,88 +158,4 @@ fn counted_on(kernel: &Kernel) -> Result<(u64, u64)> {
     let packets = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
     let path = kernel.tables.path_stats(path_id(0))?;
     Ok((path.rx_packets, packets.context("no nb0")?))
-}
-
-/// An XDP program that passes each packet to the kernel.
-mod passing {
-    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-    use std::{io, mem};
-
-    /// Of linux/bpf.h.
-    const BPF_PROG_LOAD: libc::c_long = 5;
-    const BPF_PROG_TEST_RUN: libc::c_long = 10;
-    const BPF_PROG_TYPE_XDP: u32 = 6;
-    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
-
-    /// The first fields of union bpf_attr for BPF_PROG_LOAD.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-    }
-
-    /// The fields for BPF_PROG_TEST_RUN.
-    #[repr(C)]
-    struct Run {
-        program: RawFd,
-        result: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        context_size_in: u32,
-        context_size_out: u32,
-        context_in: u64,
-        context_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch: u32,
-        reserved: u32,
-    }
-
-    pub(super) struct Program(OwnedFd);
-
-    impl Program {
-        pub(super) fn load() -> io::Result<Self> {
-            // r0 = XDP_PASS; exit
-            let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
-            let license = c"GPL";
-            let mut load = Load {
-                kind: BPF_PROG_TYPE_XDP,
-                count: 2,
-                instructions: instructions.as_ptr() as u64,
-                license: license.as_ptr() as u64,
-            };
-            let fd = bpf(BPF_PROG_LOAD, &mut load)?;
-            // SAFETY: a new descriptor, which nobody else has.
-            Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-        }
-
-        /// As `Kernel::run_live` of the tests' helpers.
-        pub(super) fn run_live(&self, frame: &[u8], context: &[u8], count: u32) -> io::Result<u64> {
-            // SAFETY: plain integers, for which all zeros is a value.
-            let mut run: Run = unsafe { mem::zeroed() };
-            run.program = self.0.as_raw_fd();
-            (run.data_in, run.data_size_in) = (frame.as_ptr() as u64, frame.len() as u32);
-            (run.context_in, run.context_size_in) = (context.as_ptr() as u64, context.len() as u32);
-            (run.repeat, run.batch) = (count, 64);
-            run.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
-            bpf(BPF_PROG_TEST_RUN, &mut run)?;
-            Ok(u64::from(run.duration) * u64::from(count))
-        }
-    }
-
-    fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-        let (attributes, size) = (std::ptr::from_mut(attributes), size_of::<T>());
-        // SAFETY: the attributes are those of the command, and what they point to lives on.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(result as RawFd)
-    }
 }

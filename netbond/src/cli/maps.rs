@@ -132,11 +132,14 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
             .iter()
             .map(|entry| entry.map(|(ifindex, bond)| (json!(ifindex), json!(bond))))
             .collect::<Result<_, _>>()?,
-        map::UNDERLAYS => tables
-            .underlays
+        map::DRIVERS => tables
+            .drivers
             .iter()
             .map(|entry| {
-                entry.map(|(ifindex, Raw(underlay))| (json!(ifindex), mac(underlay.address)))
+                entry.map(|(ifindex, Raw(driver))| {
+                    let value = json!({"address": mac(driver.address), "roles": driver.roles});
+                    (json!(ifindex), value)
+                })
             })
             .collect::<Result<_, _>>()?,
         map::BOND_PEERS => (0..MAX_BONDS)
@@ -145,6 +148,18 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
                     json!(id),
                     json!(tables.bond_peers.get(id, 0).ok()?.if_index),
                 ))
+            })
+            .collect(),
+        map::PORTS => tables
+            .ports
+            .iter()
+            .map(|entry| entry.map(|(ifindex, port)| (json!(ifindex), json!(port.if_index))))
+            .collect::<Result<_, _>>()?,
+        map::LAN_INFO => (0..)
+            .zip(tables.lan_infos())
+            .map(|(at, info): (u32, _)| {
+                let value = json!({"name": text(&info.name), "xdp": info.xdp});
+                (json!(at), value)
             })
             .collect(),
         map::BONDS => array(&tables.bonds, bond),
@@ -293,7 +308,8 @@ fn bond(bond: &Bond) -> Value {
     let wheel = &bond.wheel[..(bond.wheel_len as usize).min(bond.wheel.len())];
     json!({
         "paths": bond.paths, "ifindex": bond.ifindex, "ttl": bond.ttl, "mac": mac(bond.mac),
-        "flags": bond.flags, "classes": bond.classes, "xdp_mtu": bond.xdp_mtu, "wheel": wheel,
+        "flags": bond.flags, "classes": bond.classes, "xdp_mtu": bond.xdp_mtu, "xdp": bond.xdp,
+        "wheel": wheel,
     })
 }
 
@@ -387,6 +403,7 @@ fn path_stats(stats: &PathStats) -> Value {
         "tx_stand_in": stats.tx_stand_in, "tx_last_resort": stats.tx_last_resort,
         "tx_copies": stats.tx_copies, "rx_copies": stats.rx_copies,
         "rx_contended": stats.rx_contended,
+        "tx_onward": stats.tx_onward, "rx_onward": stats.rx_onward,
     })
 }
 
@@ -403,7 +420,7 @@ fn bond_info(info: &BondInfo) -> Value {
         "mtu": info.mtu, "mtu_ceiling": info.mtu_ceiling, "key": (info.has_key != 0).then_some(info.key),
         "peer": (info.has_peer != 0).then(|| ip(info.peer)), "peer_length": info.peer_length,
         "peer_reachable": info.peer_reachable != 0, "encap": info.encap,
-        "mode": info.mode, "weights": info.weights,
+        "mode": info.mode, "weights": info.weights, "xdp_send": info.xdp_send,
     })
 }
 

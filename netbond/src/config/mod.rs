@@ -44,8 +44,22 @@ pub struct Config {
     pub frr: Option<Frr>,
     /// Where metrics are served, `None` where they are not.
     pub metrics: Option<Metrics>,
+    /// Devices of LANs whose packets are forwarded to and from the bonds past the kernel; at most
+    /// [`netbond_common::abi::MAX_LANS`], mostly none.
+    pub lans: Vec<Lan>,
     /// At most [`netbond_common::abi::MAX_BONDS`]; may be empty.
     pub bonds: Vec<Bond>,
+}
+
+/// A device of a LAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lan {
+    /// Name of the device.
+    pub name: String,
+    /// Whether its driver forwards.
+    pub xdp: XdpMode,
+    /// Line of its `[[lan]]`, counted from 1.
+    pub line: usize,
 }
 
 /// How to reach BIRD.
@@ -200,7 +214,7 @@ pub struct Path {
     pub line: usize,
 }
 
-/// Whether packets are received in the driver of a path's device.
+/// Whether packets are handled in a device's driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum XdpMode {
     /// No program is put there: some drivers reset their device for it.

@@ -6,12 +6,12 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS, NAME_LEN};
+use netbond_common::abi::{MAX_BOND_PATHS, MAX_BONDS, MAX_LANS, NAME_LEN};
 use toml::de::DeTable;
 
 use super::reader::{Document, Reported, Section, TextOrInteger, Wrong, closest, printable};
 use super::{
-    Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lossy,
+    Bfd, Bird, Bond, Class, Config, DetourPolicy, Encap, Frr, HoldDown, Hops, InOrder, Lan, Lossy,
     Metrics, Mode, ParsePrefixError, Path, PathMtu, Policies, Prefix, Probing, Problem,
     ROUTE_PROTOCOLS, Remedy, Slow, Ttl, Weights, XdpMode, class, peer_device, protocols,
 };
@@ -132,6 +132,7 @@ fn root_table(mut root: Section<'_>) -> Config {
     let frr = frr.map(frr_table);
     let metrics = optional_table(&mut root, "metrics", "a [metrics] table");
     let metrics = metrics.and_then(|table| metrics_table(table).ok());
+    let lans = lans(&mut root);
     let bonds = bonds(&mut root, asks_ospf);
     root.finish();
     Config {
@@ -139,6 +140,7 @@ fn root_table(mut root: Section<'_>) -> Config {
         bird,
         frr,
         metrics,
+        lans,
         bonds,
     }
 }
@@ -256,6 +258,58 @@ fn listen(value: TextOrInteger<'_>) -> Result<SocketAddr, Wrong> {
         return Err(Wrong::new("has no port"));
     }
     Ok(address)
+}
+
+fn lans(root: &mut Section<'_>) -> Vec<Lan> {
+    let tables: Vec<(usize, &DeTable<'_>)> = root
+        .list("lan", "[[lan]] before the keys of each LAN's device", Ok)
+        .unwrap_or_default();
+    if let Some((line, _)) = tables.get(MAX_LANS as usize) {
+        let count = tables.len();
+        root.report(
+            *line,
+            format_args!("there are {count} LANs: keep at most {MAX_LANS}"),
+        );
+    }
+    let mut seen = HashMap::new();
+    let mut read = |line, table| lan_table(root.inner("lan", line, table), &mut seen).ok();
+    let tables = tables.into_iter();
+    tables
+        .filter_map(|(line, table)| read(line, table))
+        .collect()
+}
+
+fn lan_table(mut lan: Section<'_>, seen: &mut HashMap<String, usize>) -> Result<Lan, Reported> {
+    let line = lan.line();
+    let expected = format!("a device name of at most {MAX_DEVICE_NAME} bytes such as \"eth1\"");
+    let name = lan.required("name", &expected, |name| device_name(name, MAX_DEVICE_NAME));
+    let xdp = xdp(&mut lan);
+    if let Ok(name) = &name {
+        let line = lan.line_of("name");
+        if let Some(first) = first_use(seen, name.clone(), line) {
+            lan.report(
+                line,
+                format_args!(
+                    "name \"{name}\" is that of the LAN on line {first} already: remove one"
+                ),
+            );
+        }
+    }
+    lan.finish();
+    Ok(Lan {
+        name: name?,
+        xdp: xdp?.unwrap_or(XdpMode::Auto),
+        line,
+    })
+}
+
+fn xdp(section: &mut Section<'_>) -> Result<Option<XdpMode>, Reported> {
+    section.optional("xdp", "\"off\", \"auto\" or \"native\"", |xdp| match xdp {
+        "off" => Ok(XdpMode::Off),
+        "auto" => Ok(XdpMode::Auto),
+        "native" => Ok(XdpMode::Native),
+        _ => Err(Wrong::new("does not exist")),
+    })
 }
 
 /// `asks_ospf`: whether the costs of OSPF will be known.
@@ -819,12 +873,7 @@ fn path_table(
     let priority = path.optional("priority", &expected, |priority| {
         integer(priority, 0, MAX_PRIORITY)
     });
-    let xdp = path.optional("xdp", "\"off\", \"auto\" or \"native\"", |xdp| match xdp {
-        "off" => Ok(XdpMode::Off),
-        "auto" => Ok(XdpMode::Auto),
-        "native" => Ok(XdpMode::Native),
-        _ => Err(Wrong::new("does not exist")),
-    });
+    let xdp = xdp(&mut path);
     if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.clamps {
         path.report(
             path.line_of("xdp"),

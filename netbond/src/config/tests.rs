@@ -79,6 +79,7 @@ fn empty() {
         bird: None,
         frr: None,
         metrics: None,
+        lans: Vec::new(),
         bonds: Vec::new(),
     };
     assert_eq!(parse(""), Ok(config));
@@ -134,6 +135,7 @@ fn minimal() {
             listen: "127.0.0.1:9469".parse().unwrap(),
             line: 10,
         }),
+        lans: Vec::new(),
         bonds: vec![bond],
     };
     assert_eq!(parse(text), Ok(config));
@@ -279,6 +281,7 @@ fn full() {
             listen: "[fd00::1]:9999".parse().unwrap(),
             line: 48,
         }),
+        lans: Vec::new(),
         bonds: vec![first, second, third],
     };
     assert_eq!(parse(text), Ok(config));
@@ -361,6 +364,7 @@ fn example() {
         bird: Some(bird),
         frr: None,
         metrics: None,
+        lans: Vec::new(),
         bonds: vec![bond],
     };
     assert_eq!(parse(EXAMPLE), Ok(config.clone()));
@@ -373,6 +377,10 @@ fn example() {
         .replace("# [metrics]\n", "[metrics]\n")
         .replace("# # A port", "# A port")
         .replace("# listen =", "listen =")
+        .replace("# [[lan]]\n", "[[lan]]\n")
+        .replace("# # The device's", "# The device's")
+        .replace("# name = \"eth1\"", "name = \"eth1\"")
+        .replace("# # \"auto\" (the", "# \"auto\" (the")
         .replace("probe_interval = 30", "probe_interval = 0")
         .replace("# bfd", "bfd")
         .replace("# path_mtu = \"probe\"", "path_mtu = \"fixed\"")
@@ -399,6 +407,11 @@ fn example() {
             listen: "127.0.0.1:9469".parse().unwrap(),
             line: line("# listen = 9469", 0),
         }),
+        lans: vec![Lan {
+            name: "eth1".to_owned(),
+            xdp: XdpMode::Auto,
+            line: line("# [[lan]]", 0),
+        }],
         ..config
     };
     config.bonds[0].path_mtu = PathMtu::Fixed;
@@ -428,6 +441,37 @@ fn example() {
         line: line("# [[bond.class]]", 0),
     }];
     assert_eq!(found, config);
+}
+
+#[test]
+fn lans() {
+    let lans = |text: &str| parse(text).unwrap().lans;
+    let lan = |name: &str, xdp, line| Lan {
+        name: name.to_owned(),
+        xdp,
+        line,
+    };
+    assert_eq!(
+        lans("[[lan]]\nname = \"eth1\"\n[[lan]]\nname = \"eth2\"\nxdp = \"native\"\n"),
+        [
+            lan("eth1", XdpMode::Auto, 1),
+            lan("eth2", XdpMode::Native, 3)
+        ]
+    );
+    assert_problems(
+        "[[lan]]\nname = \"eth1\"\n[[lan]]\nname = \"eth1\"\n[[lan]]\nxdp = \"generic\"\n[[lan]]\nname = \"a/b\"\nport = 1\n",
+        &[
+            "4: lan \"eth1\": name \"eth1\" is that of the LAN on line 2 already: remove one",
+            "5: lan: name is missing: add a device name of at most 15 bytes such as \"eth1\"",
+            "6: lan: xdp \"generic\" does not exist: write \"off\", \"auto\" or \"native\"",
+            "8: lan \"a/b\": name \"a/b\" has '/', which netbond takes in no device name: write a device name of at most 15 bytes such as \"eth1\"",
+            "9: lan \"a/b\": unknown key \"port\": the keys here are name, xdp",
+        ],
+    );
+    let many: String = (0..65)
+        .map(|n| format!("[[lan]]\nname = \"eth{n}\"\n"))
+        .collect();
+    assert_problems(&many, &["129: there are 65 LANs: keep at most 64"]);
 }
 
 #[test]
@@ -837,7 +881,7 @@ const ONE_WRONG_LINE: &str = r#"
 1: route-protocols = [12]¶[[bond]]
     1: unknown key "route-protocols": did you mean "route_protocols"?
 1: logging = "debug"¶[[bond]]
-    1: unknown key "logging": the keys here are route_protocols, bird, frr, metrics, bond
+    1: unknown key "logging": the keys here are route_protocols, bird, frr, metrics, lan, bond
 1: bird = true¶[[bond]]
     1: bird true is a boolean: write a [bird] table
 1: [bird]¶socket = "bird.ctl"¶[[bond]]
@@ -1337,8 +1381,8 @@ fn displayed_with_the_file_name() {
     let text = parse("a = 1\nb = 2").unwrap_err();
     assert_eq!(
         text,
-        "f:1: unknown key \"a\": the keys here are route_protocols, bird, frr, metrics, bond\n\
-         f:2: unknown key \"b\": the keys here are route_protocols, bird, frr, metrics, bond"
+        "f:1: unknown key \"a\": the keys here are route_protocols, bird, frr, metrics, lan, bond\n\
+         f:2: unknown key \"b\": the keys here are route_protocols, bird, frr, metrics, lan, bond"
     );
 }
 
@@ -1405,6 +1449,7 @@ fn piece() -> impl Strategy<Value = String> {
         "[bird]\n",
         "[frr]\n",
         "[metrics]\n",
+        "[[lan]]\n",
         "[bond.path.x]\n",
         "route_protocols",
         "bird",

@@ -101,8 +101,8 @@ impl Applier {
             tunnels.insert(path, key);
         }
         let mut in_drivers = Programs::left_in_drivers(pins)?;
-        for ifindex in tables.underlays.keys() {
-            in_drivers.insert(ifindex.context("reading UNDERLAYS")?);
+        for ifindex in tables.drivers.keys() {
+            in_drivers.insert(ifindex.context("reading DRIVERS")?);
         }
         Ok(Self {
             tables,
@@ -188,6 +188,10 @@ impl Applier {
         done_one: &mut dyn FnMut(),
     ) -> Result<Vec<Ids>> {
         let ids = self.allocate(config)?;
+        if let Err(error) = self.insist_on_lans(&config.lans) {
+            self.follow_xdp()?;
+            return Err(error);
+        }
         let mut prepared: Vec<(&config::Bond, u32, BondDevice)> = Vec::new();
         for (bond, ids) in config.bonds.iter().zip(&ids) {
             match self.prepare(bond, ids.bond).await {
@@ -217,6 +221,7 @@ impl Applier {
             done_one();
         }
         self.prune_ingress()?;
+        self.enter_lans(&config.lans)?;
         self.follow_xdp()?;
         Ok(ids)
     }
@@ -432,6 +437,11 @@ impl Applier {
             clamp_mtu: clamp_mtu(bond, mtu),
             // A new device takes no frames from drivers yet.
             xdp_mtu: if device.created { 0 } else { before.xdp_mtu },
+            xdp: if device.created {
+                0
+            } else {
+                before.xdp & xdp::allowed(bond)
+            },
             ..before
         };
         set_if_new(&mut self.tables.bonds, ids.bond, record).context("writing BONDS")?;
@@ -778,7 +788,7 @@ impl Applier {
         self.ingress.remove(&ifindex);
         self.refused.remove(&ifindex);
         if self.drivers.forget(ifindex) {
-            let _ = self.tables.underlays.remove(&ifindex);
+            let _ = self.tables.drivers.remove(&ifindex);
         }
         if let Some(live) = self
             .live
@@ -1182,6 +1192,7 @@ impl Applier {
             longest_hold_ns: longest_hold_ns(bond),
             mode: bond.mode as u32,
             weights: bond.weights as u32,
+            xdp_send: self.xdp_send_of(id) as u32,
         };
         set_if_new(&mut self.tables.bond_info, id, info).context("writing BOND_INFO")
     }

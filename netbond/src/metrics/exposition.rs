@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::families::{BONDS, CLASSES, INSTANCE, Kind, Metric, PATHS, Sample, Value};
+use super::families::{BONDS, CLASSES, INSTANCE, Kind, LANS, Metric, PATHS, Sample, Value};
 use crate::status::Status;
 
 /// What all names begin with.
@@ -77,6 +77,11 @@ impl Collector for Reader {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(status) = self;
         encode(&mut encoder, INSTANCE, &[(vec![], &**status)])?;
+        let mut lans = Vec::new();
+        for lan in &status.lans {
+            lans.push((vec![("lan", lan.name.as_str())], lan));
+        }
+        encode(&mut encoder, LANS, &lans)?;
         let mut bonds = Vec::new();
         let mut paths = Vec::new();
         let mut classes = Vec::new();

@@ -7,7 +7,7 @@ use netbond_common::{
     names::{FullSize, PathState},
 };
 
-use crate::status::{Bond, Class, Numbered, Order, Path, Probe, Proof, Status};
+use crate::status::{Bond, Class, Lan, Numbered, Order, Path, Probe, Proof, Status};
 
 /// What a metric is (OpenMetrics, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,13 @@ pub(super) const INSTANCE: &[Metric<Status>] = &[
     ),
 ];
 
+/// Of each LAN.
+pub(super) const LANS: &[Metric<Lan>] = &[info(
+    "lan_xdp",
+    "Whether packets of the LAN are forwarded by XDP, in its device's driver, or why by the kernel.",
+    |lan| labels([("xdp", lan.xdp.to_owned())]),
+)];
+
 /// Of each bond.
 pub(super) const BONDS: &[Metric<Bond>] = &[
     info("bond", "How a bond is configured.", |bond| {
@@ -126,6 +133,11 @@ pub(super) const BONDS: &[Metric<Bond>] = &[
         BYTES,
         "What that would be if all paths carried what their devices take.",
         |bond| number(bond.mtu_ceiling),
+    ),
+    info(
+        "bond_xdp_send",
+        "Whether packets of LANs are encapsulated by XDP, in the drivers there, or why by tc.",
+        |bond| labels([("xdp", bond.xdp_send.to_owned())]),
     ),
     gauge(
         "bond_peer_reachable",
@@ -306,6 +318,18 @@ pub(super) const PATHS: &[Metric<Path>] = &[
         "Of the packets received: released at once, unordered and perhaps a copy, as another processor was at work on \
          their strand.",
         |path| count(path.rx_contended),
+    ),
+    counter(
+        "path_transmit_onward_packets",
+        NONE,
+        "Of the packets sent: taken from a LAN's driver, past the kernel (XDP).",
+        |path| count(path.tx_onward),
+    ),
+    counter(
+        "path_receive_onward_packets",
+        NONE,
+        "Of the packets received: given to a LAN's driver, past the kernel (XDP).",
+        |path| count(path.rx_onward),
     ),
     gauge("path_weight", NONE, "Weight as configured.", |path| {
         number(Some(path.weight))

@@ -1,15 +1,45 @@
-//! What XDP asks of devices: of those in whose driver the program is, and of the bond devices that get frames
-//! from there.
+//! What XDP asks of devices: of those in whose driver the program is, of those whose drivers send what others
+//! received, and of the bond devices that get frames from there.
 
+use std::io;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
 
 use super::device::Netlink;
+use super::socket::{GENLMSGHDR, RequestSocket, attributes};
 use super::{ethtool, link};
 use crate::control::event::Link;
 
+// linux/netdev.h.
+const NETDEV_CMD_DEV_GET: u8 = 1;
+const NETDEV_A_DEV_IFINDEX: u16 = 1;
+const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
+
 impl Netlink {
+    /// Whether a device's driver sends frames that others received, as it is set up now; `None` where the kernel
+    /// does not tell (before Linux 6.3).
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or the kernel refuses.
+    pub fn sends_frames(&mut self, ifindex: u32) -> io::Result<Option<bool>> {
+        let mut socket = RequestSocket::open_generic()?;
+        let family = match socket.family("netdev") {
+            Ok(family) => family,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let device = [(NETDEV_A_DEV_IFINDEX, &ifindex.to_ne_bytes()[..])];
+        let answer = socket.ask(family, 0, &[NETDEV_CMD_DEV_GET, 1, 0, 0], &device)?;
+        let body = answer.into_body()?;
+        let features = attributes(body.get(GENLMSGHDR..).unwrap_or_default())
+            .find(|(attribute, _)| *attribute == NETDEV_A_DEV_XDP_FEATURES)
+            .and_then(|(_, value)| value.first_chunk().copied().map(u64::from_ne_bytes));
+        Ok(features.map(|features| features & NETDEV_XDP_ACT_NDO_XMIT != 0))
+    }
+
     /// Has a bond device take the frames that drivers hand to the other end of its pair, on whatever CPU they
     /// come: with GRO on it polls (NAPI), with a queue for each CPU.
     ///

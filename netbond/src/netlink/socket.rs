@@ -17,6 +17,15 @@ const DATAGRAM: usize = 64 * 1024;
 /// struct nlmsghdr: length (4), type (2), flags (2), sequence (4), port (4).
 const HEADER: usize = 16;
 
+/// Bytes of struct genlmsghdr: command (1), version (1), reserved (2).
+pub(super) const GENLMSGHDR: usize = 4;
+
+// linux/genetlink.h.
+const GENL_ID_CTRL: u16 = 16;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+
 /// A dump that another writer disturbed is started again this often.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -189,6 +198,17 @@ pub(super) enum Answer {
     Lost,
 }
 
+impl Answer {
+    /// What was asked for; an error where the kernel gave none.
+    pub(super) fn into_body(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Body(body) => Ok(body),
+            Self::Errno(errno) => Err(io::Error::from_raw_os_error(errno)),
+            Self::Lost => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+        }
+    }
+}
+
 /// A socket for requests that the kernel answers before `send` returns: answers are only fetched,
 /// never waited for. Where a handler takes the RTNL lock, `send` may wait for its holder.
 pub(super) struct RequestSocket {
@@ -281,6 +301,21 @@ impl RequestSocket {
             );
         })?;
         Ok(answers.into_iter().next().unwrap_or(Answer::Lost))
+    }
+
+    /// The id of a family of generic netlink, which the kernel gives out as the family comes up.
+    ///
+    /// # Errors
+    /// The kernel has no such family (`NotFound`), or refuses.
+    pub(super) fn family(&mut self, name: &str) -> io::Result<u16> {
+        let name = [name.as_bytes(), &[0]].concat();
+        let name = [(CTRL_ATTR_FAMILY_NAME, &name[..])];
+        let answer = self.ask(GENL_ID_CTRL, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0], &name)?;
+        let body = answer.into_body()?;
+        attributes(body.get(GENLMSGHDR..).unwrap_or_default())
+            .find(|(attribute, _)| *attribute == CTRL_ATTR_FAMILY_ID)
+            .and_then(|(_, value)| u16_at(value, 0))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
     /// All objects of a kind: the bodies of a dump's messages.

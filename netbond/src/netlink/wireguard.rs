@@ -5,18 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::socket::{Answer, RequestSocket, address, attributes, u16_at, u32_at};
+use super::socket::{GENLMSGHDR, RequestSocket, address, attributes, u16_at, u32_at};
 use crate::config::Prefix;
 use crate::wireguard::{Device, Peer};
-
-/// Bytes of struct genlmsghdr: command (1), version (1), reserved (2).
-const GENLMSGHDR: usize = 4;
-
-// linux/genetlink.h.
-const GENL_ID_CTRL: u16 = 16;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 const WG_CMD_GET_DEVICE: u8 = 0;
 const WG_VERSION: u8 = 1;
@@ -37,7 +28,7 @@ const WGALLOWEDIP_A_CIDR_MASK: u16 = 3;
 /// The kernel has no WireGuard (`NotFound`), the device is none of its, or it refuses.
 pub fn read(name: &str) -> io::Result<Device> {
     let mut socket = RequestSocket::open_generic()?;
-    let family = family(&mut socket)?;
+    let family = socket.family("wireguard")?;
     let name = [name.as_bytes(), &[0]].concat();
     let fixed = [WG_CMD_GET_DEVICE, WG_VERSION, 0, 0];
     let bodies = socket.dump_matching(family, &fixed, &[(WGDEVICE_A_IFNAME, &name)])?;
@@ -46,20 +37,6 @@ pub fn read(name: &str) -> io::Result<Device> {
         decode(body, &mut device);
     }
     Ok(device)
-}
-
-/// The id of the family, which the kernel gives out when the module is loaded.
-fn family(socket: &mut RequestSocket) -> io::Result<u16> {
-    let name = [(CTRL_ATTR_FAMILY_NAME, &b"wireguard\0"[..])];
-    let answer = socket.ask(GENL_ID_CTRL, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0], &name)?;
-    match answer {
-        Answer::Body(body) => attributes(body.get(GENLMSGHDR..).unwrap_or_default())
-            .find(|(attribute, _)| *attribute == CTRL_ATTR_FAMILY_ID)
-            .and_then(|(_, value)| u16_at(value, 0))
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData)),
-        Answer::Errno(errno) => Err(io::Error::from_raw_os_error(errno)),
-        Answer::Lost => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
-    }
 }
 
 /// Adds what a message says. A long list of peers, or of one peer's AllowedIPs, goes on in the next,

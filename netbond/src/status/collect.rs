@@ -21,8 +21,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_indextoname};
 
 use super::{
-    Bond, Class, Controller, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route, Status,
-    VERSION,
+    Bond, Class, Controller, Lan, Neighbour, Numbered, Order, Path, Peer, Probe, Proof, Route,
+    Status, VERSION,
 };
 use crate::{
     clock::monotonic,
@@ -122,6 +122,7 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
                 begun: counts.begun,
             }),
             in_order: counts.and_then(|counts| order(tables, id, &counts, info.longest_hold_ns)),
+            xdp_send: xdp(info.xdp_send),
             paths,
             classes: classes
                 .iter()
@@ -140,6 +141,13 @@ pub fn collect(tables: &Tables, pins: &Pins) -> Result<Status> {
             pid: value(&tables.meta, 0).map_or(0, |meta| meta.pid),
         },
         bonds,
+        lans: tables
+            .lan_infos()
+            .map(|info| Lan {
+                name: text(&info.name),
+                xdp: xdp(info.xdp),
+            })
+            .collect(),
         outside: fates(&tables.bond_stats(NO_BOND)?),
     })
 }
@@ -272,7 +280,7 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
             && proof.as_ref().is_none_or(|proof| proof.fresh),
         standby: false,
         device: text(&info.device),
-        xdp: Xdp::from_number(info.xdp).map_or("unknown", Xdp::label),
+        xdp: xdp(info.xdp),
         local: address(record.local),
         remote: address(record.remote),
         weight: info.weight,
@@ -291,6 +299,8 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         tx_copies: stats.tx_copies,
         rx_copies: stats.rx_copies,
         rx_contended: stats.rx_contended,
+        tx_onward: stats.tx_onward,
+        rx_onward: stats.rx_onward,
         route: route(&info),
         ospf_cost: (info.ospf_cost != 0).then_some(info.ospf_cost),
         neighbour: (info.neighbour != [0; 4]).then(|| Neighbour {
@@ -304,6 +314,10 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         proof,
         probe: (probed.answered_ns != 0).then(|| probe(&probed)),
     })
+}
+
+fn xdp(number: u32) -> &'static str {
+    Xdp::from_number(number).map_or("unknown", Xdp::label)
 }
 
 fn route(info: &PathInfo) -> Option<Route> {

@@ -34,6 +34,8 @@ pub struct Status {
     pub rates_over_s: Option<f64>,
     pub controller: Controller,
     pub bonds: Vec<Bond>,
+    /// In the order of the configuration.
+    pub lans: Vec<Lan>,
     /// Packets on the paths' devices that are no bond's, by fate.
     pub outside: BTreeMap<&'static str, u64>,
 }
@@ -43,6 +45,15 @@ pub struct Status {
 pub struct Controller {
     pub running: bool,
     pub pid: u32,
+}
+
+/// A device of a LAN.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lan {
+    pub name: String,
+    /// Whether packets to and from the bonds are forwarded by XDP, in its driver (`native`), or why by the kernel;
+    /// `off` where XDP is not asked for.
+    pub xdp: &'static str,
 }
 
 /// A bond.
@@ -77,6 +88,9 @@ pub struct Bond {
     pub numbered: Option<Numbered>,
     /// `null` where the bond keeps no order.
     pub in_order: Option<Order>,
+    /// Whether what comes from LANs is encapsulated by XDP, in their drivers (`native`), or why by tc; `off` where
+    /// XDP is not asked for there and with a path.
+    pub xdp_send: &'static str,
     pub paths: Vec<Path>,
     /// In the order in which they are asked.
     pub classes: Vec<Class>,
@@ -175,6 +189,9 @@ pub struct Path {
     /// Of the packets received: released at once, neither put in order nor told from copies, as another
     /// CPU was at work on their strand for too long.
     pub rx_contended: u64,
+    /// Of the packets sent: taken from a LAN's driver. Of those received: given to one. The kernel saw neither.
+    pub tx_onward: u64,
+    pub rx_onward: u64,
     pub route: Option<Route>,
     pub ospf_cost: Option<u32>,
     pub neighbour: Option<Neighbour>,

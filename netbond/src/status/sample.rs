@@ -18,6 +18,7 @@ pub(crate) fn status() -> Status {
             pid: 25865,
         },
         bonds: vec![bond()],
+        lans: Vec::new(),
         outside: BTreeMap::new(),
     }
 }
@@ -44,6 +45,7 @@ pub(crate) fn bond() -> Bond {
         disagreements: Vec::new(),
         numbered: None,
         in_order: None,
+        xdp_send: "off",
         paths: vec![
             path("via-m1", PathState::Dead, StateReason::Silent),
             path("via-m2", PathState::Up, StateReason::Route),
@@ -82,6 +84,8 @@ pub(crate) fn path(name: &str, state: PathState, reason: StateReason) -> Path {
         tx_copies: 0,
         rx_copies: 0,
         rx_contended: 0,
+        tx_onward: 0,
+        rx_onward: 0,
         route: Some(Route {
             prefix: "10.65.0.4/30".to_owned(),
             protocol: "bird".to_owned(),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use netbond_common::{
     fate::Fate,
-    names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights},
+    names::{Encap, FullSize, Mode, PathState, StateReason, Watch, Weights, Xdp},
 };
 
-use super::{Class, Numbered, Order, Status, VERSION, sample};
+use super::{Class, Lan, Numbered, Order, Status, VERSION, sample};
 use crate::documented::{documented, printed};
 
 const DOCUMENT: &str = include_str!("../../../docs/status.md");
@@ -17,6 +17,10 @@ fn full() -> Status {
     let mut status = sample::status();
     status.rates_over_s = Some(1.0);
     status.outside = BTreeMap::from([("rx_foreign", 1)]);
+    status.lans = vec![Lan {
+        name: "eth1".to_owned(),
+        xdp: "native",
+    }];
     let bond = &mut status.bonds[0];
     bond.flowlet_gap_ms = Some(1.0);
     bond.settled = Some(true);
@@ -137,6 +141,15 @@ fn every_word_is_documented() {
         &path("watch"),
         Watch::ALL.iter().map(|w| w.label()).collect(),
     );
+    // Every word, though some are only for one of them.
+    for field in ["lans[].xdp", "bonds[].xdp_send", &path("xdp")] {
+        let row = format!("| `{field}` |");
+        assert!(DOCUMENT.contains(&row), "{row}");
+    }
+    for xdp in Xdp::ALL {
+        let row = format!("| `{}` |", xdp.label());
+        assert!(DOCUMENT.contains(&row), "{row}");
+    }
     let full_size = FullSize::ALL.iter().map(|result| result.label());
     words(&path("probe.full_size_result"), full_size.collect());
     for fate in Fate::ALL {

@@ -8,15 +8,17 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
+    mem::offset_of,
     net::{Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use aya::{
     Ebpf,
+    maps::PerCpuArray,
     programs::{
         ProgramInfo, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions,
-        tc::qdisc_add_clsact,
+        XdpMode, tc::qdisc_add_clsact,
     },
 };
 use bytemuck::Zeroable as _;
@@ -30,12 +32,14 @@ use netbond::{
 };
 use netbond_common::{
     abi::{
-        BOND_NUMBERED, BOND_SHARES, Bond, Lane, MAX_BOND_PATHS, NO_BOND, PATH_IPV6, PATH_KEY,
-        PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, TunnelKey, Underlay,
+        BOND_NUMBERED, BOND_SHARES, Bond, DRIVER_UNDERLAY, Driver, Lane, MAX_BOND_PATHS, NO_BOND,
+        PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, Ticket,
+        TunnelKey,
     },
     fate::Fate,
     ipv4,
     names::{Mode, program},
+    notes::Notes,
     sequence::Strand,
     turns, wheel,
 };
@@ -299,9 +303,12 @@ impl Kernel {
     /// packets of up to this many bytes.
     pub(crate) fn with_xdp(mut self, mtu: u32) -> Self {
         load_xdp(xdp(&mut self.ebpf).unwrap()).unwrap();
-        let underlay = Underlay::zeroed();
-        let underlays = &mut self.tables.underlays;
-        underlays.insert(IFINDEX, Raw(underlay), 0).unwrap();
+        let driver = Driver {
+            address: [0; 6],
+            roles: DRIVER_UNDERLAY,
+        };
+        let drivers = &mut self.tables.drivers;
+        drivers.insert(IFINDEX, Raw(driver), 0).unwrap();
         self.tables.bond_peers.set(BOND, IFINDEX, None, 0).unwrap();
         let bond = self.bond();
         self.set_bond(&Bond {
@@ -313,10 +320,17 @@ impl Kernel {
 
     /// Runs the program for drivers once.
     pub(crate) fn xdp(&mut self, frame: &[u8]) -> Ran {
-        let mut out = vec![0; frame.len()];
+        self.xdp_on(frame, IFINDEX)
+    }
+
+    /// The same on a frame that came in on the device with this ifindex.
+    pub(crate) fn xdp_on(&mut self, frame: &[u8], device: u32) -> Ran {
+        let mut out = vec![0; frame.len() + 64];
+        let context = live_context(frame, device);
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
+            ctx_in: (device != IFINDEX).then_some(context.as_slice()),
             ..TestRunOptions::default()
         };
         let result = xdp(&mut self.ebpf)
@@ -331,12 +345,61 @@ impl Kernel {
         }
     }
 
+    /// Has the program for drivers forward all that it can itself.
+    pub(crate) fn never_the_kernels_turn(&mut self) {
+        self.set_left(u64::MAX);
+    }
+
+    /// Has it leave the next packet to the kernel.
+    pub(crate) fn at_the_kernels_turn(&mut self) {
+        self.set_left(0);
+    }
+
+    /// When a packet was last left to the kernel, ns.
+    fn set_left(&mut self, at_ns: u64) {
+        const LEN: usize = size_of::<Notes>();
+        let map = self.ebpf.map_mut("NOTES").unwrap();
+        let mut notes: PerCpuArray<_, [u8; LEN]> = PerCpuArray::try_from(map).unwrap();
+        let mut all: Vec<[u8; LEN]> = notes.get(&0, 0).unwrap().iter().copied().collect();
+        for one in &mut all {
+            let at = offset_of!(Notes, left_ns);
+            one[at..at + 8].copy_from_slice(&at_ns.to_ne_bytes());
+        }
+        notes.set(0, all.try_into().unwrap(), 0).unwrap();
+    }
+
+    /// The first CPU's place on the bond's wheel.
+    #[must_use]
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.tables.tickets.get(&BOND, 0).unwrap()[0].0
+    }
+
+    /// Puts all CPUs at this place.
+    pub(crate) fn set_ticket(&mut self, ticket: Ticket) {
+        let count = self.tables.tickets.get(&BOND, 0).unwrap().len();
+        let all = vec![Raw(ticket); count].try_into().unwrap();
+        self.tables.tickets.set(BOND, all, 0).unwrap();
+    }
+
     /// Puts the program for Ethernet at the ingress of a device, until this value is gone.
     pub(crate) fn attach_ingress(&mut self, device: &str) {
         // For kernels without tcx.
         let _ = qdisc_add_clsact(device);
         let program = classifier(&mut self.ebpf, program::INGRESS_L2).unwrap();
         program.attach(device, TcAttachType::Ingress).unwrap();
+    }
+
+    /// Puts the program of bond devices at the egress of a device, until this value is gone.
+    pub(crate) fn attach_egress(&mut self, device: &str) {
+        let _ = qdisc_add_clsact(device);
+        let program = classifier(&mut self.ebpf, egress_program(self.features)).unwrap();
+        program.attach(device, TcAttachType::Egress).unwrap();
+    }
+
+    /// Puts the program for drivers into that of a device, until this value is gone.
+    pub(crate) fn attach_xdp(&mut self, device: u32) {
+        let program = xdp(&mut self.ebpf).unwrap();
+        program.attach_to_if_index(device, XdpMode::Driver).unwrap();
     }
 
     /// Has the program for drivers receive a frame so often as a driver would, which the kernel then does to

@@ -12,7 +12,7 @@ use crate::check::{
     facts::{Controller, Facts, Stray, paths},
     plural,
 };
-use crate::config::{Bond, Config, DetourPolicy, Path, XdpMode};
+use crate::config::{Bond, Config, DetourPolicy, Lan, Path, XdpMode};
 use crate::status;
 
 pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
@@ -28,6 +28,10 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
         }
         Controller::Runs(readings) => (&readings.1, Vec::new()),
     };
+    findings.extend(config.lans.iter().filter_map(|lan| {
+        let known = status.lans.iter().find(|known| known.name == lan.name);
+        by_kernel(lan, known?)
+    }));
     for bond in &config.bonds {
         let Some((before, now)) = facts.readings(bond) else {
             findings.push(not_loaded(format!("{} is in the file", bond.name)).of_bond(bond));
@@ -77,23 +81,31 @@ fn not_loaded(what: String) -> Finding {
 
 /// Whether a path is received by tc that is to be received by XDP.
 fn by_tc(bond: &Bond, path: &Path, known: &status::Path) -> Option<Finding> {
-    let make = match path.xdp {
+    let what = "packets of this path are received by tc, not by XDP";
+    let finding = no_xdp(path.xdp, known.xdp, what)?;
+    Some(finding.of_path(bond, path).of_device(&known.device))
+}
+
+/// Whether a LAN is forwarded by the kernel that is to be forwarded by XDP.
+fn by_kernel(lan: &Lan, known: &status::Lan) -> Option<Finding> {
+    let what = "packets of this LAN are forwarded by the kernel, not by XDP";
+    Some(no_xdp(lan.xdp, known.xdp, what)?.of_device(&lan.name))
+}
+
+fn no_xdp(wanted: XdpMode, state: &str, what: &str) -> Option<Finding> {
+    let make = match wanted {
         // One that runs with another file is told of elsewhere.
-        _ if known.xdp == Xdp::Native.label() || known.xdp == Xdp::Off.label() => return None,
+        _ if state == Xdp::Native.label() || state == Xdp::Off.label() => return None,
         XdpMode::Off => return None,
         XdpMode::Auto => Finding::note,
         XdpMode::Native => Finding::warning,
     };
-    let finding = make(
+    Some(make(
         Kind::Xdp,
-        format!(
-            "packets of this path are received by tc, not by XDP: {}",
-            known.xdp
-        ),
+        format!("{what}: {state}"),
         "`netbond events` has the kernel's words; docs/architecture.md, XDP, says what XDP needs; xdp = \
          \"off\" does without",
-    );
-    Some(finding.of_path(bond, path).of_device(&known.device))
+    ))
 }
 
 /// Whether the peer sends probes that this build does not understand.

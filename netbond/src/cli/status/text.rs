@@ -57,6 +57,23 @@ pub(super) fn render(status: &Status, all: bool) -> String {
             text += &fates(&bond.fates);
         }
     }
+    if !status.lans.is_empty() {
+        text += "\n";
+    }
+    for lan in &status.lans {
+        text += &match lan.xdp {
+            xdp if xdp == Xdp::Native.label() => {
+                format!("LAN {}: forwarded past the kernel (XDP)\n", lan.name)
+            }
+            xdp if xdp == Xdp::Off.label() => {
+                format!("LAN {}: forwarded by the kernel\n", lan.name)
+            }
+            xdp => format!(
+                "LAN {}: {DOUBTFUL}forwarded by the kernel{DOUBTFUL:#}, not by XDP: {xdp}\n",
+                lan.name
+            ),
+        };
+    }
     if !status.outside.is_empty() && in_full {
         text += "\nnot of any bond:\n";
         text += &fates(&status.outside);
@@ -318,6 +335,22 @@ fn notes(bond: &Bond) -> String {
             format!("received by tc, not by XDP: {}", path.xdp)
         };
         let _ = writeln!(notes, "  {}: {how}", path.name);
+        if path.tx_onward + path.rx_onward != 0 {
+            let _ = writeln!(
+                notes,
+                "  {}: past the kernel, {} packets sent and {} received",
+                path.name,
+                count(path.tx_onward),
+                count(path.rx_onward)
+            );
+        }
+    }
+    if bond.xdp_send != Xdp::Off.label() && bond.xdp_send != Xdp::Native.label() {
+        let _ = writeln!(
+            notes,
+            "  what LANs send is encapsulated by tc, not by XDP: {}",
+            bond.xdp_send
+        );
     }
     for path in bond.paths.iter().filter(|path| path.rx_contended != 0) {
         let _ = writeln!(

@@ -1,16 +1,20 @@
-//! The program in the drivers of the paths' Ethernet devices: a fast way before the one at their ingress, put
-//! there and taken away without a packet being lost.
+//! The program in the drivers of Ethernet devices, those of paths and of LANs: a fast way before the ones at tc's
+//! hooks, put there and taken away without a packet being lost.
+
+mod lan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use netbond_common::{
-    abi::{Bond, MAX_BOND_PATHS, Underlay},
+    abi::{self, Bond, DRIVER_LAN, DRIVER_UNDERLAY, MAX_BOND_PATHS},
     names::Xdp,
 };
 use nix::net::if_::if_indextoname;
 
+use self::lan::Lans;
+pub(super) use self::lan::allowed;
 use super::{Applier, Live, PathPlan, set_if_new};
 use crate::{
     config::{self, XdpMode},
@@ -22,22 +26,28 @@ use crate::{
 /// How often what a driver refused is tried again, and what no event tells of is looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// A device whose packets some path wants to be received in its driver.
+/// A device in whose driver packets of some path or LAN are to be handled.
 #[derive(Clone, Debug)]
 pub(super) struct Driver {
     name: String,
     /// Whether they are, or why not.
     state: Xdp,
+    /// The device's, as far as the program was told.
+    address: [u8; 6],
+    /// Whether packets of paths come in on it.
+    underlay: bool,
 }
 
-/// What paths want of a device's driver.
+/// What paths and LANs want of a device's driver.
 #[derive(Clone, Debug)]
 struct Wanted {
     /// The device's name.
     name: String,
-    /// Of the paths that leave by it, one that wants it most, and how much.
-    path: String,
+    /// Of the paths that leave by it, or the LAN that it is, the one that wants it most, and how much.
+    by: String,
     mode: XdpMode,
+    /// Whether a path does.
+    underlay: bool,
 }
 
 /// What is known of drivers.
@@ -45,6 +55,7 @@ struct Wanted {
 pub(super) struct Drivers {
     /// By ifindex.
     devices: BTreeMap<u32, Driver>,
+    lans: Lans,
     /// What an earlier controller left: taken away where no path asks for it any more.
     left: BTreeSet<u32>,
     /// Bond devices on which somebody switched GRO off, by bond id.
@@ -61,6 +72,7 @@ impl Drivers {
     }
 
     pub(super) fn forget(&mut self, ifindex: u32) -> bool {
+        self.lans.forget(ifindex);
         self.left.remove(&ifindex) | self.devices.remove(&ifindex).is_some()
     }
 
@@ -118,7 +130,13 @@ impl Applier {
                     device.name
                 ))
             } else {
-                self.enter_driver(device.ifindex, &device.name, &path.name)
+                let wants = Wanted {
+                    name: device.name.clone(),
+                    by: by_path(path),
+                    mode: path.xdp,
+                    underlay: true,
+                };
+                self.enter_driver(device.ifindex, &wants)
                     .map_err(|no| no.error)
             };
             done.with_context(|| {
@@ -140,6 +158,7 @@ impl Applier {
     pub(super) fn follow_xdp(&mut self) -> Result<()> {
         if self.drivers.devices.is_empty()
             && self.drivers.left.is_empty()
+            && self.drivers.lans.is_empty()
             && !self.live.values().any(|live| live.config.asks_for_xdp())
         {
             return Ok(());
@@ -147,8 +166,9 @@ impl Applier {
         let again = self.drivers.looked.is_none_or(|at| at.elapsed() >= LOOK);
         if again {
             self.drivers.looked = Some(Instant::now());
+            self.find_lans();
         }
-        let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+        let mut wanted = self.drivers.lans.wanted();
         for live in self
             .live
             .values()
@@ -161,12 +181,14 @@ impl Applier {
                 };
                 let wants = Wanted {
                     name: device.name.clone(),
-                    path: path.name.clone(),
+                    by: by_path(path),
                     mode: path.xdp,
+                    underlay: true,
                 };
                 let most = wanted
                     .entry(device.ifindex)
                     .or_insert_with(|| wants.clone());
+                most.underlay = true;
                 if most.mode < wants.mode {
                     *most = wants;
                 }
@@ -174,10 +196,13 @@ impl Applier {
         }
         for (&ifindex, wants) in &wanted {
             let known = self.drivers.devices.get(&ifindex);
-            if again || known.is_none_or(|driver| driver.name != wants.name) {
+            let same =
+                |driver: &Driver| driver.name == wants.name && driver.underlay == wants.underlay;
+            if again || !known.is_some_and(same) {
                 self.look_at_driver(ifindex, wants);
             }
         }
+        self.follow_lans(again)?;
         self.leave_drivers(&wanted)?;
         let bonds: Vec<u32> = self.live.keys().copied().collect();
         for id in bonds {
@@ -188,17 +213,17 @@ impl Applier {
 
     /// Puts the program into a driver or takes it out, as it can be now, and tells what is news.
     fn look_at_driver(&mut self, ifindex: u32, wants: &Wanted) {
-        let (name, path) = (&wants.name, &wants.path);
+        let name = &wants.name;
         let before = self
             .drivers
             .devices
             .get(&ifindex)
             .map(|driver| driver.state);
         let entered = match wants.mode {
-            XdpMode::Native => self.enter_driver(ifindex, name, path),
+            XdpMode::Native => self.enter_driver(ifindex, wants),
             XdpMode::Auto | XdpMode::Off => self
                 .refuse_veth(ifindex, name)
-                .and_then(|()| self.enter_driver(ifindex, name, path)),
+                .and_then(|()| self.enter_driver(ifindex, wants)),
         };
         match entered {
             Ok(()) => {}
@@ -208,11 +233,13 @@ impl Applier {
                 let driver = Driver {
                     name: name.to_owned(),
                     state: reason,
+                    address: [0; 6],
+                    underlay: wants.underlay,
                 };
                 self.drivers.devices.insert(ifindex, driver);
                 // Tried again and again: said once.
                 if before != Some(reason) {
-                    let text = format!("{name} goes on receiving by tc, not by XDP: {error:#}");
+                    let text = format!("no XDP on {name}, but the kernel and tc: {error:#}");
                     self.journal.failed(About::ALL, &text);
                 }
             }
@@ -238,15 +265,16 @@ impl Applier {
         }
     }
 
-    /// Puts the program into a driver, or the one of this build, as a path asks for it.
-    fn enter_driver(&mut self, ifindex: u32, name: &str, path: &str) -> Result<(), NoXdp> {
+    /// Puts the program into a driver, or the one of this build, as somebody asks for it.
+    fn enter_driver(&mut self, ifindex: u32, wants: &Wanted) -> Result<(), NoXdp> {
         let refused = |error| NoXdp {
             reason: Xdp::Refused,
             error,
         };
+        let name = &wants.name;
         let link = self.netlink.link_by_index(ifindex).map_err(refused)?;
         let Some(address) = link
-            .filter(|link| link.name == name)
+            .filter(|link| link.name == *name)
             .and_then(|link| link.mac)
         else {
             return Err(NoXdp {
@@ -263,34 +291,48 @@ impl Applier {
                 ),
             });
         }
-        let underlay = Raw(Underlay {
+        let driver = Driver {
+            name: name.to_owned(),
+            state: Xdp::Native,
             address,
-            reserved: [0; 2],
-        });
-        if !matches!(self.tables.underlays.get(&ifindex, 0), Ok(Raw(known)) if known == underlay.0)
-        {
-            let written = self.tables.underlays.insert(ifindex, underlay, 0);
-            written.context("writing UNDERLAYS").map_err(refused)?;
-        }
+            underlay: wants.underlay,
+        };
+        self.tell_roles(ifindex, &driver).map_err(refused)?;
         let known = self.drivers.devices.get(&ifindex);
-        if known.is_none_or(|driver| driver.state != Xdp::Native || driver.name != name) {
+        if known.is_none_or(|driver| driver.state != Xdp::Native || driver.name != *name) {
             if let Err(no) = self.programs.attach_xdp(name, ifindex) {
-                let _ = self.tables.underlays.remove(&ifindex);
+                let _ = self.tables.drivers.remove(&ifindex);
                 return Err(no);
             }
             // One that was there already is no news.
             if !self.drivers.left.remove(&ifindex) {
+                let by = &wants.by;
                 let text =
-                    format!("receiving in the driver of {name} (XDP), as path {path} asks for it");
+                    format!("in the driver of {name} from now on (XDP), as {by} asks for it");
                 self.journal.did(About::ALL, &text);
             }
         }
-        let driver = Driver {
-            name: name.to_owned(),
-            state: Xdp::Native,
-        };
         self.drivers.devices.insert(ifindex, driver);
         Ok(())
+    }
+
+    /// Tells the program what a device is.
+    fn tell_roles(&mut self, ifindex: u32, driver: &Driver) -> Result<()> {
+        let role = |is: bool, role: u16| if is { role } else { 0 };
+        let record = abi::Driver {
+            address: driver.address,
+            roles: role(driver.underlay, DRIVER_UNDERLAY)
+                | role(self.drivers.lans.is_open(ifindex), DRIVER_LAN),
+        };
+        let drivers = &mut self.tables.drivers;
+        if drivers
+            .get(&ifindex, 0)
+            .is_ok_and(|Raw(known)| known == record)
+        {
+            return Ok(());
+        }
+        let written = drivers.insert(ifindex, Raw(record), 0);
+        written.context("writing DRIVERS")
     }
 
     fn leave_driver(&mut self, ifindex: u32) {
@@ -298,7 +340,8 @@ impl Applier {
             self.journal.failed(About::ALL, &format!("{error:#}"));
         }
         // Gone with a device, or never there.
-        let _ = self.tables.underlays.remove(&ifindex);
+        let _ = self.tables.drivers.remove(&ifindex);
+        self.close_port(ifindex);
     }
 
     /// Takes the program out of all drivers but the `wanted` ones.
@@ -323,8 +366,7 @@ impl Applier {
                     Err(_) => format!("#{ifindex}"),
                 };
                 let name = native.map_or_else(unknown, |driver| driver.name);
-                let text =
-                    format!("no longer receiving in the driver of {name}: no path asks for it");
+                let text = format!("no longer in the driver of {name}: nobody asks for it");
                 self.journal.did(About::ALL, &text);
             }
         }
@@ -340,7 +382,7 @@ impl Applier {
             return Ok(());
         };
         if xdp_mtu == 0 && !live.config.asks_for_xdp() {
-            return Ok(());
+            return self.follow_bond_lans(id);
         }
         let (device, mtu, name) = (live.device, live.mtu, live.config.name.clone());
         let wants = live.config.asks_for_xdp() && needs_tc(&live.config).is_none();
@@ -396,7 +438,7 @@ impl Applier {
                 self.write_path_info(plan)?;
             }
         }
-        Ok(())
+        self.follow_bond_lans(id)
     }
 
     /// Has drivers hand a bond's device no packets longer than this, where they hand it any.
@@ -429,6 +471,11 @@ fn needs_tc(bond: &config::Bond) -> Option<Xdp> {
     } else {
         None
     }
+}
+
+/// Who asks for XDP.
+fn by_path(path: &config::Path) -> String {
+    format!("path {}", path.name)
 }
 
 /// The paths of a bond, with what is planned for each.

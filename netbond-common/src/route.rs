@@ -1,0 +1,188 @@
+//! What the kernel is asked for the way of a packet, and answers: `bpf_fib_lookup`.
+
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::{
+    abi::Path,
+    flow::has_ports,
+    frame::{self, Header},
+    gre, ipv4,
+    onward::Onward,
+};
+
+/// As `socket(2)` has them.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// struct bpf_fib_lookup of linux/bpf.h: a question, and in the same place the answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    family: u8,
+    transport: u8,
+    /// Source and destination port, big-endian: rules, and routes with several next hops, may go by them.
+    ports: [[u8; 2]; 2],
+    /// Bytes of the packet, which is not to exceed the route's MTU; then that.
+    len: u16,
+    /// ifindex of the device that the packet came in on, or is to leave by; then of that which it leaves by.
+    pub ifindex: u32,
+    /// Of IPv4 the TOS and zeros, of IPv6 traffic class and flow label.
+    class: [u8; 4],
+    /// Big-endian; IPv4's in the first half of the first word.
+    source: [u64; 2],
+    destination: [u64; 2],
+    tag: u32,
+    /// Source and destination of the frame.
+    addresses: [[u8; 6]; 2],
+}
+const _: () = assert!(size_of::<Route>() == 64);
+
+impl Route {
+    /// Asks for the way of an IPv4 packet that came in on this device; `ports` are the four bytes behind its
+    /// header.
+    #[inline(always)]
+    pub fn ask_ipv4(&mut self, ifindex: u32, header: &Ipv4Hdr, onward: &Onward, ports: [u8; 4]) {
+        self.begin(AF_INET, ifindex, onward.len, onward.transport);
+        self.class = [header.tos, 0, 0, 0];
+        self.source = [word(header.src_addr), 0];
+        self.destination = [word(header.dst_addr), 0];
+        self.set_ports(onward, ports);
+    }
+
+    /// The same of an IPv6 packet with these addresses, source and destination, as they lie in memory.
+    #[inline(always)]
+    pub fn ask_ipv6(
+        &mut self,
+        ifindex: u32,
+        header: &[u8; Ipv6Hdr::LEN],
+        [a, b, c, d]: [u64; 4],
+        onward: &Onward,
+        ports: [u8; 4],
+    ) {
+        self.begin(AF_INET6, ifindex, onward.len, onward.transport);
+        self.class = [header[0] & 0x0f, header[1], header[2], header[3]];
+        self.source = [a, b];
+        self.destination = [c, d];
+        self.set_ports(onward, ports);
+    }
+
+    /// Asks for the next hop of a path's packet of so many bytes, outer headers included. Of none in particular:
+    /// paths are not told apart by TOS.
+    #[inline(always)]
+    pub fn ask_path(&mut self, path: &Path, over_ipv6: bool, len: u32) {
+        if over_ipv6 {
+            self.begin(AF_INET6, path.ifindex, len, gre::IP_PROTOCOL);
+            self.source = words(&path.local);
+            self.destination = words(&path.remote);
+        } else {
+            self.begin(AF_INET, path.ifindex, len, gre::IP_PROTOCOL);
+            self.source = [word(ipv4::unmapped(&path.local)), 0];
+            self.destination = [word(ipv4::unmapped(&path.remote)), 0];
+        }
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, family: u8, ifindex: u32, len: u32, transport: u8) {
+        self.family = family;
+        self.transport = transport;
+        self.ports = [[0; 2]; 2];
+        self.len = len as u16;
+        self.ifindex = ifindex;
+        self.class = [0; 4];
+        self.tag = 0;
+    }
+
+    #[inline(always)]
+    fn set_ports(&mut self, onward: &Onward, [a, b, c, d]: [u8; 4]) {
+        if onward.whole && has_ports(onward.transport) {
+            self.ports = [[a, b], [c, d]];
+        }
+    }
+
+    /// The route's MTU, of an answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu(&self) -> u32 {
+        self.len as u32
+    }
+
+    /// The frame's header on the way that was found; `protocol` is its EtherType, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header(&self, protocol: [u8; 2]) -> Header {
+        let [from, to] = self.addresses;
+        frame::header(to, from, protocol)
+    }
+}
+
+/// For how long a [`Hop`] holds, ns: a tick of the clock by which that is told, or two.
+const HOP_HOLDS: u64 = 5_000_000;
+/// How many a CPU knows: a power of two.
+pub const HOPS: u32 = 64;
+
+/// The next hop of a path, as a CPU last found it: an entry of `HOPS`, by the path's id modulo [`HOPS`]. Only
+/// programs read it. To ask for each packet would take longer than all else that is done to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Until when it holds, CLOCK_MONOTONIC, ns.
+    until_ns: u64,
+    path: u32,
+    /// ifindex of the device.
+    ifindex: u32,
+    /// What the route takes, bytes.
+    mtu: u32,
+    /// Source and destination of the frame.
+    addresses: [[u8; 6]; 2],
+}
+const _: () = assert!(size_of::<Hop>() == 32);
+
+impl Hop {
+    /// Whether it is that of this path for packets that leave by this device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn holds(&self, path: u32, ifindex: u32, now: u64) -> bool {
+        self.path == path && self.ifindex == ifindex && now < self.until_ns
+    }
+
+    /// Whether it takes a packet of so many bytes, outer headers included.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes(&self, len: u32) -> bool {
+        len <= self.mtu
+    }
+
+    /// Notes what was found for a path.
+    #[inline(always)]
+    pub fn note(&mut self, path: u32, route: &Route, now: u64) {
+        self.until_ns = now + HOP_HOLDS;
+        self.path = path;
+        self.ifindex = route.ifindex;
+        self.mtu = route.mtu();
+        self.addresses = route.addresses;
+    }
+
+    /// The header of a frame to it; `protocol` is its EtherType, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header(&self, protocol: [u8; 2]) -> Header {
+        let [from, to] = self.addresses;
+        frame::header(to, from, protocol)
+    }
+}
+
+/// An IPv4 address where an IPv6 one has room.
+#[inline(always)]
+const fn word([a, b, c, d]: [u8; 4]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+}
+
+/// An address in two words as they lie in memory.
+#[inline(always)]
+const fn words(address: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+    ]
+}

@@ -1,0 +1,109 @@
+//! Where a packet goes on, by the kernel's routes and neighbours.
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH},
+    programs::XdpContext,
+};
+use netbond_common::{
+    abi::Path,
+    gre,
+    notes::Notes,
+    onward::{Onward, checksum_after_hop},
+    route::{Hop, Route},
+};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use super::Left;
+use crate::{
+    maps,
+    packet::{Packet, Refused, monotonic_coarse},
+};
+
+/// Reads the IP packet of this EtherType at `start`, which has so many bytes of room in its frame; notes what it
+/// is, and what is to be asked of its way on from the device with this ifindex.
+#[inline(always)]
+pub(super) fn read(
+    packet: &Packet<XdpContext>,
+    start: usize,
+    protocol: [u8; 2],
+    room: u32,
+    ifindex: u32,
+    notes: &mut Notes,
+) -> Result<(), Left> {
+    if protocol == gre::IPV4 {
+        let header: Ipv4Hdr = packet.read(start).ok_or(Left)?;
+        notes.onward = Onward::from_ipv4(&header, room).ok_or(Left)?;
+        let (_, ports) = packet.try_read(start + Ipv4Hdr::LEN);
+        notes.route.ask_ipv4(ifindex, &header, &notes.onward, ports);
+        return Ok(());
+    }
+    if protocol == gre::IPV6 {
+        let header: [u8; Ipv6Hdr::LEN] = packet.read(start).ok_or(Left)?;
+        let addresses: [u64; 4] = packet.read(start + 8).ok_or(Left)?;
+        let starts = [addresses[0].to_ne_bytes(), addresses[2].to_ne_bytes()];
+        notes.onward = Onward::from_ipv6(&header, starts, room).ok_or(Left)?;
+        let (_, ports) = packet.try_read(start + Ipv6Hdr::LEN);
+        let route = &mut notes.route;
+        route.ask_ipv6(ifindex, &header, addresses, &notes.onward, ports);
+        return Ok(());
+    }
+    Err(Left)
+}
+
+/// Finds the device that a packet leaves by, where it is one that needs no neighbour.
+#[inline(always)]
+pub(super) fn find_device(packet: &Packet<XdpContext>, route: &mut Route) -> Result<u32, Left> {
+    ask(packet, route, BPF_FIB_LOOKUP_SKIP_NEIGH)
+}
+
+/// Finds the device and the neighbour to which a packet goes that came in.
+#[inline(always)]
+pub(super) fn find(packet: &Packet<XdpContext>, route: &mut Route) -> Result<u32, Left> {
+    ask(packet, route, 0)
+}
+
+/// The next hop of a path's packet of `len` bytes, outer headers included.
+#[inline(always)]
+pub(super) fn next_hop(
+    packet: &Packet<XdpContext>,
+    path_id: u32,
+    path: &Path,
+    over_ipv6: bool,
+    len: u32,
+    route: &mut Route,
+) -> Result<&'static mut Hop, Left> {
+    let hop = maps::hop(path_id).ok_or(Left)?;
+    let now = monotonic_coarse();
+    if !hop.holds(path_id, path.ifindex, now) {
+        route.ask_path(path, over_ipv6, len);
+        ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)?;
+        hop.note(path_id, route, now);
+    }
+    if hop.takes(len) { Ok(hop) } else { Err(Left) }
+}
+
+#[inline(always)]
+fn ask(packet: &Packet<XdpContext>, route: &mut Route, flags: u32) -> Result<u32, Left> {
+    if packet.find_route(route, flags) == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        Ok(route.ifindex)
+    } else {
+        Err(Left)
+    }
+}
+
+/// Takes one hop off the packet of this EtherType at `start`.
+#[inline(always)]
+pub(super) fn hop(
+    packet: &Packet<XdpContext>,
+    start: usize,
+    protocol: [u8; 2],
+) -> Result<(), Refused> {
+    if protocol == gre::IPV4 {
+        // TTL, protocol and checksum.
+        let [ttl, transport, high, low]: [u8; 4] = packet.read(start + 8).ok_or(Refused)?;
+        let [high, low] = checksum_after_hop([high, low]);
+        return packet.write(start + 8, &[ttl.wrapping_sub(1), transport, high, low]);
+    }
+    let hops: u8 = packet.read(start + 7).ok_or(Refused)?;
+    packet.write(start + 7, &hops.wrapping_sub(1))
+}

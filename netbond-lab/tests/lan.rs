@@ -1,0 +1,315 @@
+//! Hosts on LANs behind routers whose drivers forward (XDP): packets pass as by the kernel, though it sees none of
+//! them, and nothing that happens to program, controller or path costs one.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::ethernet::{PACE, PATHS, config, up};
+use common::{
+    SOON, assert_no_loss, path, ping, reconfigure, reload, status, wait_proven, wait_state,
+};
+use netbond_lab::{Lab, Router, Signal, traffic, wait_for};
+
+const NATIVE: &str = "xdp = \"native\"";
+/// Addresses of the hosts, behind A and behind B.
+const HOSTS: [[&str; 2]; 2] = [["10.70.1.1", "fd70:1::1"], ["10.70.2.1", "fd70:2::1"]];
+
+/// A router's configuration with a line for the bond, one for each path, and one for its LAN.
+fn with_lan(router: &Router, bond: &str, path: &str, lan: &str) -> String {
+    format!(
+        "{}[[lan]]\nname = \"l0\"\n{lan}\n",
+        config(router, bond, path)
+    )
+}
+
+/// A and B with a LAN each, and a host on it: the middle routers of the topology, which have nothing else to do.
+fn up_with_lans(name: &str) -> Lab {
+    let lab = up(name, "", NATIVE);
+    for (router, host, own, far) in [("A", "M1", 1, 2), ("B", "M2", 2, 1)] {
+        let (router, host) = (lab.router(router), lab.router(host));
+        router
+            .ip(&format!(
+                "link add l0 type veth peer name l0 netns {}\n\
+                 addr add 10.70.{own}.254/24 dev l0\naddr add fd70:{own}::254/64 dev l0 nodad\n\
+                 link set l0 up\n\
+                 route add 10.70.{far}.0/24 dev nb0\nroute add fd70:{far}::/64 dev nb0\n",
+                host.netns()
+            ))
+            .unwrap();
+        host.ip(&format!(
+            "addr add 10.70.{own}.1/24 dev l0\naddr add fd70:{own}::1/64 dev l0 nodad\n\
+             link set l0 up\n\
+             route add 10.70.{far}.0/24 via 10.70.{own}.254\n\
+             route add fd70:{far}::/64 via fd70:{own}::254\n"
+        ))
+        .unwrap();
+        for end in [router, host] {
+            // As with the links between A and B.
+            end.run(&["ethtool", "-K", "l0", "tx", "off", "gro", "on"])
+                .unwrap();
+        }
+    }
+    lab
+}
+
+/// The same, forwarded by drivers.
+fn up_native(name: &str) -> Lab {
+    let lab = up_with_lans(name);
+    for router in [lab.router("A"), lab.router("B")] {
+        reconfigure(router, &with_lan(router, "", NATIVE, NATIVE));
+        wait_lan(router, "native");
+    }
+    lab
+}
+
+/// Waits until the LAN is forwarded as this word of the status says.
+fn wait_lan(router: &Router, word: &str) {
+    wait_for(&format!("lan: {word} in {}", router.name()), SOON, || {
+        let now = status(router)["lans"][0]["xdp"].clone();
+        anyhow::ensure!(now == word, "{now}");
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+/// Packets of each path that the kernel saw nothing of: sent, received.
+fn onward(router: &Router) -> [[u64; 2]; 2] {
+    PATHS.map(|name| {
+        let path = path(router, name);
+        ["tx_onward", "rx_onward"].map(|field| path[field].as_u64().unwrap())
+    })
+}
+
+/// Sums of both paths: sent, received.
+fn in_all(router: &Router) -> [u64; 2] {
+    let [a, b] = onward(router);
+    [a[0] + b[0], a[1] + b[1]]
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn lans_are_forwarded_past_the_kernel() {
+    let lab = up_native("lan-native");
+    let [a, b, near, far] = ["A", "B", "M1", "M2"].map(|name| lab.router(name));
+    // The first ones have the kernel find the neighbours.
+    for address in HOSTS[1] {
+        ping(near, address);
+    }
+    let before = [in_all(a), in_all(b)];
+    for address in HOSTS[1] {
+        let counts = traffic::ping(near, address, 200, Duration::from_millis(2)).unwrap();
+        assert_eq!((counts.sent, counts.lost), (200, 0), "{address}");
+    }
+    // Requests and answers, but for those by which the kernel finds out where its neighbours are.
+    for (router, before) in [a, b].into_iter().zip(before) {
+        let [sent, received] = in_all(router);
+        let (sent, received) = (sent - before[0], received - before[1]);
+        assert!(sent >= 390, "{}: {sent} sent", router.name());
+        assert!(received >= 300, "{}: {received} received", router.name());
+    }
+    // Two hops on the way; and the end of the last one is the kernel's to tell.
+    let once = |options: &[&str]| {
+        let words = [&["ping", "-c", "1", "-W", "2"], options, &[HOSTS[1][0]]].concat();
+        near.run(&words)
+    };
+    let answered = once(&[]).unwrap();
+    assert!(answered.contains("ttl=62"), "{answered}");
+    let exceeded = once(&["-t", "1"]).unwrap_err().to_string();
+    assert!(
+        exceeded.contains("From 10.70.1.254") && exceeded.contains("Time to live exceeded"),
+        "{exceeded}"
+    );
+    // So is what is too long for the bond.
+    let mtu = status(a)["bonds"][0]["mtu"].as_u64().unwrap();
+    once(&["-M", "do", "-s", &(mtu - 28).to_string()]).unwrap();
+    let too_long = once(&["-M", "do", "-s", &(mtu - 27).to_string()]).unwrap_err();
+    let told = format!("(mtu = {mtu})");
+    assert!(too_long.to_string().contains(&told), "{too_long}");
+    for (from, to, address) in [(near, far, HOSTS[1][0]), (far, near, HOSTS[0][1])] {
+        let tcp = traffic::tcp(from, to, address, Duration::from_secs(1)).unwrap();
+        println!("{} -> {address}: {} Mbit/s", from.name(), tcp.mbit_per_s);
+        assert!(tcp.mbit_per_s > 10.0, "{tcp:?}");
+    }
+    let text = a.run(&["netbond", "status"]).unwrap();
+    for line in [
+        "LAN l0: forwarded past the kernel (XDP)",
+        "via-m1: past the kernel, ",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert_eq!(status(a)["bonds"][0]["xdp_send"], "native");
+}
+
+/// Controllers stopped, killed, reloaded, LANs and paths handed to the kernel and back, other modes, under exact
+/// streams from host to host.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn no_switch_costs_a_packet() {
+    let lab = up_native("lan-switch");
+    let [a, b, near, far] = ["A", "B", "M1", "M2"].map(|name| lab.router(name));
+    for address in HOSTS[1] {
+        ping(near, address);
+    }
+    let streams = [
+        traffic::Numbered::start(near, far, HOSTS[1][0], PACE).unwrap(),
+        traffic::Numbered::start(far, near, HOSTS[0][1], PACE).unwrap(),
+    ];
+    for router in [a, b] {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            router.kill_netbond(signal).unwrap();
+            // Packets go on past the kernel with no controller.
+            let before = in_all(router);
+            wait_for("packets past the kernel", SOON, || {
+                let now = in_all(router);
+                Ok((0..2).all(|way| now[way] > before[way] + 20).then_some(()))
+            })
+            .unwrap();
+            router.start_netbond().unwrap();
+            router.wait_netbond(SOON).unwrap();
+            wait_lan(router, "native");
+        }
+        for (bond, path, lan, word) in [
+            ("", NATIVE, "xdp = \"off\"", "off"),
+            ("", NATIVE, NATIVE, "native"),
+            ("mode = \"flow\"", NATIVE, NATIVE, "native"),
+            ("", "", NATIVE, "native"),
+            ("", NATIVE, NATIVE, "native"),
+        ] {
+            reconfigure(router, &with_lan(router, bond, path, lan));
+            wait_lan(router, word);
+        }
+        reconfigure(router, &config(router, "", NATIVE));
+        reconfigure(router, &with_lan(router, "", NATIVE, NATIVE));
+        wait_lan(router, "native");
+    }
+    let end = SystemTime::now();
+    for stream in streams {
+        let log = stream.stop_after(end).unwrap();
+        let counts = log.counts();
+        assert!(counts.sent > 1000, "{counts:?}");
+        assert_no_loss(&log);
+        assert_eq!(log.repeated(), 0, "of {}", counts.sent);
+    }
+    let events = a.run(&["netbond", "events"]).unwrap();
+    for told in [
+        "in the driver of l0 from now on (XDP), as [[lan]] l0 asks for it",
+        "packets of LAN l0 forwarded past the kernel (XDP)",
+        "packets of LAN l0 forwarded by the kernel, as configured",
+        "no longer in the driver of l0: nobody asks for it",
+    ] {
+        assert!(events.contains(told), "{told}: {events}");
+    }
+}
+
+/// What drivers send obeys the states of paths as all else.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_dead_path_is_left_out() {
+    let lab = up_native("lan-dead");
+    let [a, b, near] = ["A", "B", "M1"].map(|name| lab.router(name));
+    ping(near, HOSTS[1][0]);
+    b.ip("link set e0 down\n").unwrap();
+    for router in [a, b] {
+        wait_state_not_up(router);
+    }
+    let before = onward(a);
+    ping(near, HOSTS[1][0]);
+    let after = onward(a);
+    assert_eq!(after[0], before[0], "nothing on the dead path");
+    assert!(after[1][0] >= before[1][0] + 15, "{after:?}");
+    b.ip("link set e0 up\n").unwrap();
+    for router in [a, b] {
+        wait_state(router, "via-m1", "up");
+    }
+    let before = onward(a);
+    ping(near, HOSTS[1][0]);
+    assert!(onward(a)[0][0] > before[0][0], "and again when it is back");
+}
+
+fn wait_state_not_up(router: &Router) {
+    wait_for("via-m1 out of use", SOON, || {
+        Ok((path(router, "via-m1")["in_use"] == false).then_some(()))
+    })
+    .unwrap();
+}
+
+/// What stays with the kernel says why, and works.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn what_stays_with_the_kernel_says_why() {
+    let lab = up_with_lans("lan-why");
+    let [a, b, near] = ["A", "B", "M1"].map(|name| lab.router(name));
+    let reach = || {
+        for address in HOSTS[1] {
+            ping(near, address);
+        }
+    };
+    // A veth is for those who know what its other end does.
+    reconfigure(a, &with_lan(a, "", NATIVE, ""));
+    wait_lan(a, "veth leaves out checksums");
+    reach();
+    // To insist is refused where the driver sends nothing, and changes nothing.
+    near.run(&["ethtool", "-K", "l0", "gro", "off"]).unwrap();
+    let native = with_lan(a, "", NATIVE, NATIVE);
+    reload(a, &native, "driver does not send for XDP");
+    wait_lan(a, "veth leaves out checksums");
+    reach();
+    near.run(&["ethtool", "-K", "l0", "gro", "on"]).unwrap();
+    reconfigure(a, &native);
+    wait_lan(a, "native");
+    reach();
+    // Somebody has the driver send no more.
+    near.run(&["ethtool", "-K", "l0", "gro", "off"]).unwrap();
+    wait_lan(a, "driver does not send for XDP");
+    reach();
+    let check = a.run(&[
+        "sh",
+        "-c",
+        "netbond check -c /run/netbond/netbond.toml || true",
+    ]);
+    let check = check.unwrap();
+    assert!(
+        check.contains("packets of this LAN are forwarded by the kernel, not by XDP: driver does not send for XDP"),
+        "{check}"
+    );
+    near.run(&["ethtool", "-K", "l0", "gro", "on"]).unwrap();
+    wait_lan(a, "native");
+    // The device goes, and comes back.
+    a.ip("link del l0\n").unwrap();
+    wait_lan(a, "device does not exist");
+    a.ip(&format!(
+        "link add l0 type veth peer name l0 netns {}\nlink set l0 up\n",
+        near.netns()
+    ))
+    .unwrap();
+    near.ip("link set l0 up\n").unwrap();
+    near.run(&["ethtool", "-K", "l0", "gro", "on"]).unwrap();
+    wait_lan(a, "native");
+    // Bonds that drivers cannot send into say so.
+    for (bond, word) in [
+        ("mode = \"flow\"", "mode or classes need tc"),
+        ("mode = \"duplicate\"", "bond numbers its packets"),
+        ("encap = \"gretap\"", "bond carries Ethernet frames"),
+    ] {
+        let auto = "xdp = \"auto\"";
+        let paths = if bond.contains("duplicate") {
+            auto
+        } else {
+            NATIVE
+        };
+        reconfigure(b, &with_lan(b, bond, paths, NATIVE));
+        wait_for(word, SOON, || {
+            let now = status(b)["bonds"][0]["xdp_send"].clone();
+            Ok((now == word).then_some(()))
+        })
+        .unwrap();
+    }
+    reconfigure(b, &with_lan(b, "", NATIVE, NATIVE));
+    wait_proven(b);
+}

@@ -1,0 +1,533 @@
+//! The program for drivers between the device of a LAN and that of the paths: what it forwards past the kernel is
+//! what the kernel and the programs at tc's hooks would have made of it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod common;
+
+use std::process::Command;
+
+use common::{
+    BOND, Kernel, TC_ACT_REDIRECT, Wrap, XDP_DROP, XDP_PASS, XDP_REDIRECT, ipv4_frame, ipv6_frame,
+    outer, outer_v6, path_id,
+};
+use netbond::tables::Raw;
+use netbond_common::{
+    abi::{
+        BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, DRIVER_LAN, DRIVER_UNDERLAY, Driver, PATH_IPV6,
+        PATH_KEY, PATH_USABLE, Path, PathStats,
+    },
+    fate::Fate,
+    names::{feature, program},
+};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, unshare};
+
+const LAN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const WAN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// A host of the LAN, and the next hop to the peer.
+const HOST: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 1, 2];
+/// MTUs of the LAN and of the bond.
+const LAN_MTU: usize = 1300;
+const MTU: usize = 1400;
+
+/// A router in a namespace of this thread's own: a LAN, a bond of an IPv4 and an IPv6 path, and their underlay.
+struct Router {
+    kernel: Kernel,
+    lan: u32,
+    wan: u32,
+}
+
+fn ip(arguments: &str) {
+    let mut command = Command::new("ip");
+    let done = command.args(arguments.split_whitespace()).status().unwrap();
+    assert!(done.success(), "ip {arguments}");
+}
+
+fn sysctl(name: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap();
+}
+
+impl Router {
+    fn new(key: Option<u32>) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        for (name, address) in [("lan", LAN), ("wan", WAN)] {
+            let address = address.map(|byte| format!("{byte:02x}")).join(":");
+            ip(&format!(
+                "link add {name} address {address} type veth peer name {name}-far"
+            ));
+            ip(&format!("link set {name}-far up"));
+        }
+        ip("link add nb0 type veth peer name nb0x");
+        ip("link set nb0 arp off");
+        ip("link set nb0x up");
+        for name in ["lan", "wan", "nb0"] {
+            sysctl(&format!("ipv6/conf/{name}/accept_dad"), "0");
+            ip(&format!("link set {name} up"));
+        }
+        ip(&format!("link set lan mtu {LAN_MTU}"));
+        ip(&format!("link set nb0 mtu {MTU}"));
+        sysctl("ipv4/ip_forward", "1");
+        sysctl("ipv6/conf/all/forwarding", "1");
+        let ((local, remote), (local_v6, remote_v6)) = (outer(0), outer_v6(1));
+        for line in [
+            // The inner packets are from 192.0.2.1 to 198.51.100.1, or from 2001:db8::1 to 2001:db8::2.
+            "addr add 192.0.2.254/24 dev lan".to_owned(),
+            "-6 route add 2001:db8::1/128 dev lan".to_owned(),
+            "route add 198.51.100.0/24 dev nb0".to_owned(),
+            "-6 route add 2001:db8::2/128 dev nb0".to_owned(),
+            format!("addr add {local}/24 dev wan"),
+            format!("addr add {local_v6}/128 dev wan"),
+            format!("-6 route add {remote_v6}/128 dev wan src {local_v6}"),
+            neighbour("wan", &remote.to_string(), GATEWAY),
+            neighbour("wan", &remote_v6.to_string(), GATEWAY),
+            neighbour("lan", "192.0.2.1", HOST),
+            neighbour("lan", "2001:db8::1", HOST),
+        ] {
+            ip(&line);
+        }
+        let [lan, wan, bond] = ["lan", "wan", "nb0"].map(|name| if_nametoindex(name).unwrap());
+        let mut kernel = Kernel::with_features(&[1, 1], key, feature::IPV6).with_xdp(MTU as u32);
+        kernel.over_ipv6(1);
+        for slot in [0, 1] {
+            let Raw(path) = kernel.tables.paths.get(&path_id(slot), 0).unwrap();
+            kernel.set_path(
+                slot,
+                &Path {
+                    ifindex: wan,
+                    ..path
+                },
+            );
+        }
+        let record = kernel.bond();
+        kernel.set_bond(&Bond {
+            ifindex: bond,
+            xdp: BOND_XDP_ONWARD | BOND_XDP_SEND,
+            ..record
+        });
+        let tables = &mut kernel.tables;
+        tables.bond_by_ifindex.insert(bond, BOND, 0).unwrap();
+        for port in [lan, wan] {
+            tables.ports.insert(port, port, None, 0).unwrap();
+        }
+        kernel.never_the_kernels_turn();
+        let mut router = Self { kernel, lan, wan };
+        router.set_roles(DRIVER_LAN, DRIVER_UNDERLAY);
+        router
+    }
+
+    fn set_roles(&mut self, lan: u16, wan: u16) {
+        for (ifindex, address, roles) in [(self.lan, LAN, lan), (self.wan, WAN, wan)] {
+            let driver = Raw(Driver { address, roles });
+            let drivers = &mut self.kernel.tables.drivers;
+            drivers.insert(ifindex, driver, 0).unwrap();
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Bond)) {
+        let mut bond = self.kernel.bond();
+        change(&mut bond);
+        self.kernel.set_bond(&bond);
+    }
+
+    fn stats(&self, slot: u32) -> PathStats {
+        self.kernel.tables.path_stats(path_id(slot)).unwrap()
+    }
+
+    /// The program leaves this frame to the kernel, untouched and uncounted, and takes no turn.
+    fn assert_left(&mut self, what: &str, frame: &[u8], device: u32) {
+        let state = |router: &Self| {
+            (
+                [router.stats(0), router.stats(1)],
+                router.kernel.fates(),
+                router.kernel.ticket(),
+            )
+        };
+        let before = state(self);
+        let ran = self.kernel.xdp_on(frame, device);
+        assert_eq!(ran.action, XDP_PASS, "{what}");
+        assert_eq!(ran.frame, frame, "{what}");
+        assert_eq!(state(self), before, "{what}");
+    }
+}
+
+fn neighbour(device: &str, address: &str, mac: [u8; 6]) -> String {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    format!("neigh add {address} lladdr {mac} dev {device} nud permanent")
+}
+
+/// A host's frame to the router.
+fn sent(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&LAN);
+    frame[6..12].copy_from_slice(&HOST);
+    frame
+}
+
+/// The peer's frame to the router.
+fn received(inner: &[u8], key: Option<u32>) -> Vec<u8> {
+    let wrap = Wrap {
+        gre_protocol: if inner[14] >> 4 == 4 { 0x0800 } else { 0x86dd },
+        gre_flags: if key.is_some() { 0x2000 } else { 0 },
+        gre_fields: key.map_or_else(Vec::new, |key| key.to_be_bytes().to_vec()),
+        ..Wrap::on(0)
+    };
+    let mut frame = wrap.frame(inner);
+    frame[..6].copy_from_slice(&WAN);
+    frame
+}
+
+/// The packet as a router passes it on.
+fn one_hop_less(mut inner: Vec<u8>) -> Vec<u8> {
+    if inner[14] >> 4 == 4 {
+        inner[22] -= 1;
+        inner[24..26].fill(0);
+        let header = etherparse::Ipv4HeaderSlice::from_slice(&inner[14..]).unwrap();
+        let check = header.to_header().calc_header_checksum();
+        inner[24..26].copy_from_slice(&check.to_be_bytes());
+    } else {
+        inner[21] -= 1;
+    }
+    inner
+}
+
+fn changed(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    change(&mut frame);
+    frame
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn packets_into_the_bond_leave_as_by_the_kernel_and_tc() {
+    for key in [None, Some(7)] {
+        let mut router = Router::new(key);
+        // For the program at the bond device, which has other modes as well here.
+        router.kernel.set_order(0, 2);
+        let keyed = if key.is_some() { PATH_KEY } else { 0 };
+        for (slot, outer) in [(0, [0x08, 0]), (1, [0x86, 0xdd])] {
+            let over_ipv6 = if slot == 1 { PATH_IPV6 } else { 0 };
+            let flags = PATH_USABLE | keyed | over_ipv6;
+            router.kernel.set_flags(slot, flags);
+            router.kernel.set_flags(1 - slot, 0);
+            for len in [48, 576, MTU] {
+                for inner in [ipv4_frame(len), ipv6_frame(len.max(60))] {
+                    let tc = router.kernel.egress(&one_hop_less(inner.clone()));
+                    assert_eq!(tc.action, TC_ACT_REDIRECT);
+                    let before = router.stats(slot);
+                    let ran = router.kernel.xdp_on(&sent(inner.clone()), router.lan);
+                    assert_eq!(ran.action, XDP_REDIRECT, "{len} on {slot}");
+                    assert_eq!(ran.frame[..6], GATEWAY);
+                    assert_eq!(ran.frame[6..12], WAN);
+                    assert_eq!(ran.frame[12..14], outer);
+                    assert_eq!(ran.frame[14..], tc.frame[14..], "{len} on {slot}");
+                    let after = router.stats(slot);
+                    let (packets, bytes) = (
+                        after.tx_packets - before.tx_packets,
+                        after.tx_bytes - before.tx_bytes,
+                    );
+                    assert_eq!((packets, bytes), (1, inner.len() as u64 - 14));
+                    assert_eq!(after.tx_onward, before.tx_onward + 1);
+                }
+            }
+        }
+        assert_eq!(router.kernel.fates(), []);
+    }
+}
+
+/// Packet by packet, as by tc.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn the_wheel_goes_on() {
+    let mut router = Router::new(None);
+    for _ in 0..10 {
+        let ran = router.kernel.xdp_on(&sent(ipv4_frame(200)), router.lan);
+        assert_eq!(ran.action, XDP_REDIRECT);
+        // Whatever the kernel has to do has no turn.
+        let left = changed(sent(ipv4_frame(200)), |frame| frame[22] = 1);
+        router.assert_left("the last hop", &left, router.lan);
+    }
+    assert_eq!([0, 1].map(|slot| router.stats(slot).tx_packets), [5, 5]);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn received_packets_go_on_as_by_the_kernel() {
+    for key in [None, Some(7)] {
+        let mut router = Router::new(key);
+        for len in [48, 576, LAN_MTU] {
+            for (mut inner, swapped) in [
+                (ipv4_frame(len), [26..30, 30..34]),
+                (ipv6_frame(len.max(60)), [22..38, 38..54]),
+            ] {
+                // The other way round; the sum of the words stays.
+                let addresses = swapped.clone().map(|range| inner[range].to_vec());
+                inner[swapped[0].clone()].copy_from_slice(&addresses[1]);
+                inner[swapped[1].clone()].copy_from_slice(&addresses[0]);
+                let before = router.stats(0);
+                let frame = received(&inner, key);
+                let ran = router.kernel.xdp_on(&frame, router.wan);
+                assert_eq!(ran.action, XDP_REDIRECT, "{len}");
+                let want = changed(one_hop_less(inner.clone()), |frame| {
+                    frame[..6].copy_from_slice(&HOST);
+                    frame[6..12].copy_from_slice(&LAN);
+                });
+                assert_eq!(ran.frame, want, "{len}");
+                let one = PathStats {
+                    rx_packets: before.rx_packets + 1,
+                    rx_bytes: before.rx_bytes + inner.len() as u64 - 14,
+                    rx_onward: before.rx_onward + 1,
+                    ..before
+                };
+                assert_eq!(router.stats(0), one);
+            }
+        }
+        assert_eq!(router.kernel.fates(), []);
+    }
+}
+
+/// To the LAN: the inner packet of the tests the other way round.
+fn back(len: usize) -> Vec<u8> {
+    changed(ipv4_frame(len), |frame| {
+        let (source, destination) = frame[26..34].split_at_mut(4);
+        source.swap_with_slice(destination);
+    })
+}
+
+/// RFC 6040: a mark on the way reaches the packet, whose checksum knows of both changes.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_congestion_mark_goes_on_with_the_packet() {
+    let mut router = Router::new(None);
+    let capable = changed(back(200), |frame| frame[15] |= 0b10);
+    let capable = one_hop_less(changed(capable, |frame| frame[22] += 1));
+    let frame = changed(received(&capable, None), |frame| frame[15] = 0b11);
+    let ran = router.kernel.xdp_on(&frame, router.wan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+    let marked = changed(capable, |frame| frame[15] |= 0b11);
+    assert_eq!(ran.frame[14..], one_hop_less(marked)[14..]);
+}
+
+/// A frame is never shorter than 60 bytes: what fills it up is not the packet's.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn what_fills_up_a_frame_stays_behind() {
+    let mut router = Router::new(None);
+    let short = ipv4_frame(28);
+    let padded = [sent(short.clone()), vec![0xee; 18]].concat();
+    let ran = router.kernel.xdp_on(&padded, router.lan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+    assert_eq!(ran.frame.len(), 14 + 20 + 4 + 28);
+    assert_eq!(ran.frame[38..], one_hop_less(short)[14..]);
+    let short = back(28);
+    let padded = [received(&short, None), vec![0xee; 7]].concat();
+    let ran = router.kernel.xdp_on(&padded, router.wan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+    assert_eq!(ran.frame[14..], one_hop_less(short)[14..]);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn what_takes_a_router_is_left_to_the_kernel() {
+    let mut router = Router::new(None);
+    let lan = router.lan;
+    let plain = || sent(ipv4_frame(200));
+    for (what, frame) in [
+        ("the last hop", changed(plain(), |frame| frame[22] = 1)),
+        ("options", changed(plain(), |frame| frame[14] = 0x46)),
+        ("longer than the bond takes", sent(ipv4_frame(MTU + 1))),
+        (
+            "for this router",
+            changed(plain(), |frame| {
+                frame[30..34].copy_from_slice(&[192, 0, 2, 254])
+            }),
+        ),
+        (
+            "for the LAN itself",
+            changed(plain(), |frame| {
+                frame[30..34].copy_from_slice(&[192, 0, 2, 7])
+            }),
+        ),
+        (
+            "for a group",
+            changed(plain(), |frame| {
+                frame[30..34].copy_from_slice(&[224, 0, 0, 5])
+            }),
+        ),
+        ("to nowhere", changed(plain(), |frame| frame[30] = 203)),
+        (
+            "from nobody",
+            changed(plain(), |frame| frame[26..30].fill(0)),
+        ),
+        ("for another router", changed(plain(), |frame| frame[5] = 9)),
+        ("ARP", changed(plain(), |frame| frame[13] = 6)),
+        (
+            "a tag",
+            changed(plain(), |frame| frame[12..14].copy_from_slice(&[0x81, 0])),
+        ),
+        ("cut short", plain()[..14 + 199].to_vec()),
+        (
+            "hop by hop",
+            changed(sent(ipv6_frame(200)), |frame| frame[20] = 0),
+        ),
+        (
+            "of one link",
+            changed(sent(ipv6_frame(200)), |frame| {
+                frame[22..24].copy_from_slice(&[0xfe, 0x80])
+            }),
+        ),
+    ] {
+        router.assert_left(what, &frame, lan);
+    }
+    // And it would have been forwarded.
+    assert_eq!(router.kernel.xdp_on(&plain(), lan).action, XDP_REDIRECT);
+}
+
+/// What is received goes to the bond device, as without a LAN.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn what_is_for_no_lan_goes_to_the_bond_device() {
+    let mut router = Router::new(None);
+    let wan = router.wan;
+    let to = |address: [u8; 4]| changed(back(200), |frame| frame[30..34].copy_from_slice(&address));
+    for (what, inner) in [
+        ("for this router", to([192, 0, 2, 254])),
+        ("for a host whose address nobody knows", to([192, 0, 2, 7])),
+        ("back into the bond", to([198, 51, 100, 1])),
+        ("out of the underlay", to([10, 65, 0, 6])),
+        ("longer than the LAN takes", back(LAN_MTU + 1)),
+        ("the last hop", changed(back(200), |frame| frame[22] = 1)),
+    ] {
+        let before = router.stats(0);
+        let frame = received(&inner, None);
+        let ran = router.kernel.xdp_on(&frame, wan);
+        assert_eq!(ran.action, XDP_REDIRECT, "{what}");
+        // Whole, with all its hops.
+        assert_eq!(ran.frame[..6], common::MAC, "{what}");
+        assert_eq!(ran.frame[14..], inner[14..], "{what}");
+        let after = router.stats(0);
+        assert_eq!(after.rx_packets, before.rx_packets + 1, "{what}");
+        assert_eq!(after.rx_onward, before.rx_onward, "{what}");
+    }
+}
+
+/// Nothing is forwarded where the controller, or the administrator, did not say so.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn nothing_is_forwarded_unasked() {
+    let mut router = Router::new(None);
+    let (lan, wan) = (router.lan, router.wan);
+    let out = sent(ipv4_frame(200));
+    let onward = |router: &mut Router| {
+        let before = router.stats(0).rx_onward;
+        let ran = router.kernel.xdp_on(&received(&back(200), None), wan);
+        assert_eq!(ran.action, XDP_REDIRECT);
+        router.stats(0).rx_onward != before
+    };
+    router.change(|bond| bond.xdp = BOND_XDP_ONWARD);
+    router.assert_left("the bond does not send so", &out, lan);
+    assert!(onward(&mut router));
+    router.change(|bond| bond.xdp = BOND_XDP_SEND);
+    assert!(!onward(&mut router));
+    router.change(|bond| bond.xdp = BOND_XDP_ONWARD | BOND_XDP_SEND);
+
+    router.set_roles(0, DRIVER_UNDERLAY);
+    router.assert_left("no LAN", &out, lan);
+    assert!(!onward(&mut router));
+    router.set_roles(DRIVER_LAN, DRIVER_UNDERLAY);
+
+    router.kernel.tables.ports.remove(wan).unwrap();
+    router.assert_left("a driver that does not send", &out, lan);
+    router
+        .kernel
+        .tables
+        .ports
+        .insert(wan, wan, None, 0)
+        .unwrap();
+
+    for slot in [0, 1] {
+        router.kernel.set_flags(slot, 0);
+    }
+    router.assert_left("no path", &out, lan);
+    router.kernel.set_flags(0, PATH_USABLE);
+    router.kernel.set_flags(1, 0);
+
+    ip("neigh del 10.65.0.6 dev wan");
+    router.assert_left("no neighbour", &out, lan);
+    ip(&neighbour("wan", "10.65.0.6", GATEWAY));
+    sysctl("ipv4/conf/lan/forwarding", "0");
+    router.assert_left("no forwarding", &out, lan);
+    sysctl("ipv4/conf/lan/forwarding", "1");
+    sysctl("ipv4/conf/nb0/forwarding", "0");
+    assert!(!onward(&mut router));
+    sysctl("ipv4/conf/nb0/forwarding", "1");
+    assert!(onward(&mut router));
+    assert_eq!(router.kernel.xdp_on(&out, lan).action, XDP_REDIRECT);
+    assert_eq!(router.kernel.fates(), []);
+}
+
+/// A path out of use has no packets of the LAN, as by tc.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn paths_out_of_use_are_left_out() {
+    let mut router = Router::new(None);
+    router.kernel.set_flags(0, 0);
+    for _ in 0..4 {
+        let ran = router.kernel.xdp_on(&sent(ipv4_frame(200)), router.lan);
+        assert_eq!(ran.action, XDP_REDIRECT);
+        assert_eq!(ran.frame[12..14], [0x86, 0xdd]);
+    }
+    let stats = router.stats(1);
+    assert_eq!((stats.tx_packets, stats.tx_stand_in), (4, 2));
+}
+
+/// Now and then the kernel forwards a packet itself, so that it finds out where its neighbours are.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn the_kernel_has_its_turn() {
+    let mut router = Router::new(None);
+    router.kernel.at_the_kernels_turn();
+    let frame = received(&back(200), None);
+    let by_kernel = router.kernel.xdp_on(&frame, router.wan);
+    assert_eq!(by_kernel.action, XDP_REDIRECT);
+    assert_eq!(by_kernel.frame[..6], common::MAC, "into the bond device");
+    assert_eq!(router.stats(0).rx_onward, 0);
+    router.kernel.never_the_kernels_turn();
+    assert_eq!(router.kernel.xdp_on(&frame, router.wan).frame[..6], HOST);
+}
+
+/// The device went away between two words of the controller's.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_packet_that_no_driver_takes_is_counted_once() {
+    let mut router = Router::new(None);
+    router.kernel.tables.ports.remove(router.lan).unwrap();
+    let ran = router
+        .kernel
+        .xdp_on(&received(&back(200), None), router.wan);
+    assert_eq!(ran.action, XDP_DROP);
+    assert_eq!(router.kernel.fates(), [(BOND, Fate::RxNoDecap, 1)]);
+    assert_eq!(router.stats(0).rx_packets, 0);
+}
+
+/// The programs at tc's hooks know nothing of it.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn tc_counts_nothing_as_past_the_kernel() {
+    let mut router = Router::new(None);
+    router.kernel.set_order(0, 2);
+    let ran = router.kernel.egress(&ipv4_frame(200));
+    assert_eq!(ran.action, TC_ACT_REDIRECT);
+    // To this device of test runs, whose address is zeros.
+    let frame = changed(received(&back(200), None), |frame| frame[..6].fill(0));
+    let ran = router.kernel.run(program::INGRESS_L2, &frame, None);
+    assert_eq!(ran.action, TC_ACT_REDIRECT);
+    let stats = [router.stats(0), router.stats(1)];
+    assert!(
+        stats
+            .iter()
+            .all(|stats| stats.tx_onward + stats.rx_onward == 0)
+    );
+}
