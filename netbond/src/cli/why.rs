@@ -226,12 +226,12 @@ fn mtu(bond: &Bond, path: &Path) -> Option<String> {
     let passes = format!(
         "The path MTU is {path_mtu} bytes by probes: packets of the bond of {bytes} bytes pass"
     );
-    Some(match bond.mtu_ceiling {
-        Some(ceiling) if bytes < ceiling => format!(
+    Some(match bond.narrowed_by(probe) {
+        Some((_, ceiling)) => format!(
             "{passes}, and no longer ones, though its device takes those of {ceiling}. Larger ones are tried every ten \
              minutes, and when a device or a route changes."
         ),
-        Some(_) | None => format!("{passes}."),
+        None => format!("{passes}."),
     })
 }
 

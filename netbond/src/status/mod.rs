@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, anyhow};
+use netbond_common::names::FullSize;
 use serde::Serialize;
 
 pub use self::{collect::collect, rates::rates};
@@ -303,6 +304,17 @@ impl Status {
         self.bonds
             .iter()
             .find_map(|bond| Some((bond, &bond.paths[paths(bond)?])))
+    }
+}
+
+impl Bond {
+    /// Whether a path of it is known to carry less than the bond's packets could have, by the paths' devices and the
+    /// file: its path MTU, of which [`Probe::full_size`] bytes are the bond's, and how many those could be.
+    #[must_use]
+    pub fn narrowed_by(&self, probe: &Probe) -> Option<(u32, u32)> {
+        let (path_mtu, ceiling) = (probe.path_mtu?, self.mtu_ceiling?);
+        let passes = probe.full_size_result == FullSize::Passes.label();
+        (passes && probe.full_size < ceiling).then_some((path_mtu, ceiling))
     }
 }
 

@@ -77,10 +77,7 @@ fn on_the_way(facts: &Facts, bond: &Bond, path: &Path) -> Option<Finding> {
     if probe.full_size_result == FullSize::BlackHole.label() {
         return Some(black_hole(facts, path, probe));
     }
-    let (path_mtu, ceiling) = (probe.path_mtu?, now.mtu_ceiling?);
-    if probe.full_size >= ceiling {
-        return None;
-    }
+    let (path_mtu, ceiling) = now.narrowed_by(probe)?;
     let device = facts.device(path)?;
     let finding = Finding::warning(
         Kind::PathMtu,

@@ -316,11 +316,13 @@ fn notes(bond: &Bond) -> String {
         );
     }
     for path in &bond.paths {
-        if let Some((path_mtu, bytes)) = less_than_wanted(bond, path) {
+        if let Some(probe) = &path.probe
+            && let Some((path_mtu, _)) = bond.narrowed_by(probe)
+        {
             let _ = writeln!(
                 notes,
-                "  {}: path MTU {path_mtu}, for packets of {bytes} bytes",
-                path.name
+                "  {}: path MTU {path_mtu}, for packets of {} bytes",
+                path.name, probe.full_size
             );
         }
     }
@@ -367,13 +369,6 @@ fn notes(bond: &Bond) -> String {
         );
     }
     notes
-}
-
-/// The path MTU, and how long the bond's packets may be by it, where that is less than is wanted, bytes.
-fn less_than_wanted(bond: &Bond, path: &Path) -> Option<(u32, u32)> {
-    let probe = path.probe.as_ref()?;
-    let path_mtu = probe.path_mtu?;
-    (probe.full_size < bond.mtu_ceiling?).then_some((path_mtu, probe.full_size))
 }
 
 /// What each class carried.
