@@ -15,13 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use common::{
     A, B, SOON, assert_no_loss, counters, events, inside, path, ping, reconfigure, reload,
-    second_bond, status, wait_proven, wait_state,
+    second_bond, status, wait_proven, wait_state, wait_unused,
 };
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket,
 };
-use serde_json::Value;
 
 const PACE: Duration = Duration::from_millis(2);
 
@@ -38,18 +37,6 @@ fn tx_fates(router: &Router) -> u64 {
     let fates = status["bonds"][0]["fates"].as_object().unwrap();
     let tx = fates.iter().filter(|(fate, _)| fate.starts_with("tx_"));
     tx.map(|(_, count)| count.as_u64().unwrap()).sum()
-}
-
-fn wait_unused(router: &Router, name: &str) -> Value {
-    wait_for(
-        &format!("{name} out of use in {}", router.name()),
-        SOON,
-        || {
-            let path = path(router, name);
-            Ok((path["in_use"] == false).then_some(path))
-        },
-    )
-    .unwrap()
 }
 
 /// The byte at an offset of the test's data: no two blocks alike.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use common::doctor::{assert_healthy, check};
 use common::{
     A, B, SOON, assert_no_loss, changed, counters, path, ping, reconfigure, status, wait_proven,
-    wait_state,
+    wait_state, wait_unused,
 };
 use netbond_lab::{Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
 
@@ -204,10 +204,7 @@ fn a_withdrawn_route_takes_the_path_out() {
     let a = lab.router("A");
     // M1 stops speaking OSPF without a word: its neighbours wait for the dead interval.
     lab.router("M1").bird_stop().unwrap();
-    wait_for("via-m1 out of use", SOON, || {
-        Ok((path(a, "via-m1")["in_use"] == false).then_some(()))
-    })
-    .unwrap();
+    wait_unused(a, "via-m1");
     let before = counters(a, "tx_packets");
     ping(a, B);
     ping(lab.router("B"), A6);

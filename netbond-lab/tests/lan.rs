@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use common::ethernet::{PACE, PATHS, config, up};
 use common::{
     SOON, assert_no_loss, path, ping, reconfigure, reload, status, wait_proven, wait_state,
+    wait_unused,
 };
 use netbond_lab::{Lab, Router, Signal, traffic, wait_for};
 
@@ -216,7 +217,7 @@ fn a_dead_path_is_left_out() {
     ping(near, HOSTS[1][0]);
     b.ip("link set e0 down\n").unwrap();
     for router in [a, b] {
-        wait_state_not_up(router);
+        wait_unused(router, "via-m1");
     }
     let before = onward(a);
     ping(near, HOSTS[1][0]);
@@ -230,13 +231,6 @@ fn a_dead_path_is_left_out() {
     let before = onward(a);
     ping(near, HOSTS[1][0]);
     assert!(onward(a)[0][0] > before[0][0], "and again when it is back");
-}
-
-fn wait_state_not_up(router: &Router) {
-    wait_for("via-m1 out of use", SOON, || {
-        Ok((path(router, "via-m1")["in_use"] == false).then_some(()))
-    })
-    .unwrap();
 }
 
 /// What stays with the kernel says why, and works.

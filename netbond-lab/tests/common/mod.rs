@@ -140,6 +140,20 @@ pub(crate) fn wait_proven(router: &Router) {
     .unwrap();
 }
 
+/// Waits until a path is out of use by its state: on a busy machine one is for a moment because a probe is late.
+pub(crate) fn wait_unused(router: &Router, name: &str) -> Value {
+    let what = format!("{name} out of use in {}", router.name());
+    wait_for(&what, SOON, || {
+        let path = path(router, name);
+        anyhow::ensure!(
+            path["in_use"] == false && path["state"] != "up",
+            "it is {path}"
+        );
+        Ok(Some(path))
+    })
+    .unwrap()
+}
+
 fn wait_path(router: &Router, name: &str, key: &str, value: &str) -> Value {
     let what = format!("{name}: {key} {value} in {}", router.name());
     wait_for(&what, SOON, || {
