@@ -55,7 +55,7 @@ fates! {
     /// No path has a route and is not taken out.
     TxNoPath = "tx_no_path", Drop, "sent into the bond while no path was up";
     /// The kernel refused to make room for the outer headers.
-    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel or of no IP, to encapsulate";
+    TxNoRoom = "tx_no_room", Drop, "sent into the bond, but too large, or a super-packet of another tunnel or of no IP, to encapsulate; or no driver took it";
     /// The device runs the program and is no bond.
     TxNoBond = "tx_no_bond", Drop, "sent into a device that is a bond no longer";
     /// Not GRE, or behind IPv6 extension headers, or not between the addresses of a path, or with
@@ -86,7 +86,7 @@ fates! {
     /// More requests than a path answers.
     RxProbeRate = "rx_probe_rate", Drop, "probes left without an answer: more than a path answers";
     /// The kernel refused to remove the outer headers.
-    RxNoDecap = "rx_no_decap", Drop, "on a path, but the kernel refused to decapsulate it";
+    RxNoDecap = "rx_no_decap", Drop, "on a path, but the kernel refused to decapsulate it, or no device took it";
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub mod map {
     pub const BOND_PEERS: &str = "BOND_PEERS";
     pub const PORTS: &str = "PORTS";
     pub const HOPS: &str = "HOPS";
+    pub const LEFT: &str = "LEFT";
     pub const LAN_INFO: &str = "LAN_INFO";
 }
 
@@ -303,6 +304,10 @@ named! {
         ByMode = 15, "mode or classes need tc";
         /// No path leaves by a device whose driver sends.
         NoPort = 16, "no path's device sends for XDP";
+        /// No LAN is forwarded in its driver.
+        NoLan = 17, "no LAN is forwarded by XDP";
+        /// What a device receives is another one's, a bridge's say.
+        Port = 18, "device is a port of another one";
     }
 }
 

@@ -33,12 +33,10 @@ pub struct Notes {
     /// Of a packet that a driver may forward: what it is, and its way.
     pub onward: Onward,
     pub route: Route,
-    /// When a packet that could have been forwarded in a driver was last left to the kernel, CLOCK_MONOTONIC, ns.
-    pub left_ns: u64,
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 760);
+const _: () = assert!(size_of::<Notes>() == 752);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

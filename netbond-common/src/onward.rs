@@ -1,5 +1,6 @@
 //! What a router checks of an IP packet before it passes it on, and what it changes then (RFC 1812, 5.2 and
-//! 5.3; RFC 8200, 3): for packets that are forwarded past the kernel.
+//! 5.3; RFC 8200, 3): for packets that are forwarded past the kernel. The sum of IPv4's header is not among it: a wrong
+//! one stays wrong, and the next router or host drops the packet.
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 

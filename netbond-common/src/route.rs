@@ -66,16 +66,16 @@ impl Route {
         self.set_ports(onward, ports);
     }
 
-    /// Asks for the next hop of a path's packet of so many bytes, outer headers included. Of none in particular:
+    /// Asks for the next hop of a path's packet of so many bytes, outer headers included, out of a device. Of none in particular:
     /// paths are not told apart by TOS.
     #[inline(always)]
-    pub fn ask_path(&mut self, path: &Path, over_ipv6: bool, len: u32) {
+    pub fn ask_path(&mut self, path: &Path, ifindex: u32, over_ipv6: bool, len: u32) {
         if over_ipv6 {
-            self.begin(AF_INET6, path.ifindex, len, gre::IP_PROTOCOL);
+            self.begin(AF_INET6, ifindex, len, gre::IP_PROTOCOL);
             self.source = words(&path.local);
             self.destination = words(&path.remote);
         } else {
-            self.begin(AF_INET, path.ifindex, len, gre::IP_PROTOCOL);
+            self.begin(AF_INET, ifindex, len, gre::IP_PROTOCOL);
             self.source = [word(ipv4::unmapped(&path.local)), 0];
             self.destination = [word(ipv4::unmapped(&path.remote)), 0];
         }
@@ -113,12 +113,19 @@ impl Route {
         let [from, to] = self.addresses;
         frame::header(to, from, protocol)
     }
+
+    /// The last byte of the address of the neighbour that was found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn neighbour(&self) -> u8 {
+        self.addresses[1][5]
+    }
 }
 
-/// For how long a [`Hop`] holds, ns: a tick of the clock by which that is told, or two.
+/// For how long a [`Hop`] holds, ns, by a clock whose ticks are up to 10 ms.
 const HOP_HOLDS: u64 = 5_000_000;
 /// How many a CPU knows: a power of two.
-pub const HOPS: u32 = 64;
+pub const HOPS: u32 = 256;
 
 /// The next hop of a path, as a CPU last found it: an entry of `HOPS`, by the path's id modulo [`HOPS`]. Only
 /// programs read it. To ask for each packet would take longer than all else that is done to it.
@@ -127,22 +134,27 @@ pub const HOPS: u32 = 64;
 pub struct Hop {
     /// Until when it holds, CLOCK_MONOTONIC, ns.
     until_ns: u64,
+    /// The path's remote address: another one has another next hop.
+    remote: [u64; 2],
     path: u32,
     /// ifindex of the device.
-    ifindex: u32,
+    pub ifindex: u32,
     /// What the route takes, bytes.
     mtu: u32,
     /// Source and destination of the frame.
     addresses: [[u8; 6]; 2],
 }
-const _: () = assert!(size_of::<Hop>() == 32);
+const _: () = assert!(size_of::<Hop>() == 48);
 
 impl Hop {
-    /// Whether it is that of this path for packets that leave by this device.
+    /// Whether it is that of this path, which leaves by this device.
     #[inline(always)]
     #[must_use]
-    pub const fn holds(&self, path: u32, ifindex: u32, now: u64) -> bool {
-        self.path == path && self.ifindex == ifindex && now < self.until_ns
+    pub fn holds(&self, id: u32, path: &Path, ifindex: u32, now: u64) -> bool {
+        self.path == id
+            && self.ifindex == ifindex
+            && self.remote == words(&path.remote)
+            && now < self.until_ns
     }
 
     /// Whether it takes a packet of so many bytes, outer headers included.
@@ -154,9 +166,10 @@ impl Hop {
 
     /// Notes what was found for a path.
     #[inline(always)]
-    pub fn note(&mut self, path: u32, route: &Route, now: u64) {
+    pub fn note(&mut self, id: u32, path: &Path, route: &Route, now: u64) {
         self.until_ns = now + HOP_HOLDS;
-        self.path = path;
+        self.remote = words(&path.remote);
+        self.path = id;
         self.ifindex = route.ifindex;
         self.mtu = route.mtu();
         self.addresses = route.addresses;

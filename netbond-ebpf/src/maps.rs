@@ -37,6 +37,9 @@ static DRIVERS: HashMap<u32, Driver> = HashMap::with_max_entries(MAX_PATHS, BPF_
 // Devices whose egress is the ingress of a bond device: the other ends of the veth pairs.
 #[map]
 static BOND_PEERS: DevMap = DevMap::with_max_entries(MAX_BONDS, 0);
+// By the last byte of a neighbour's address: when a packet to it was last left to the kernel.
+#[map]
+static LEFT: PerCpuArray<u64> = PerCpuArray::with_max_entries(256, 0);
 #[map]
 static HOPS: PerCpuArray<Hop> = PerCpuArray::with_max_entries(route::HOPS, 0);
 // Devices whose drivers send what others received, by ifindex.
@@ -160,17 +163,22 @@ pub(crate) fn redirect_to_port(ifindex: u32) -> u32 {
     }
 }
 
-/// How often a packet is left to the kernel that could be forwarded in a driver, ns.
-const KERNELS_TURN: u64 = 100_000_000;
+/// How often a packet to a neighbour is left to the kernel that could be forwarded in a driver, ns.
+const KERNELS_TURN: u64 = 1_000_000_000;
 
-/// Whether it is the kernel's turn to forward a packet. It finds out, by those that it sends itself, whether a
-/// neighbour is still where it was.
+/// Whether it is the kernel's turn to send a packet to a neighbour, by the last byte of its address. The kernel
+/// finds out, by those that it sends itself, whether a neighbour is still where it was.
 #[inline(always)]
-pub(crate) fn is_kernels_turn(notes: &mut Notes) -> bool {
+pub(crate) fn is_kernels_turn(neighbour: u8) -> bool {
+    let Some(left) = LEFT.get_ptr_mut(u32::from(neighbour)) else {
+        return true;
+    };
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    let left = unsafe { &mut *left };
     let now = monotonic_coarse();
-    let due = now.saturating_sub(notes.left_ns) >= KERNELS_TURN;
+    let due = now.saturating_sub(*left) >= KERNELS_TURN;
     if due {
-        notes.left_ns = now;
+        *left = now;
     }
     due
 }

@@ -148,7 +148,7 @@ fn find_way(
     onward::read(packet, start, outer.protocol, len, bond.ifindex, notes)?;
     let device = onward::find(packet, &mut notes.route)?;
     let driver = maps::driver(device).ok_or(Left)?;
-    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes) {
+    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes.route.neighbour()) {
         return Err(Left);
     }
     Ok(notes)

@@ -233,6 +233,33 @@ fn a_dead_path_is_left_out() {
     assert!(onward(a)[0][0] > before[0][0], "and again when it is back");
 }
 
+/// Whoever sets the bond device down wants no packets from it.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_bond_that_is_down_forwards_nothing() {
+    let lab = up_native("lan-down");
+    let [a, near, far] = ["A", "M1", "M2"].map(|name| lab.router(name));
+    ping(near, HOSTS[1][0]);
+    a.ip("link set nb0 down\n").unwrap();
+    let received = || in_all(a)[1];
+    wait_for("nothing past the kernel", SOON, || {
+        let before = received();
+        let counts = traffic::ping(far, HOSTS[0][0], 5, Duration::from_millis(10))?;
+        Ok((counts.lost == 5 && received() == before).then_some(()))
+    })
+    .unwrap();
+    // The routes over it went with it.
+    a.ip("link set nb0 up\nroute add 10.70.2.0/24 dev nb0\n")
+        .unwrap();
+    let before = received();
+    wait_for("packets past the kernel again", SOON, || {
+        let _ = traffic::ping(far, HOSTS[0][0], 5, Duration::from_millis(10))?;
+        Ok((received() > before).then_some(()))
+    })
+    .unwrap();
+    ping(far, HOSTS[0][0]);
+}
+
 /// What stays with the kernel says why, and works.
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
@@ -247,6 +274,10 @@ fn what_stays_with_the_kernel_says_why() {
     // A veth is for those who know what its other end does.
     reconfigure(a, &with_lan(a, "", NATIVE, ""));
     wait_lan(a, "veth leaves out checksums");
+    assert_eq!(
+        status(a)["bonds"][0]["xdp_send"],
+        "no LAN is forwarded by XDP"
+    );
     reach();
     // To insist is refused where the driver sends nothing, and changes nothing.
     near.run(&["ethtool", "-K", "l0", "gro", "off"]).unwrap();

@@ -32,7 +32,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 35] = [
+pub const MAPS: [&str; 36] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -68,6 +68,7 @@ pub const MAPS: [&str; 35] = [
     map::BOND_PEERS,
     map::PORTS,
     map::HOPS,
+    map::LEFT,
 ];
 
 /// Every program of the object.

@@ -483,6 +483,42 @@ fn paths_out_of_use_are_left_out() {
     assert_eq!((stats.tx_packets, stats.tx_stand_in), (4, 2));
 }
 
+/// IPv6 may lead elsewhere, whatever device was asked for: the neighbour that it finds there is none here.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn a_next_hop_on_another_device_is_left() {
+    let mut router = Router::new(None);
+    router.kernel.set_flags(0, 0);
+    let frame = sent(ipv4_frame(200));
+    let (_, remote) = outer_v6(1);
+    ip(&format!("-6 route add {remote}/128 dev lan metric 10"));
+    ip(&neighbour("lan", &remote.to_string(), HOST));
+    let lan = router.lan;
+    router.assert_left("better by another device", &frame, lan);
+    ip(&format!("-6 route del {remote}/128 dev lan"));
+    let ran = router.kernel.xdp_on(&frame, lan);
+    assert_eq!((ran.action, &ran.frame[..6]), (XDP_REDIRECT, &GATEWAY[..]));
+}
+
+/// What a CPU found of a path is that of its addresses.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn another_remote_has_another_next_hop() {
+    const OTHER: [u8; 6] = [2, 0, 0, 0, 1, 3];
+    let mut router = Router::new(None);
+    ip(&neighbour("wan", "10.65.0.7", OTHER));
+    router.kernel.set_flags(1, 0);
+    let frame = sent(ipv4_frame(200));
+    let lan = router.lan;
+    let ran = router.kernel.xdp_on(&frame, lan);
+    assert_eq!((ran.action, &ran.frame[..6]), (XDP_REDIRECT, &GATEWAY[..]));
+    let Raw(path) = router.kernel.tables.paths.get(&path_id(0), 0).unwrap();
+    let remote = netbond_common::ipv4::mapped([10, 65, 0, 7]);
+    router.kernel.set_path(0, &Path { remote, ..path });
+    let ran = router.kernel.xdp_on(&frame, lan);
+    assert_eq!((ran.action, &ran.frame[..6]), (XDP_REDIRECT, &OTHER[..]));
+}
+
 /// Now and then the kernel forwards a packet itself, so that it finds out where its neighbours are.
 #[test]
 #[ignore = "needs root: cargo xtask test test-run"]
@@ -494,8 +530,16 @@ fn the_kernel_has_its_turn() {
     assert_eq!(by_kernel.action, XDP_REDIRECT);
     assert_eq!(by_kernel.frame[..6], common::MAC, "into the bond device");
     assert_eq!(router.stats(0).rx_onward, 0);
+    // Once: the next ones are not, for a while.
     router.kernel.never_the_kernels_turn();
     assert_eq!(router.kernel.xdp_on(&frame, router.wan).frame[..6], HOST);
+    // So with the next hop of a path.
+    router.kernel.at_the_kernels_turn();
+    let lan = router.lan;
+    router.assert_left("the kernel's turn", &sent(ipv4_frame(200)), lan);
+    router.kernel.never_the_kernels_turn();
+    let ran = router.kernel.xdp_on(&sent(ipv4_frame(200)), lan);
+    assert_eq!(ran.action, XDP_REDIRECT);
 }
 
 /// The device went away between two words of the controller's.

@@ -73,11 +73,19 @@ pub(super) fn next_hop(
     route: &mut Route,
 ) -> Result<&'static mut Hop, Left> {
     let hop = maps::hop(path_id).ok_or(Left)?;
-    let now = monotonic_coarse();
-    if !hop.holds(path_id, path.ifindex, now) {
-        route.ask_path(path, over_ipv6, len);
-        ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)?;
-        hop.note(path_id, route, now);
+    let (now, device) = (monotonic_coarse(), path.ifindex);
+    if !hop.holds(path_id, path, device, now) {
+        if !maps::is_port(device) {
+            return Err(Left);
+        }
+        route.ask_path(path, device, over_ipv6, len);
+        // With IPv6 another device may be the answer, whatever was asked.
+        if ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)? != device
+            || maps::is_kernels_turn(route.neighbour())
+        {
+            return Err(Left);
+        }
+        hop.note(path_id, path, route, now);
     }
     if hop.takes(len) { Ok(hop) } else { Err(Left) }
 }

@@ -62,9 +62,6 @@ fn encapsulate(
     notes: &mut Notes,
 ) -> Result<u32, Left> {
     let mut way = way::<Plain>(id, bond, 0)?;
-    if !maps::is_port(way.path.ifindex) {
-        return Err(Left);
-    }
     let Onward { inner, len, .. } = notes.onward;
     let gre = gre_header(way.path, inner, false, Stamp::NONE);
     let over_ipv6 = is_over_ipv6::<Modes>(way.path);
@@ -90,7 +87,7 @@ fn encapsulate(
         .and_then(|()| packet.write(0, &hop.header(protocol)))
         .and_then(|()| put_outer(packet, bond, &way, notes.onward, over_ipv6, gre))
         .and_then(|()| onward::hop(packet, EthHdr::LEN + outer_len, inner.protocol));
-    if done.is_err() || maps::redirect_to_port(way.path.ifindex) != XDP_REDIRECT {
+    if done.is_err() || maps::redirect_to_port(hop.ifindex) != XDP_REDIRECT {
         maps::count_fate(id, Fate::TxNoRoom, 1);
         return Ok(XDP_DROP);
     }

@@ -104,6 +104,9 @@ impl Applier {
         for ifindex in tables.drivers.keys() {
             in_drivers.insert(ifindex.context("reading DRIVERS")?);
         }
+        for ifindex in tables.ports.keys() {
+            in_drivers.insert(ifindex.context("reading PORTS")?);
+        }
         Ok(Self {
             tables,
             programs,

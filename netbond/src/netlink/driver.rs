@@ -71,6 +71,19 @@ impl Netlink {
         Ok(details.is_some_and(|details| details.kind == "veth"))
     }
 
+    /// Of what kind of device another one is a port, so that what it receives is that one's: a bridge's, say.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub fn port_of(&mut self, ifindex: u32) -> anyhow::Result<Option<String>> {
+        let details = link::by_index(&mut self.requests, ifindex);
+        let port_of = details.context("cannot look up a device")?;
+        let port_of = port_of.map(|details| details.port_of);
+        // A VRF is a matter of routes.
+        Ok(port_of.filter(|kind| !kind.is_empty() && kind != "vrf"))
+    }
+
     /// Whether tags of frames for VLAN devices over this one are not to be seen in its driver.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub(super) struct LinkDetails {
     pub(super) link: Link,
     /// IFLA_INFO_KIND: `veth`, `wireguard`, ...; empty for hardware and the loopback device.
     pub(super) kind: String,
+    /// IFLA_INFO_SLAVE_KIND: of what kind of device it is a port, `bridge`, `bond`, `vrf`, ...; empty where of none.
+    pub(super) port_of: String,
     /// IFLA_LINK: of a veth, the ifindex of its peer, where that is in this network namespace; of a VLAN
     /// device, that of the device below.
     pub(super) peer: Option<u32>,
@@ -49,7 +51,7 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
     let up = flags & running == running;
 
     let (mut name, mut mtu, mut mac, mut peer) = (None, None, None, None);
-    let mut kind = String::new();
+    let (mut kind, mut port_of) = (String::new(), String::new());
     let mut peer_elsewhere = false;
     for (attribute, value) in attributes(body.get(IFINFOMSG..)?) {
         match attribute {
@@ -59,10 +61,13 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
             libc::IFLA_LINK => peer = u32_at(value, 0),
             libc::IFLA_LINK_NETNSID => peer_elsewhere = true,
             libc::IFLA_LINKINFO => {
-                kind = attributes(value)
-                    .find(|(attribute, _)| *attribute == libc::IFLA_INFO_KIND)
-                    .map(|(_, value)| string(value))
-                    .unwrap_or_default();
+                for (attribute, value) in attributes(value) {
+                    match attribute {
+                        libc::IFLA_INFO_KIND => kind = string(value),
+                        libc::IFLA_INFO_SLAVE_KIND => port_of = string(value),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -76,6 +81,7 @@ pub(super) fn decode(body: &[u8]) -> Option<LinkDetails> {
             mac: mac.filter(|_| ethernet),
         },
         kind,
+        port_of,
         peer: peer.filter(|_| !peer_elsewhere),
         arp: flags & libc::IFF_NOARP as u32 == 0,
     })
@@ -160,10 +166,10 @@ pub(super) mod tests {
                 (libc::IFLA_IFNAME, &terminated),
                 (libc::IFLA_MTU, &1420_u32.to_ne_bytes()),
                 (libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 9]),
-                // As a veth has it: kind inside IFLA_LINKINFO.
+                // As a veth in a bridge has it: kinds inside IFLA_LINKINFO.
                 (
                     libc::IFLA_LINKINFO,
-                    &[9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0],
+                    b"\x09\0\x01\0veth\0\0\0\0\x0b\0\x04\0bridge\0\0",
                 ),
                 (libc::IFLA_LINK, &3_u32.to_ne_bytes()),
             ],
@@ -193,6 +199,7 @@ pub(super) mod tests {
             LinkDetails {
                 link,
                 kind: "veth".into(),
+                port_of: "bridge".into(),
                 peer: Some(3),
                 arp: false,
             }

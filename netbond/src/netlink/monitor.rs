@@ -580,6 +580,7 @@ mod tests {
         LinkDetails {
             link,
             kind: String::new(),
+            port_of: String::new(),
             peer: None,
             arp: true,
         }

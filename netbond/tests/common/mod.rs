@@ -8,7 +8,6 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
-    mem::offset_of,
     net::{Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -39,7 +38,6 @@ use netbond_common::{
     fate::Fate,
     ipv4,
     names::{Mode, program},
-    notes::Notes,
     sequence::Strand,
     turns, wheel,
 };
@@ -355,17 +353,15 @@ impl Kernel {
         self.set_left(0);
     }
 
-    /// When a packet was last left to the kernel, ns.
+    /// When packets were last left to the kernel, ns.
     fn set_left(&mut self, at_ns: u64) {
-        const LEN: usize = size_of::<Notes>();
-        let map = self.ebpf.map_mut("NOTES").unwrap();
-        let mut notes: PerCpuArray<_, [u8; LEN]> = PerCpuArray::try_from(map).unwrap();
-        let mut all: Vec<[u8; LEN]> = notes.get(&0, 0).unwrap().iter().copied().collect();
-        for one in &mut all {
-            let at = offset_of!(Notes, left_ns);
-            one[at..at + 8].copy_from_slice(&at_ns.to_ne_bytes());
+        let map = self.ebpf.map_mut("LEFT").unwrap();
+        let mut left: PerCpuArray<_, u64> = PerCpuArray::try_from(map).unwrap();
+        for neighbour in 0..left.len() {
+            let count = left.get(&neighbour, 0).unwrap().len();
+            let all = vec![at_ns; count].try_into().unwrap();
+            left.set(neighbour, all, 0).unwrap();
         }
-        notes.set(0, all.try_into().unwrap(), 0).unwrap();
     }
 
     /// The first CPU's place on the bond's wheel.

@@ -36,6 +36,8 @@ pub(super) struct Driver {
     address: [u8; 6],
     /// Whether packets of paths come in on it.
     underlay: bool,
+    /// Whether it sends what others received, or why not, where that was asked.
+    sends: Option<Xdp>,
 }
 
 /// What paths and LANs want of a device's driver.
@@ -235,6 +237,7 @@ impl Applier {
                     state: reason,
                     address: [0; 6],
                     underlay: wants.underlay,
+                    sends: None,
                 };
                 self.drivers.devices.insert(ifindex, driver);
                 // Tried again and again: said once.
@@ -282,6 +285,14 @@ impl Applier {
                 error: anyhow!("it is gone, or is not Ethernet any more"),
             });
         };
+        if let Some(kind) = self.netlink.port_of(ifindex).map_err(refused)? {
+            return Err(NoXdp {
+                reason: Xdp::Port,
+                error: anyhow!(
+                    "it is a port of a {kind}, whose packets are those that it receives"
+                ),
+            });
+        }
         if self.netlink.hides_tags(ifindex, name).map_err(refused)? {
             return Err(NoXdp {
                 reason: Xdp::Vlans,
@@ -291,15 +302,18 @@ impl Applier {
                 ),
             });
         }
+        let known = self.drivers.devices.get(&ifindex);
+        let known = known.filter(|known| known.state == Xdp::Native && known.name == *name);
         let driver = Driver {
             name: name.to_owned(),
             state: Xdp::Native,
             address,
             underlay: wants.underlay,
+            sends: known.and_then(|known| known.sends),
         };
+        let is_there = known.is_some();
         self.tell_roles(ifindex, &driver).map_err(refused)?;
-        let known = self.drivers.devices.get(&ifindex);
-        if known.is_none_or(|driver| driver.state != Xdp::Native || driver.name != *name) {
+        if !is_there {
             if let Err(no) = self.programs.attach_xdp(name, ifindex) {
                 let _ = self.tables.drivers.remove(&ifindex);
                 return Err(no);
@@ -336,12 +350,13 @@ impl Applier {
     }
 
     fn leave_driver(&mut self, ifindex: u32) {
+        // Some drivers send only as long as they have a program of their own.
+        self.close_ports(&[ifindex]);
+        // Gone with a device, or never there.
+        let _ = self.tables.drivers.remove(&ifindex);
         if let Err(error) = self.programs.detach_xdp(ifindex) {
             self.journal.failed(About::ALL, &format!("{error:#}"));
         }
-        // Gone with a device, or never there.
-        let _ = self.tables.drivers.remove(&ifindex);
-        self.close_port(ifindex);
     }
 
     /// Takes the program out of all drivers but the `wanted` ones.

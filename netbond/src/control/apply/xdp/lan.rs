@@ -1,6 +1,7 @@
 //! Devices of LANs, between whose drivers and those of the paths packets are forwarded past the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytemuck::Zeroable as _;
@@ -9,13 +10,17 @@ use netbond_common::{
     names::{Mode, Xdp},
 };
 
-use super::{Applier, Wanted, needs_tc, planned};
+use super::{Applier, Driver, Wanted, needs_tc, planned};
 use crate::{
     config::{self, Encap, XdpMode},
     control::apply::set_if_new,
     journal::About,
     tables::{field, value},
 };
+
+/// For how long a frame may be on its way to the driver that sends it, and a program may believe that it does
+/// ([`netbond_common::route::Hop`]), at the most.
+const UNDER_WAY: Duration = Duration::from_millis(20);
 
 /// The LANs of the configuration.
 #[derive(Default)]
@@ -89,14 +94,7 @@ impl Applier {
             let Some(link) = self.netlink.link_by_name(&lan.name)? else {
                 continue;
             };
-            let done = self
-                .enter_driver(link.ifindex, &lan.wants())
-                .map_err(|no| no.error)
-                .and_then(|()| {
-                    let sends = self.sends(link.ifindex);
-                    ensure!(sends == Xdp::Native, "{}", sends.label());
-                    Ok(())
-                });
+            let done = self.enter_lan(link.ifindex, lan);
             done.with_context(|| {
                 format!(
                     "[[lan]] \"{}\" has xdp = \"native\" (write \"auto\" to do without it where it cannot be, or \
@@ -105,6 +103,21 @@ impl Applier {
                 )
             })?;
         }
+        Ok(())
+    }
+
+    fn enter_lan(&mut self, ifindex: u32, lan: &config::Lan) -> Result<()> {
+        let known = self.drivers.devices.get(&ifindex);
+        let wants = Wanted {
+            // Until the paths are looked at again.
+            underlay: known.is_some_and(|known| known.underlay),
+            ..lan.wants()
+        };
+        let sends = self.asked(ifindex);
+        ensure!(sends != Xdp::Untold, "{}", sends.label());
+        self.enter_driver(ifindex, &wants).map_err(|no| no.error)?;
+        let sends = self.asked(ifindex);
+        ensure!(sends == Xdp::Native, "{}", sends.label());
         Ok(())
     }
 
@@ -125,19 +138,26 @@ impl Applier {
 
     /// Looks up which devices the LANs' are.
     pub(super) fn find_lans(&mut self) {
-        for lan in &mut self.drivers.lans.all {
-            match self.netlink.link_by_name(&lan.config.name) {
-                Ok(Some(link)) if link.mac.is_some() => lan.device = Ok(link.ifindex),
-                Ok(Some(_)) => lan.device = Err(Xdp::NotEthernet),
-                Ok(None) => lan.device = Err(Xdp::NoDevice),
-                Err(error) => self.journal.failed(About::ALL, &format!("{error:#}")),
-            }
+        for at in 0..self.drivers.lans.all.len() {
+            let name = self.drivers.lans.all[at].config.name.clone();
+            let device = match self.netlink.link_by_name(&name) {
+                Ok(Some(link)) if link.mac.is_none() => Err(Xdp::NotEthernet),
+                // Then there is no sense in a program there.
+                Ok(Some(link)) if self.asked(link.ifindex) == Xdp::Untold => Err(Xdp::Untold),
+                Ok(Some(link)) => Ok(link.ifindex),
+                Ok(None) => Err(Xdp::NoDevice),
+                Err(error) => {
+                    self.journal.failed(About::ALL, &format!("{error:#}"));
+                    continue;
+                }
+            };
+            self.drivers.lans.all[at].device = device;
         }
     }
 
     /// Has packets forwarded in the drivers of the LANs, or no longer, as it can be now.
     pub(super) fn follow_lans(&mut self, again: bool) -> Result<()> {
-        let mut told = Vec::new();
+        let (mut told, mut closed) = (Vec::new(), Vec::new());
         for at in 0..self.drivers.lans.all.len() {
             let lan = &self.drivers.lans.all[at];
             let (config, before) = (lan.config.clone(), lan.state);
@@ -146,24 +166,23 @@ impl Applier {
                 let driver = driver.ok_or(Xdp::NoDevice)?;
                 Ok((ifindex, driver.clone()))
             });
-            let state = match &driver {
+            let mut state = match &driver {
                 _ if config.xdp == XdpMode::Off => Xdp::Off,
                 Err(reason) => *reason,
                 Ok((_, driver)) if driver.state != Xdp::Native => driver.state,
-                Ok(_) if before == Xdp::Native && !again => before,
-                Ok((ifindex, _)) => self.sends(*ifindex),
+                Ok((ifindex, _)) => self.sends(*ifindex, again),
             };
             // Frames first find their way, then they take it; and the other way round.
             if let Ok((ifindex, driver)) = driver {
-                if state == Xdp::Native {
-                    self.open_port(ifindex)?;
+                if state == Xdp::Native && !self.open_port(ifindex) {
+                    state = Xdp::NoDevice;
                 }
                 self.drivers.lans.all[at].state = state;
                 if driver.state == Xdp::Native {
                     self.tell_roles(ifindex, &driver)?;
                 }
                 if state != Xdp::Native {
-                    self.close_port(ifindex);
+                    closed.push(ifindex);
                 }
             }
             self.drivers.lans.all[at].state = state;
@@ -171,6 +190,7 @@ impl Applier {
                 told.push((config.name.clone(), state));
             }
         }
+        self.close_ports(&closed);
         for (name, state) in told {
             if state == Xdp::Native {
                 let text = format!("packets of LAN {name} forwarded past the kernel (XDP)");
@@ -186,40 +206,47 @@ impl Applier {
                 self.journal.failed(About::ALL, &text);
             }
         }
-        self.follow_ports(again)?;
+        self.follow_ports(again);
         self.write_lan_infos()
     }
 
     /// Has the drivers of the paths' devices send what those of LANs received, where they can.
-    fn follow_ports(&mut self, again: bool) -> Result<()> {
+    fn follow_ports(&mut self, again: bool) {
         let open = self.drivers.lans.any_is_open();
-        let native = |ifindex: &u32| {
-            let driver = self.drivers.devices.get(ifindex);
-            driver.is_some_and(|driver| driver.underlay && driver.state == Xdp::Native)
+        let native = |(ifindex, driver): (&u32, &Driver)| {
+            let native = driver.underlay && driver.state == Xdp::Native;
+            native.then_some(*ifindex)
         };
-        let underlays: Vec<u32> = self
-            .drivers
-            .devices
-            .keys()
-            .copied()
-            .filter(native)
-            .collect();
+        let underlays: Vec<u32> = self.drivers.devices.iter().filter_map(native).collect();
+        let mut closed = Vec::new();
         for ifindex in underlays {
             if self.drivers.lans.is_open(ifindex) {
                 continue;
             }
-            let known = self.drivers.lans.ports.contains(&ifindex);
-            if open && (!known || again) && self.sends(ifindex) == Xdp::Native {
-                self.open_port(ifindex)?;
-            } else if !open || again {
-                self.close_port(ifindex);
+            if open && self.sends(ifindex, again) == Xdp::Native {
+                self.open_port(ifindex);
+            } else {
+                closed.push(ifindex);
             }
         }
-        Ok(())
+        self.close_ports(&closed);
     }
 
-    /// Whether a device's driver sends what others received, or why not.
-    fn sends(&mut self, ifindex: u32) -> Xdp {
+    /// Whether a device's driver sends what others received, or why not, by what is known or was asked `again`.
+    fn sends(&mut self, ifindex: u32, again: bool) -> Xdp {
+        let known = self.drivers.devices.get(&ifindex);
+        if let Some(sends) = known.and_then(|known| known.sends).filter(|_| !again) {
+            return sends;
+        }
+        let sends = self.asked(ifindex);
+        if let Some(known) = self.drivers.devices.get_mut(&ifindex) {
+            known.sends = Some(sends);
+        }
+        sends
+    }
+
+    /// The same by the kernel's word.
+    fn asked(&mut self, ifindex: u32) -> Xdp {
         match self.netlink.sends_frames(ifindex) {
             Ok(Some(true)) => Xdp::Native,
             Ok(Some(false)) => Xdp::NoSend,
@@ -232,18 +259,50 @@ impl Applier {
         }
     }
 
-    fn open_port(&mut self, ifindex: u32) -> Result<()> {
-        if self.drivers.lans.ports.insert(ifindex) {
-            let written = self.tables.ports.insert(ifindex, ifindex, None, 0);
-            written.context("writing PORTS")?;
+    /// Has a device's driver send what others received; false where the device is gone.
+    fn open_port(&mut self, ifindex: u32) -> bool {
+        if self.drivers.lans.ports.contains(&ifindex) {
+            return true;
         }
-        Ok(())
+        match self.tables.ports.insert(ifindex, ifindex, None, 0) {
+            Ok(()) => {
+                self.drivers.lans.ports.insert(ifindex);
+                true
+            }
+            Err(error) => {
+                let error = anyhow!(error).context("writing PORTS");
+                self.journal.failed(About::ALL, &format!("{error:#}"));
+                false
+            }
+        }
     }
 
-    pub(super) fn close_port(&mut self, ifindex: u32) {
-        self.drivers.lans.ports.remove(&ifindex);
-        // Gone with a device, or never there.
-        let _ = self.tables.ports.remove(ifindex);
+    /// Has the drivers of devices send no more of what others received, once what is on its way there is sent: which
+    /// bonds' that is nobody asks, all of them stand back until [`Self::follow_bond_lans`].
+    pub(super) fn close_ports(&mut self, devices: &[u32]) {
+        let is_open = |ifindex: &u32| {
+            self.drivers.lans.ports.contains(ifindex) || self.tables.ports.get(*ifindex, 0).is_ok()
+        };
+        let open: Vec<u32> = devices.iter().copied().filter(is_open).collect();
+        if open.is_empty() {
+            return;
+        }
+        let bonds: Vec<u32> = self.live.keys().copied().collect();
+        for id in bonds {
+            if let Some(record) = value(&self.tables.bonds, id) {
+                let record = Bond { xdp: 0, ..record };
+                if let Err(error) = set_if_new(&mut self.tables.bonds, id, record) {
+                    let error = anyhow!(error).context("writing BONDS");
+                    self.journal.failed(About::ALL, &format!("{error:#}"));
+                }
+            }
+        }
+        std::thread::sleep(UNDER_WAY);
+        for ifindex in open {
+            self.drivers.lans.ports.remove(&ifindex);
+            // Gone with a device.
+            let _ = self.tables.ports.remove(ifindex);
+        }
     }
 
     /// Has a bond's packets forwarded past the kernel, or no longer.
@@ -251,7 +310,13 @@ impl Applier {
         let Some(record) = value(&self.tables.bonds, id) else {
             return Ok(());
         };
-        let open = self.drivers.lans.any_is_open();
+        let allowed = self.live.get(&id).map_or(0, |live| allowed(&live.config));
+        let mut open = self.drivers.lans.any_is_open() && allowed != 0;
+        if open {
+            // What is down forwards nothing, whatever the routes say.
+            let device = self.netlink.link_by_index(record.ifindex)?;
+            open = device.is_some_and(|device| device.up);
+        }
         let state = self.xdp_send_of(id);
         let mut xdp = 0;
         if open && record.xdp_mtu != 0 {
@@ -260,7 +325,6 @@ impl Applier {
         if open && state == Xdp::Native {
             xdp |= BOND_XDP_SEND;
         }
-        let allowed = self.live.get(&id).map_or(0, |live| allowed(&live.config));
         let xdp = xdp & allowed;
         set_if_new(&mut self.tables.bonds, id, Bond { xdp, ..record }).context("writing BONDS")?;
         if let Some(info) = self.tables.bond_info(id) {
@@ -289,6 +353,9 @@ impl Applier {
         }
         if !is_by_wheel(&live.config) {
             return Xdp::ByMode;
+        }
+        if !lans.any_is_open() {
+            return Xdp::NoLan;
         }
         let mut devices = planned(live).filter_map(|(_, plan)| plan.device.as_ref());
         if !devices.any(|device| lans.ports.contains(&device.ifindex)) {
