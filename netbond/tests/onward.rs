@@ -10,6 +10,7 @@ mod common;
 
 use std::process::Command;
 
+use common::random::Random;
 use common::{
     BOND, Kernel, TC_ACT_REDIRECT, Wrap, XDP_DROP, XDP_PASS, XDP_REDIRECT, ipv4_frame, ipv6_frame,
     outer, outer_v6, path_id,
@@ -481,6 +482,118 @@ fn paths_out_of_use_are_left_out() {
     }
     let stats = router.stats(1);
     assert_eq!((stats.tx_packets, stats.tx_stand_in), (4, 2));
+}
+
+/// How many mutated packets are tried, each way: `NETBOND_PACKETS` says otherwise.
+const MUTATED: usize = 20_000;
+
+/// A packet whose headers have other bytes here and there, in a frame that may be cut or filled up.
+fn mutated(random: &mut Random, mut inner: Vec<u8>) -> Vec<u8> {
+    for _ in 0..random.one_of(&[0, 1, 1, 2, 3]) {
+        let at = 14 + random.below(48);
+        inner[at] = match random.below(3) {
+            0 => random.byte(),
+            1 => random.one_of(&[0, 1, 2, 0x45, 0x46, 0x60, 0x7f, 0xe0, 0xfe, 0xff]),
+            _ => inner[at] ^ 1 << random.below(8),
+        };
+    }
+    let len = inner.len();
+    match random.below(8) {
+        0 => inner.truncate(15 + random.below(len - 15)),
+        1 => inner.resize(len + random.below(40), 0xee),
+        _ => {}
+    }
+    inner
+}
+
+/// The packet in a frame as its own header has it, with one hop less to go.
+fn passed_on(frame: &[u8]) -> Vec<u8> {
+    let len = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let whole = if frame[14] >> 4 == 4 {
+        len(16)
+    } else {
+        40 + len(18)
+    };
+    let mut packet = frame[14..14 + whole].to_vec();
+    if packet[0] >> 4 == 4 {
+        packet[8] -= 1;
+        // RFC 1071, of what was there: a wrong sum stays wrong.
+        let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        packet[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+    } else {
+        packet[7] -= 1;
+    }
+    packet
+}
+
+/// Sums are equal where they mean the same: 0 and ffff do.
+fn alike(mut a: Vec<u8>, mut b: Vec<u8>) -> bool {
+    for packet in [&mut a, &mut b] {
+        if packet[0] >> 4 == 4 && packet[10..12] == [0xff; 2] {
+            packet[10..12].fill(0);
+        }
+    }
+    a == b
+}
+
+/// Whatever a LAN or a peer sends leaves whole, with one hop less, or is left as it came; and is counted once.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn mutated_packets_are_forwarded_whole_or_left() {
+    let wanted = std::env::var("NETBOND_PACKETS").ok();
+    let packets = wanted.map_or(MUTATED, |wanted| wanted.parse().unwrap());
+    let mut random = Random(7);
+    let mut router = Router::new(None);
+    let (lan, wan) = (router.lan, router.wan);
+    let mut taken = [0; 2];
+    for _ in 0..packets {
+        let len = 62 + random.below(300);
+        let inner = if random.one_in(2) {
+            ipv4_frame(len)
+        } else {
+            ipv6_frame(len)
+        };
+        let frame = sent(mutated(&mut random, inner));
+        let before = [0, 1].map(|slot| router.stats(slot));
+        let ran = router.kernel.xdp_on(&frame, lan);
+        let after = [0, 1].map(|slot| router.stats(slot));
+        let sum = |stats: [PathStats; 2]| stats[0].tx_packets + stats[1].tx_packets;
+        let counted = sum(after) - sum(before);
+        if ran.action == XDP_PASS {
+            assert_eq!((ran.frame, counted), (frame, 0));
+            continue;
+        }
+        assert_eq!((ran.action, counted), (XDP_REDIRECT, 1), "{frame:02x?}");
+        let outer_len = if ran.frame[12] == 0x08 { 24 } else { 44 };
+        let left = ran.frame[14 + outer_len..].to_vec();
+        assert!(alike(left, passed_on(&frame)), "{frame:02x?}");
+        taken[0] += 1;
+    }
+    for _ in 0..packets {
+        let packet = back(62 + random.below(300));
+        let inner = mutated(&mut random, packet);
+        let frame = received(&inner, None);
+        let before = router.stats(0);
+        let ran = router.kernel.xdp_on(&frame, wan);
+        let after = router.stats(0);
+        let counted = after.rx_packets - before.rx_packets;
+        if ran.action == XDP_PASS {
+            assert_eq!((ran.frame, counted), (frame, 0));
+            continue;
+        }
+        assert_eq!((ran.action, counted), (XDP_REDIRECT, 1), "{frame:02x?}");
+        if after.rx_onward == before.rx_onward {
+            assert_eq!(ran.frame[14..], inner[14..], "to the bond device, as it is");
+        } else {
+            let left = ran.frame[14..].to_vec();
+            assert!(alike(left, passed_on(&inner)), "{frame:02x?}");
+            taken[1] += 1;
+        }
+    }
+    assert_eq!(router.kernel.fates(), []);
+    println!("forwarded {taken:?} of {packets} each");
+    assert!(taken.iter().all(|&taken| taken > packets / 10), "{taken:?}");
 }
 
 /// IPv6 may lead elsewhere, whatever device was asked for: the neighbour that it finds there is none here.

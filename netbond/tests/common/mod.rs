@@ -7,6 +7,8 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod random;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicUsize, Ordering},
