@@ -33,11 +33,16 @@ const LEFT_OUT: [&str; 3] = [
     "path-exclude=/usr/share/locale/*",
 ];
 
+/// What systemctl changes there: services that fail. BIRD knows no router id yet; and in a container that starts
+/// slowly the record of its start finds that another one is being written.
+const SERVICES: [&str; 2] = ["disable bird", "mask systemd-update-utmp-runlevel.service"];
+
 /// Packs it into `archive`, unless it is there with the same packages. Debian 12, by this machine's apt.
 pub(super) fn prepare(dir: &Path, archive: &Path) -> Result<()> {
     // Written last.
     let packed = archive.with_extension("packages");
-    let contents = PACKAGES.join(",");
+    let packages = PACKAGES.join(",");
+    let contents = format!("{packages}\n{}\n", SERVICES.join("\n"));
     if archive.exists() && fs::read_to_string(&packed).is_ok_and(|text| text == contents) {
         return Ok(());
     }
@@ -51,10 +56,11 @@ pub(super) fn prepare(dir: &Path, archive: &Path) -> Result<()> {
     check(
         Command::new("mmdebstrap")
             .args(["--quiet", "--variant=minbase"])
-            .arg(format!("--include={contents}"))
+            .arg(format!("--include={packages}"))
             .args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")))
-            // It knows no router id yet: a service that fails.
-            .arg("--customize-hook=chroot \"$1\" systemctl disable bird")
+            .args(
+                SERVICES.map(|change| format!("--customize-hook=chroot \"$1\" systemctl {change}")),
+            )
             .arg("bookworm")
             .arg(&system),
     )?;
