@@ -215,6 +215,8 @@ pub const PATH_SPARE: u32 = 1 << 4;
 pub const PATH_IPV6: u32 = 1 << 5;
 /// Never in the map: the data plane finds that the path's proof of life is too old.
 pub const PATH_STALE: u32 = 1 << 31;
+/// Nor is this: and that only just, as the controller has the path in use.
+pub const PATH_LAPSED: u32 = 1 << 30;
 
 /// Where a path leads: an entry of `PATHS`, by path id. Written by the controller.
 #[repr(C)]

@@ -4,11 +4,10 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::{
     abi::{
-        Bond, Flowlet, MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_STALE,
-        PATH_USABLE, Ticket, WHEEL_SLOTS,
+        Bond, Flowlet, MAX_BOND_PATHS, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, Ticket, WHEEL_SLOTS,
     },
     order,
-    turns::{self, min},
+    turns::{self, NO_RANK, min},
 };
 
 /// How a path came to be chosen.
@@ -18,8 +17,9 @@ pub enum Choice {
     Wheel,
     /// Another one, as that was not usable.
     StandIn,
-    /// One that is not usable but has a route, as none was usable, with a fresh proof of life where one has;
-    /// or as there were not enough for all copies, see [`Copies::find`].
+    /// One that is not usable but has a route, as none was usable: with a fresh proof of life where one has, else one
+    /// whose proof is only just too old, as where this host was held up; or as there were not enough for all copies,
+    /// see [`Copies::find`].
     LastResort,
 }
 
@@ -48,7 +48,7 @@ pub fn select(
         }
     }
     // No `Option`: the compiler may copy what one does not hold, and the verifier refuses that.
-    let (mut last_resort, mut stale) = ((false, 0), (false, 0));
+    let (mut best, mut resort) = (NO_RANK, 0);
     let first = ticket.stand_in;
     let mut path = first;
     for _ in 0..MAX_BOND_PATHS {
@@ -59,23 +59,16 @@ pub fn select(
         if found & PATH_USABLE != 0 {
             return Some((settle(ticket, path), Choice::StandIn));
         }
-        if found & PATH_LAST_RESORT != 0 {
-            let candidate = if found & PATH_STALE == 0 {
-                &mut last_resort
-            } else {
-                &mut stale
-            };
-            if !candidate.0 {
-                *candidate = (true, path);
-            }
+        let rank = turns::rank(found);
+        if rank < best {
+            (best, resort) = (rank, path);
         }
         path += 1;
     }
-    let (found, path) = if last_resort.0 { last_resort } else { stale };
-    if !found {
+    if best == NO_RANK {
         return None;
     }
-    Some((settle(ticket, path), Choice::LastResort))
+    Some((settle(ticket, resort), Choice::LastResort))
 }
 
 /// Notes where the next search begins, and returns the path as it stands there: so the verifier does
@@ -95,7 +88,7 @@ fn settle(ticket: &mut Ticket, path: u32) -> u32 {
 pub fn by_order(order: u64, mut flags: impl FnMut(u32) -> u32) -> Option<(u32, Choice)> {
     let mut rest = order;
     // No `Option`, as in `select`.
-    let (mut last_resort, mut stale) = ((false, 0), (false, 0));
+    let (mut best, mut resort) = (NO_RANK, 0);
     for place in 0..MAX_BOND_PATHS {
         let path = order::first(rest);
         rest = order::rest(rest);
@@ -108,19 +101,12 @@ pub fn by_order(order: u64, mut flags: impl FnMut(u32) -> u32) -> Option<(u32, C
             };
             return Some((path, choice));
         }
-        if found & PATH_LAST_RESORT != 0 {
-            let candidate = if found & PATH_STALE == 0 {
-                &mut last_resort
-            } else {
-                &mut stale
-            };
-            if !candidate.0 {
-                *candidate = (true, path);
-            }
+        let rank = turns::rank(found);
+        if rank < best {
+            (best, resort) = (rank, path);
         }
     }
-    let (found, path) = if last_resort.0 { last_resort } else { stale };
-    found.then_some((path, Choice::LastResort))
+    (best != NO_RANK).then_some((resort, Choice::LastResort))
 }
 
 /// The paths on which a packet is sent at once, and how they are found: in the map of notes, see there.
@@ -199,7 +185,9 @@ impl Copies {
             let path = order::first(rest);
             rest = order::rest(rest);
             let found = flags(path);
-            let rank = turns::rank(found) & (Self::RANKS as u64 - 1);
+            let rank = turns::rank(found);
+            // Those that are stale are alike: all of them have copies.
+            let rank = (rank - ((rank + 5) >> 3)) & (Self::RANKS as u64 - 1);
             let spare = u64::from((found / PATH_SPARE) & 1) * Self::SPARE as u64;
             let neighbour = u64::from((found / PATH_NEIGHBOUR) & 1) * Self::NEIGHBOURS as u64;
             self.kind = rank + spare + neighbour;
@@ -292,7 +280,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wheel;
+    use crate::{
+        abi::{PATH_LAPSED, PATH_LAST_RESORT, PATH_STALE},
+        wheel,
+    };
 
     fn bond(weights: &[u32]) -> Bond {
         let mut all = [0; MAX_BOND_PATHS as usize];
@@ -370,6 +361,15 @@ mod tests {
         let flags = [stale, PATH_LAST_RESORT, stale];
         let got = run(&bond(&[1, 1, 1]), &mut Ticket::default(), &flags, 4);
         assert_eq!(got, [Some((1, Choice::LastResort)); 4]);
+        // One that the controller has in use is better than one that it gave up.
+        let lapsed = stale | PATH_LAPSED;
+        let got = run(
+            &bond(&[1, 1, 1]),
+            &mut Ticket::default(),
+            &[stale, lapsed, stale],
+            4,
+        );
+        assert_eq!(got, [Some((1, Choice::LastResort)); 4]);
         let got = run(&bond(&[1, 1]), &mut Ticket::default(), &[stale; 2], 4);
         let paths: Vec<_> = got.iter().flatten().map(|(path, _)| *path).collect();
         assert_eq!(paths, [0, 1, 0, 1]);
@@ -400,6 +400,7 @@ mod tests {
                 USABLE,
                 PATH_LAST_RESORT,
                 PATH_LAST_RESORT | PATH_STALE,
+                PATH_LAST_RESORT | PATH_STALE | PATH_LAPSED,
                 PATH_LAST_RESORT | PATH_SPARE,
                 PATH_LAST_RESORT | PATH_SPARE | PATH_STALE,
                 PATH_STALE,
@@ -425,12 +426,13 @@ mod tests {
         ) {
             let kind = |path: u32| match flags[path as usize] {
                 f if f & PATH_USABLE != 0 => 0,
-                f if f & PATH_LAST_RESORT == 0 => 3,
+                f if f & PATH_LAST_RESORT == 0 => 4,
                 f if f & PATH_STALE == 0 => 1,
-                _ => 2,
+                f if f & PATH_LAPSED != 0 => 2,
+                _ => 3,
             };
             let want = order.iter().copied().min_by_key(|&path| kind(path));
-            let want = want.filter(|&path| kind(path) != 3).map(|path| {
+            let want = want.filter(|&path| kind(path) != 4).map(|path| {
                 let choice = match kind(path) {
                     0 if path == order[0] => Choice::Wheel,
                     0 => Choice::StandIn,
@@ -477,8 +479,8 @@ mod tests {
                     (0, _) => 0,
                     (1, true) => 1,
                     (1, false) => 2,
-                    (2, true) => 3,
-                    (2, false) => 4,
+                    (2 | 3, true) => 3,
+                    (2 | 3, false) => 4,
                     _ => 5,
                 }
             };

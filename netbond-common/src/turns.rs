@@ -8,7 +8,9 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::abi::{MAX_BOND_PATHS, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Shares, Turns};
+use crate::abi::{
+    MAX_BOND_PATHS, PATH_LAPSED, PATH_LAST_RESORT, PATH_STALE, PATH_USABLE, Shares, Turns,
+};
 use crate::order;
 use crate::select::Choice;
 
@@ -138,7 +140,7 @@ impl Turns {
         }
         let choice = match least >> (NEVER_LOG + PATH_BITS) {
             0 => Choice::StandIn,
-            1 | 2 => Choice::LastResort,
+            1..=3 => Choice::LastResort,
             _ => return None,
         };
         Some((path_of(least), choice))
@@ -160,22 +162,29 @@ impl Turns {
 /// Bits of a key in which the path stands; above them is how far ahead its clock is, and its rank.
 const PATH_BITS: u32 = 4;
 /// More than any key.
-const NONE: i64 = 3 << (NEVER_LOG + PATH_BITS);
+const NONE: i64 = NO_RANK as i64 * (1 << (NEVER_LOG + PATH_BITS));
 
 #[inline(always)]
 const fn path_of(key: i64) -> u32 {
     key as u32 & (MAX_BOND_PATHS - 1)
 }
 
-/// 0 for a usable path, 1 and 2 for a last resort, 3 for one that can take nothing.
+/// The [`rank`] of a path that can take nothing; more than any other.
+pub(crate) const NO_RANK: u64 = 4;
+
+/// 0 for a usable path; 1 to 3 for a last resort: with a fresh proof of life, with one that is only just too old, with
+/// none; [`NO_RANK`] for a path that can take nothing.
 ///
 /// Without a branch, as all here that is done for each path: the ways through a loop multiply.
 #[inline(always)]
 pub(crate) const fn rank(flags: u32) -> u64 {
-    const { assert!(PATH_USABLE == 1 && PATH_LAST_RESORT == 2 && PATH_STALE == 1 << 31) }
+    const { assert!(PATH_USABLE == 1 && PATH_LAST_RESORT == 2) }
+    const { assert!(PATH_STALE == 1 << 31 && PATH_LAPSED == 1 << 30) }
     let unusable = (flags & PATH_USABLE).wrapping_sub(1);
-    let resort = (flags >> 1 & 1).wrapping_sub(1);
-    (unusable & (resort & 3 | !resort & (1 + (flags >> 31)))) as u64
+    let no_resort = (flags >> 1 & 1).wrapping_sub(1);
+    let (stale, lapsed) = (flags >> 31, flags >> 30 & flags >> 31 & 1);
+    let resort = 1 + 2 * stale - lapsed;
+    (unusable & (no_resort & NO_RANK as u32 | !no_resort & resort)) as u64
 }
 
 /// The same number, of which the verifier knows nothing any more.
@@ -276,9 +285,16 @@ mod tests {
     fn last_resorts_in_turn_the_fresh_ones_first() {
         let fresh = PATH_LAST_RESORT;
         let stale = PATH_LAST_RESORT | PATH_STALE;
-        for weights in [[0, 0, 0], [1, 1, 1]] {
+        let lapsed = stale | PATH_LAPSED;
+        for (weights, [best, worse]) in [
+            ([0, 0, 0], [fresh, stale]),
+            ([1, 1, 1], [fresh, stale]),
+            ([1, 1, 1], [fresh, lapsed]),
+            ([0, 0, 0], [lapsed, stale]),
+            ([1, 1, 1], [lapsed, stale]),
+        ] {
             let mut turns = Turns::zeroed();
-            let chosen = run(&mut turns, &weights, &[1400; 300], &[fresh, stale, fresh]);
+            let chosen = run(&mut turns, &weights, &[1400; 300], &[best, worse, best]);
             assert!(
                 chosen
                     .iter()

@@ -33,6 +33,7 @@ use crate::packet::Packet;
 
 /// Egress of a bond device: a packet enters the bond.
 #[classifier]
+#[inline(always)]
 fn netbond_egress(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     egress::send(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -41,6 +42,7 @@ fn netbond_egress(ctx: TcContext) -> i32 {
 /// The same for bonds that do not all do with a wheel. A program of its own: the other one is none the
 /// slower.
 #[classifier]
+#[inline(always)]
 fn netbond_modes(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     egress::send_by_mode(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -48,6 +50,7 @@ fn netbond_modes(ctx: TcContext) -> i32 {
 
 /// Ingress of a path's device whose frames start with IP: a packet may leave the bond.
 #[classifier]
+#[inline(always)]
 fn netbond_in_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -55,6 +58,7 @@ fn netbond_in_l3(ctx: TcContext) -> i32 {
 
 /// Ingress of a path's device whose frames start with Ethernet: a packet may leave the bond.
 #[classifier]
+#[inline(always)]
 fn netbond_in_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -62,6 +66,7 @@ fn netbond_in_l2(ctx: TcContext) -> i32 {
 
 /// As `netbond_in_l3`, for bonds that number their packets.
 #[classifier]
+#[inline(always)]
 fn netbond_ord_l3(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive_numbered::<0>(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -69,6 +74,7 @@ fn netbond_ord_l3(ctx: TcContext) -> i32 {
 
 /// As `netbond_in_l2`, for bonds that number their packets.
 #[classifier]
+#[inline(always)]
 fn netbond_ord_l2(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx);
     ingress::receive_numbered::<{ EthHdr::LEN }>(&packet).unwrap_or_else(|end| end.settle(&packet))
@@ -77,6 +83,7 @@ fn netbond_ord_l2(ctx: TcContext) -> i32 {
 /// Egress of the other end of a bond device's veth pair: a received packet waits for its turn in the
 /// queue behind this hook, and appears on the bond.
 #[classifier]
+#[inline(always)]
 fn netbond_release(ctx: TcContext) -> i32 {
     Packet::new(ctx).release();
     TC_ACT_UNSPEC
@@ -85,6 +92,7 @@ fn netbond_release(ctx: TcContext) -> i32 {
 /// The driver of an Ethernet device: a packet may leave the bond or enter it before the kernel has made
 /// anything of it. All that takes more than that goes on to the kernel, and so to the programs above.
 #[xdp(frags)]
+#[inline(always)]
 fn netbond_xdp(ctx: XdpContext) -> u32 {
     xdp::take_up(&Packet::new(ctx)).unwrap_or(XDP_PASS)
 }

@@ -15,8 +15,8 @@ use netbond_common::{
         ADMIN_DOWN, BOND_SHARES, Bond, BondInfo, BondStats, Class, ClassInfo, ClassStats, Driver,
         EVENTS_KEPT, EventRecord, FLOW_BUCKETS, Flowlet, LanInfo, Lane, Live, MAX_BOND_CLASSES,
         MAX_BOND_PATHS, MAX_BONDS, MAX_CLASSES, MAX_LANES, MAX_LANS, MAX_PATHS, MAX_PORTS,
-        MAX_SHARES, Meta, NO_BOND, PATH_SPARE, PATH_STALE, PATH_USABLE, Path, PathInfo, PathStats,
-        ProbeInfo, SAMPLES_LEN, Sample, Shares, Ticket, TunnelKey, Turns,
+        MAX_SHARES, Meta, NO_BOND, PATH_LAPSED, PATH_SPARE, PATH_STALE, PATH_USABLE, Path,
+        PathInfo, PathStats, ProbeInfo, SAMPLES_LEN, Sample, Shares, Ticket, TunnelKey, Turns,
     },
     fate::Fate,
     notes::Notes,
@@ -207,7 +207,7 @@ pub(crate) fn path(id: u32) -> Option<&'static Path> {
     PATHS.get(id)
 }
 
-/// A path's `PATH_*` flags: 0 where the user took it out, stale and not usable where its last proof
+/// A path's `PATH_*` flags: 0 where the user took it out, stale (and lapsed, where it was usable) and not usable where its last proof
 /// of life is older than its limit. Where there is no limit, nothing is read or compared.
 #[inline(always)]
 pub(crate) fn path_flags(id: u32) -> u32 {
@@ -224,7 +224,8 @@ pub(crate) fn path_flags(id: u32) -> u32 {
     match LIVE.get(id) {
         // The clock of the proof may be a tick ahead of this one.
         Some(live) if monotonic_coarse().saturating_sub(live.proof_ns) > limit => {
-            path.flags & !PATH_USABLE | PATH_STALE
+            let lapsed = (path.flags & PATH_USABLE) * (PATH_LAPSED / PATH_USABLE);
+            path.flags & !PATH_USABLE | PATH_STALE | lapsed
         }
         Some(_) | None => path.flags,
     }

@@ -7,15 +7,18 @@
 
 mod common;
 
+use bytemuck::Zeroable as _;
 use common::{
     BOND, IFINDEX, Kernel, MAC, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Wrap, ipv4_frame,
     ipv6_frame, outer, path_id,
 };
 use etherparse::{Ipv4HeaderSlice, Ipv4Slice};
+use netbond::tables::Raw;
 use netbond_common::{
-    abi::{ADMIN_DOWN, Bond, NO_BOND, PATH_LAST_RESORT, PATH_USABLE},
+    abi::{ADMIN_DOWN, Bond, Lane, NO_BOND, PATH_LAST_RESORT, PATH_USABLE, SHARES_EQUAL},
     fate::{Fate, Verdict},
-    names::{feature, program},
+    names::{Mode, feature, program},
+    order,
 };
 
 /// The outer header of a frame that left.
@@ -135,6 +138,41 @@ fn gso_counts_segments() {
     assert_eq!(ran.action, TC_ACT_SHOT);
     assert_eq!(kernel.fates(), [(BOND, Fate::TxNoRoom, 3)]);
     assert_eq!(kernel.sent(2), [0, 0]);
+}
+
+/// A host that was held up has no fresh proof of any path: then one that was in use until then is better than
+/// one that died long ago.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn a_lapsed_path_is_better_than_a_dead_one() {
+    let features = [0, feature::FLOW, feature::ACTIVE_BACKUP];
+    for (features, mode) in
+        features
+            .into_iter()
+            .zip([Mode::RoundRobin, Mode::RoundRobin, Mode::ActiveBackup])
+    {
+        let mut kernel = Kernel::with_features(&[1, 1, 1], None, features);
+        kernel.set_order(0, 3);
+        let lane = Lane {
+            mode: mode as u32,
+            shares: SHARES_EQUAL,
+            order: order::pack(0..3),
+            ..Lane::zeroed()
+        };
+        kernel.tables.lanes.set(BOND, Raw(lane), 0).unwrap();
+        for slot in 0..3 {
+            // No proof at all: the oldest there is.
+            kernel.tables.limits.set(path_id(slot), 1, 0).unwrap();
+            kernel.set_flags(slot, PATH_LAST_RESORT);
+        }
+        kernel.set_flags(1, PATH_USABLE | PATH_LAST_RESORT);
+        for _ in 0..12 {
+            assert_eq!(kernel.egress(&ipv4_frame(100)).action, TC_ACT_REDIRECT);
+        }
+        assert_eq!(kernel.sent(3), [0, 12, 0], "{mode:?}, {features}");
+        let stats = kernel.tables.path_stats(path_id(1)).unwrap();
+        assert_eq!(stats.tx_last_resort, 12);
+    }
 }
 
 #[test]
