@@ -245,19 +245,7 @@ mod tests {
             None => (false, [0; 4]),
         };
         if bytes[0] >> 4 == 4 {
-            let b: [u8; 20] = bytes[..20].try_into().unwrap();
-            let header = Ipv4Hdr {
-                vihl: b[0],
-                tos: b[1],
-                tot_len: [b[2], b[3]],
-                id: [b[4], b[5]],
-                frags: [b[6], b[7]],
-                ttl: b[8],
-                proto: b[9],
-                check: [b[10], b[11]],
-                src_addr: [b[12], b[13], b[14], b[15]],
-                dst_addr: [b[16], b[17], b[18], b[19]],
-            };
+            let header = ipv4::tests::header(bytes.first_chunk().unwrap());
             Flow::from_ipv4(&header, read)
         } else {
             Flow::from_ipv6(&bytes[..40].try_into().unwrap(), read)

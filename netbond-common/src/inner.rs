@@ -115,19 +115,7 @@ mod tests {
         header.dscp = (tos >> 2).try_into().unwrap();
         header.ecn = (tos & 3).try_into().unwrap();
         header.dont_fragment = dont_fragment;
-        let b = header.to_bytes();
-        Ipv4Hdr {
-            vihl: b[0],
-            tos: b[1],
-            tot_len: [b[2], b[3]],
-            id: [b[4], b[5]],
-            frags: [b[6], b[7]],
-            ttl: b[8],
-            proto: b[9],
-            check: [b[10], b[11]],
-            src_addr: [b[12], b[13], b[14], b[15]],
-            dst_addr: [b[16], b[17], b[18], b[19]],
-        }
+        crate::ipv4::tests::header(header.to_bytes().first_chunk().unwrap())
     }
 
     #[test]

@@ -127,11 +127,28 @@ pub const fn checksum_after_tos(check: [u8; 2], old_tos: u8, new_tos: u8) -> [u8
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use etherparse::{IpFragOffset, Ipv4HeaderSlice};
+    use network_types::ip::Ipv4Hdr;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A header as the programs read it.
+    pub(crate) fn header(b: &[u8; HEADER_LEN]) -> Ipv4Hdr {
+        Ipv4Hdr {
+            vihl: b[0],
+            tos: b[1],
+            tot_len: [b[2], b[3]],
+            id: [b[4], b[5]],
+            frags: [b[6], b[7]],
+            ttl: b[8],
+            proto: b[9],
+            check: [b[10], b[11]],
+            src_addr: [b[12], b[13], b[14], b[15]],
+            dst_addr: [b[16], b[17], b[18], b[19]],
+        }
+    }
 
     proptest! {
         /// An independent library reads back what was asked for, with the right checksum.

@@ -132,19 +132,7 @@ mod tests {
         .unwrap();
         change(&mut header);
         header.header_checksum = header.calc_header_checksum();
-        let b = header.to_bytes();
-        Ipv4Hdr {
-            vihl: b[0],
-            tos: b[1],
-            tot_len: [b[2], b[3]],
-            id: [b[4], b[5]],
-            frags: [b[6], b[7]],
-            ttl: b[8],
-            proto: b[9],
-            check: [b[10], b[11]],
-            src_addr: [b[12], b[13], b[14], b[15]],
-            dst_addr: [b[16], b[17], b[18], b[19]],
-        }
+        ipv4::tests::header(header.to_bytes().first_chunk().unwrap())
     }
 
     fn v6(change: impl FnOnce(&mut Ipv6Header)) -> [u8; 40] {

@@ -110,8 +110,7 @@ impl Route {
     #[inline(always)]
     #[must_use]
     pub const fn header(&self, protocol: [u8; 2]) -> Header {
-        let [from, to] = self.addresses;
-        frame::header(to, from, protocol)
+        header(self.addresses, protocol)
     }
 
     /// The last byte of the address of the neighbour that was found.
@@ -179,9 +178,13 @@ impl Hop {
     #[inline(always)]
     #[must_use]
     pub const fn header(&self, protocol: [u8; 2]) -> Header {
-        let [from, to] = self.addresses;
-        frame::header(to, from, protocol)
+        header(self.addresses, protocol)
     }
+}
+
+#[inline(always)]
+const fn header([from, to]: [[u8; 6]; 2], protocol: [u8; 2]) -> Header {
+    frame::header(to, from, protocol)
 }
 
 /// An IPv4 address where an IPv6 one has room.

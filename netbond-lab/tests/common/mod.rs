@@ -70,6 +70,18 @@ pub(crate) fn assert_no_loss(log: &traffic::PingLog) {
     );
 }
 
+/// Ends long streams, of which every packet has to have come, once.
+pub(crate) fn assert_exact(streams: impl IntoIterator<Item = traffic::Numbered>) {
+    let end = SystemTime::now();
+    for stream in streams {
+        let log = stream.stop_after(end).unwrap();
+        let counts = log.counts();
+        assert!(counts.sent > 1000, "{counts:?}");
+        assert_no_loss(&log);
+        assert_eq!(log.repeated(), 0, "of {}", counts.sent);
+    }
+}
+
 /// Twenty packets to an address, none of which may be lost.
 pub(crate) fn ping(router: &Router, address: &str) {
     let counts = traffic::ping(router, address, 20, Duration::from_millis(10)).unwrap();
