@@ -235,7 +235,15 @@ fn a_reload_changes_the_family() {
         let text = text.replace("fd65::1", "10.65.0.2");
         text.replace("fd65:0:0:1::2", "10.65.0.6")
     };
+    // What was sent on via-m1 and did not arrive, each way.
+    let missing = || {
+        [(a, b), (b, a)].map(|(from, to)| {
+            let sent = counters(from, "tx_packets")[0] as i64;
+            sent - counters(to, "rx_packets")[0] as i64
+        })
+    };
     for turn in 0..2 {
+        let before = missing();
         let streams = [
             traffic::Numbered::start(a, b, B, PACE).unwrap(),
             traffic::Numbered::start(b, a, A6, PACE).unwrap(),
@@ -244,6 +252,10 @@ fn a_reload_changes_the_family() {
             // A peer that hears no longer on a path would be sent to in vain.
             router.run(&["netbond", "path", "down", "via-m1"]).unwrap();
         }
+        wait_for("what is under way on via-m1", SOON, || {
+            Ok((missing() == before).then_some(()))
+        })
+        .unwrap();
         for router in [a, b] {
             let text = if turn == 0 {
                 over_ipv4(router)

@@ -495,6 +495,7 @@ impl Applier {
             self.journal.failed(about, &format!("{error:#}"));
         }
         if device.created {
+            self.drivers.know_anew(ids.bond);
             let text = format!("bond device made, MTU {mtu}");
             self.journal.did(About::bond(&bond.name), &text);
         }

@@ -54,10 +54,10 @@ impl Netlink {
             .with_context(|| format!("cannot switch GRO on, on {name}"))
     }
 
-    /// Whether a bond device still does that: without GRO it would lose them.
+    /// Whether a bond device still does that: without GRO it would lose them. One that is gone loses none.
     #[must_use]
     pub fn takes_frames(&self, name: &str) -> bool {
-        ethtool::has_gro(name).unwrap_or(false)
+        ethtool::has_gro(name).unwrap_or_else(|error| error.raw_os_error() == Some(libc::ENODEV))
     }
 
     /// Whether a device is an end of a veth pair.

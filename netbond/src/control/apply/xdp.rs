@@ -78,6 +78,11 @@ impl Drivers {
         self.left.remove(&ifindex) | self.devices.remove(&ifindex).is_some()
     }
 
+    /// Takes note that a bond has a new device.
+    pub(super) fn know_anew(&mut self, bond: u32) {
+        self.without_gro.remove(&bond);
+    }
+
     /// The devices that have the program: ifindex and name.
     pub(super) fn with_program(&self) -> impl Iterator<Item = (u32, &str)> {
         let native = self
@@ -412,9 +417,13 @@ impl Applier {
         };
         let wants =
             wants && planned(live).any(|(path, plan)| path.xdp != XdpMode::Off && native(plan));
+        let link = self.netlink.link_by_index(device.ifindex)?;
         if !wants {
             self.drivers.without_gro.remove(&id);
             self.limit_xdp(id, 0)?;
+        } else if link.is_none() {
+            // It is made again before anything else.
+            return Ok(());
         } else if xdp_mtu != 0 && !self.netlink.takes_frames(&name) {
             self.limit_xdp(id, 0)?;
             self.drivers.without_gro.insert(id);
@@ -433,12 +442,16 @@ impl Applier {
             } else {
                 // Frames first find their way, then they take it.
                 let peer = self.tables.bond_peers.get(id, 0).ok();
-                if peer.is_none_or(|peer| peer.if_index != device.peer_ifindex) {
-                    let written = self.tables.bond_peers.set(id, device.peer_ifindex, None, 0);
-                    written.context("writing BOND_PEERS")?;
+                if peer.is_none_or(|peer| peer.if_index != device.peer_ifindex)
+                    && let Err(error) = self.tables.bond_peers.set(id, device.peer_ifindex, None, 0)
+                {
+                    // Gone since.
+                    let error = anyhow!(error).context("writing BOND_PEERS");
+                    self.journal
+                        .failed(About::bond(&name), &format!("{error:#}"));
+                    return Ok(());
                 }
                 // The user may have made the device's smaller.
-                let link = self.netlink.link_by_index(device.ifindex)?;
                 self.set_xdp(id, link.map_or(mtu, |link| link.mtu.min(mtu)))?;
             }
         }
