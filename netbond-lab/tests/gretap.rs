@@ -526,6 +526,14 @@ fn without_probes_and_with_a_new_controller() {
     let topology = topology.with_bond_line("probe_interval = 0\nkey = 5");
     let lab = Lab::up("gretap-plain", &topology).unwrap();
     let (a, b) = (lab.router("A"), lab.router("B"));
+    // Without probes nothing else says that both ends receive.
+    for router in [a, b] {
+        wait_for("programs on both paths' devices", SOON, || {
+            let receiving = router.netbond_log().matches("receiving on device").count();
+            Ok((receiving == 2).then_some(()))
+        })
+        .unwrap();
+    }
     let before = mac(a, "nb0");
     ping(a, B);
     assert_eq!(path(a, "via-m1")["watch"], "none");
