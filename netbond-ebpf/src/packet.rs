@@ -113,6 +113,9 @@ pub(crate) trait Context {
     /// is too short.
     fn load<T: Copy>(&self, offset: usize) -> (bool, T);
 
+    /// The same for what does not lie in that one piece.
+    fn load_beyond<T: Copy>(&self, offset: usize) -> (bool, T);
+
     /// Overwrites bytes; `recompute` where a checksum that the kernel has of the packet covers them.
     fn store_bytes<T>(&self, offset: usize, value: &T, recompute: bool) -> Result<(), Refused>;
 }
@@ -141,6 +144,11 @@ impl Context for TcContext {
         let result = unsafe { bpf_skb_load_bytes(skb, offset as u32, to, size_of::<T>() as u32) };
         // SAFETY: it is written in any case, with zeros where the frame is too short.
         (result == 0, unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn load_beyond<T: Copy>(&self, offset: usize) -> (bool, T) {
+        Context::load(self, offset)
     }
 
     #[inline(always)]
@@ -188,6 +196,13 @@ impl Context for XdpContext {
         let result = unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to, len) };
         // SAFETY: every T read here is plain bytes, zeros where the frame is too short.
         (result == 0, unsafe { value.assume_init() })
+    }
+
+    /// There is nothing: frames in several pieces are left to the kernel before they are read.
+    #[inline(always)]
+    fn load_beyond<T: Copy>(&self, _: usize) -> (bool, T) {
+        // SAFETY: every T read here is plain bytes.
+        (false, unsafe { MaybeUninit::<T>::zeroed().assume_init() })
     }
 
     /// The kernel has no checksum of a packet yet.
@@ -249,7 +264,7 @@ impl<C: Context> Packet<C> {
             });
         }
         // Beyond the linear part of the buffer, or of the frame.
-        self.ctx.load(offset)
+        self.ctx.load_beyond(offset)
     }
 
     /// The same where the verifier cannot follow where the offset comes from.
