@@ -66,8 +66,8 @@ impl Route {
         self.set_ports(onward, ports);
     }
 
-    /// Asks for the next hop of a path's packet of so many bytes, outer headers included, out of a device. Of none in particular:
-    /// paths are not told apart by TOS.
+    /// Asks for the next hop of a path's packet of so many bytes, outer headers included, out of this device; with no
+    /// TOS, as the answer is for all of its packets.
     #[inline(always)]
     pub fn ask_path(&mut self, path: &Path, ifindex: u32, over_ipv6: bool, len: u32) {
         if over_ipv6 {
@@ -126,8 +126,8 @@ const HOP_HOLDS: u64 = 5_000_000;
 /// How many a CPU knows: a power of two.
 pub const HOPS: u32 = 256;
 
-/// The next hop of a path, as a CPU last found it: an entry of `HOPS`, by the path's id modulo [`HOPS`]. Only
-/// programs read it. To ask for each packet would take longer than all else that is done to it.
+/// The next hop of a path, as a CPU last found it: an entry of `HOPS`, by the path's id modulo [`HOPS`]. Of
+/// programs alone: to ask the kernel for each packet takes several hundred instructions.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {

@@ -12,11 +12,6 @@ pub(crate) const PACE: Duration = Duration::from_millis(2);
 
 /// netbond's configuration of A, or of B, with a further line for the bond and for each path.
 pub(crate) fn config(router: &Router, bond: &str, path: &str) -> String {
-    config_on(router, DEVICES, bond, path)
-}
-
-/// The same, where the paths leave by these devices.
-pub(crate) fn config_on(router: &Router, devices: [&str; 2], bond: &str, path: &str) -> String {
     let (own, far) = if router.name() == "A" { (1, 2) } else { (2, 1) };
     let mut text = format!(
         "route_protocols = [\"kernel\"]\n[[bond]]\nname = \"nb0\"\n\
@@ -32,7 +27,7 @@ pub(crate) fn config_on(router: &Router, devices: [&str; 2], bond: &str, path: &
     {
         text += &format!(
             "[[bond.path]]\nname = \"{}\"\nlocal = \"{own}\"\nremote = \"{far}\"\ndevice = \"{}\"\n{path}\n",
-            PATHS[link], devices[link]
+            PATHS[link], DEVICES[link]
         );
     }
     text
@@ -40,11 +35,6 @@ pub(crate) fn config_on(router: &Router, devices: [&str; 2], bond: &str, path: &
 
 /// A and B, joined by two Ethernet links.
 pub(crate) fn up(name: &str, bond: &str, path: &str) -> Lab {
-    up_on(name, DEVICES, "", bond, path)
-}
-
-/// The same, where the paths leave by these devices, which the commands for `ip` make of the links' e0 and e1.
-pub(crate) fn up_on(name: &str, devices: [&str; 2], made_by: &str, bond: &str, path: &str) -> Lab {
     let options = Options {
         netbond: false,
         ..Default::default()
@@ -60,25 +50,19 @@ pub(crate) fn up_on(name: &str, devices: [&str; 2], made_by: &str, bond: &str, p
     a.ip(&(pair(0) + &pair(1))).unwrap();
     for (router, own) in [(a, 1), (b, 2)] {
         router
-            .ip(&format!("link set e0 up\nlink set e1 up\n{made_by}"))
-            .unwrap();
-        let [first, second] = devices;
-        router
             .ip(&format!(
-                "addr add 10.66.1.{own}/24 dev {first}\naddr add fd66::{own}/64 dev {second} nodad\n\
-                 link set {first} up\nlink set {second} up\n"
+                "addr add 10.66.1.{own}/24 dev e0\naddr add fd66::{own}/64 dev e1 nodad\n\
+                 link set e0 up\nlink set e1 up\n"
             ))
             .unwrap();
-        for link in ["e0", "e1"] {
+        for link in DEVICES {
             // No wire has packets without checksums, as a veth hands them over. And with GRO on veth keeps
             // its queue when a program comes or goes, where it would throw away what is in it.
             router
                 .run(&["ethtool", "-K", link, "tx", "off", "gro", "on"])
                 .unwrap();
         }
-        router
-            .write_config(&config_on(router, devices, bond, path))
-            .unwrap();
+        router.write_config(&config(router, bond, path)).unwrap();
         router.start_netbond().unwrap();
     }
     for router in [a, b] {
