@@ -2,6 +2,8 @@
 
 #![no_main]
 
+use std::net::Ipv6Addr;
+
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use libfuzzer_sys::fuzz_target;
 use netbond_common::{
@@ -9,7 +11,7 @@ use netbond_common::{
     flow::{Flow, NO_PORT, has_ports},
     frame, gre,
     inner::{Inner, wire_packets},
-    ipv4::{self, Outward},
+    ipv4, ipv6,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -153,6 +155,20 @@ fn read_ipv6(data: &[u8]) {
             (read.traffic_class(), read.hop_limit())
         );
         assert!(inner.dont_fragment);
+        assert_eq!(
+            ipv6::traffic_class(bytes[0], bytes[1]),
+            read.traffic_class()
+        );
+        let mapped = |address: Ipv6Addr| address.to_ipv4_mapped().is_some();
+        let (source, destination) = (read.source_addr(), read.destination_addr());
+        assert_eq!(ipv6::is_mapped(&read.source()), mapped(source));
+        wrap_in_ipv6(
+            inner,
+            source,
+            destination,
+            flow.hash(),
+            read.payload_length(),
+        );
     }
 }
 
@@ -170,7 +186,7 @@ fn turn(flow: Flow) {
 
 /// The outer header says what was asked for, with the right checksum.
 fn wrap(inner: Inner, local: [u8; 4], remote: [u8; 4], identification: u16) {
-    let outward = Outward {
+    let outward = ipv4::Outward {
         local: &ipv4::mapped(local),
         remote: &ipv4::mapped(remote),
         sum: ipv4::constant_sum(local, remote),
@@ -191,7 +207,32 @@ fn wrap(inner: Inner, local: [u8; 4], remote: [u8; 4], identification: u16) {
         read.header_checksum(),
         read.to_header().calc_header_checksum()
     );
-    match ecn::decapsulate(inner.tos, read.dcp().value() << 2 | read.ecn().value()) {
+    kept(inner.tos, read.dcp().value() << 2 | read.ecn().value());
+}
+
+/// The same of IPv6, which has no checksum, and whose flow label is the flow's.
+fn wrap_in_ipv6(inner: Inner, local: Ipv6Addr, remote: Ipv6Addr, hash: u32, payload_len: u16) {
+    let outward = ipv6::Outward {
+        inner,
+        hop_limit: 0,
+        payload_len: u32::from(payload_len),
+        label: ipv6::flow_label(hash),
+    };
+    let bytes = [&outward.head(8)[..], &local.octets(), &remote.octets()].concat();
+    let read = Ipv6HeaderSlice::from_slice(&bytes).expect("a header of ours");
+    assert_eq!(
+        (read.source_addr(), read.destination_addr()),
+        (local, remote)
+    );
+    assert_eq!((read.hop_limit(), read.next_header().0), (inner.ttl, 47));
+    assert_eq!(read.payload_length(), payload_len.wrapping_add(8));
+    assert_eq!(read.flow_label().value(), ipv6::flow_label(hash));
+    kept(inner.tos, read.traffic_class());
+}
+
+/// A packet that no one marked on the way leaves as it came.
+fn kept(inner: u8, outer: u8) {
+    match ecn::decapsulate(inner, outer) {
         Decapsulated::Keep => {}
         other => panic!("not marked on the way: {other:?}"),
     }

@@ -5,12 +5,14 @@
 //! (`bytemuck::Pod` refuses it), and each size is asserted: a change of layout that forgets
 //! [`ABI_VERSION`] does not go unnoticed.
 
+use core::net::IpAddr;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{class::Rule, fate::Fate, ipv6};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;
@@ -206,7 +208,7 @@ pub const PATH_USABLE: u32 = 1 << 0;
 pub const PATH_LAST_RESORT: u32 = 1 << 1;
 /// Packets carry [`Path::key`] (RFC 2890).
 pub const PATH_KEY: u32 = 1 << 2;
-/// The device is Ethernet: the kernel resolves the next hop (`bpf_redirect_neigh`).
+/// The device is Ethernet: the kernel finds the address of the next hop (`bpf_redirect_neigh`).
 pub const PATH_NEIGHBOUR: u32 = 1 << 3;
 /// It is not in use, for no policy of the user's: with a fresh proof of life it has copies that would have no
 /// path else.
@@ -231,12 +233,66 @@ pub struct Path {
     pub sum: u32,
     /// GRE key, big-endian.
     pub key: [u8; 4],
+    /// Of a path that is [`PATH_NEIGHBOUR`].
+    pub next_hop: NextHop,
     /// Outer source, big-endian; IPv4 as an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2).
     pub local: [u8; 16],
     /// Outer destination, likewise.
     pub remote: [u8; 16],
 }
-const _: () = assert!(size_of::<Path>() == 48);
+const _: () = assert!(size_of::<Path>() == 68);
+
+/// `AF_INET` of `socket(2)`.
+pub const AF_INET: u8 = 2;
+/// `AF_INET6`.
+pub const AF_INET6: u8 = 10;
+
+/// To whom packets of a path over Ethernet are sent: struct bpf_redir_neigh of linux/bpf.h. It outlives the route
+/// that told it, as long as packets pass.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct NextHop {
+    /// [`AF_INET`] or [`AF_INET6`]; 0: none was told, and the kernel's route to the remote address decides.
+    pub family: u32,
+    /// Big-endian; IPv4's four bytes come first.
+    pub address: [u8; 16],
+}
+const _: () = assert!(size_of::<NextHop>() == 20);
+
+impl From<IpAddr> for NextHop {
+    fn from(address: IpAddr) -> Self {
+        let mut bytes = [0; 16];
+        let family = match address {
+            IpAddr::V4(address) => {
+                bytes[..4].copy_from_slice(&address.octets());
+                AF_INET
+            }
+            IpAddr::V6(address) => {
+                bytes = address.octets();
+                AF_INET6
+            }
+        };
+        Self {
+            family: family.into(),
+            address: bytes,
+        }
+    }
+}
+
+impl NextHop {
+    /// Its address, where it was told.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        const IPV4: u32 = AF_INET as u32;
+        const IPV6: u32 = AF_INET6 as u32;
+        let [a, b, c, d, ..] = self.address;
+        match self.family {
+            IPV4 => Some([a, b, c, d].into()),
+            IPV6 => Some(self.address.into()),
+            _ => None,
+        }
+    }
+}
 
 impl Path {
     /// Outer source and destination, as they lie behind each other in an IPv6 header. No copy: the

@@ -36,7 +36,7 @@ pub struct Notes {
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 752);
+const _: () = assert!(size_of::<Notes>() == 488);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

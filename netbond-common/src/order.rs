@@ -23,6 +23,16 @@ pub const fn rest(order: u64) -> u64 {
     order >> 4
 }
 
+/// The order in which the paths at two places, counted from 0, have changed them.
+#[inline(always)]
+#[must_use]
+pub const fn exchange(order: u64, one: u32, other: u32) -> u64 {
+    const LAST: u32 = MAX_BOND_PATHS - 1;
+    let (one, other) = (4 * (one & LAST), 4 * (other & LAST));
+    let difference = ((order >> one) ^ (order >> other)) & LAST as u64;
+    order ^ (difference << one) ^ (difference << other)
+}
+
 /// The order that begins with these paths; the others follow, by their numbers.
 pub fn pack(paths: impl IntoIterator<Item = u32>) -> u64 {
     let (mut order, mut taken, mut place) = (0, 0_u32, 0);
@@ -97,6 +107,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn two_paths_change_places() {
+        let order = pack([3, 1, 2, 0]);
+        assert_eq!(exchange(order, 0, 2), pack([2, 1, 3, 0]));
+        assert_eq!(exchange(order, 3, 1), pack([3, 0, 2, 1]));
+        assert_eq!(exchange(order, 15, 0), order ^ 12 ^ 12 << 60);
+        assert_eq!(exchange(order, 5, 5), order);
+    }
     use crate::abi::FLOW_BUCKETS;
 
     fn unpack(order: u64) -> Vec<u32> {

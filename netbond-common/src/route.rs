@@ -3,16 +3,12 @@
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    abi::Path,
+    abi::{AF_INET, AF_INET6, Path},
     flow::has_ports,
     frame::{self, Header},
     gre, ipv4,
     onward::Onward,
 };
-
-/// As `socket(2)` has them.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// struct bpf_fib_lookup of linux/bpf.h: a question, and in the same place the answer.
 #[repr(C)]
@@ -81,6 +77,18 @@ impl Route {
         }
     }
 
+    /// Asks for the address of a path's next hop on its device: of that itself where it is IPv4, so that no route to
+    /// the remote address is needed. One of IPv6 is link-local as a rule, and of those the kernel tells nothing
+    /// (`rt6_need_strict` in `bpf_ipv6_fib_lookup`). See [`Self::is_of`].
+    #[inline(always)]
+    pub fn ask_neighbour(&mut self, path: &Path, over_ipv6: bool) {
+        self.ask_path(path, path.ifindex, over_ipv6, 0);
+        if !over_ipv6 && path.next_hop.family == u32::from(AF_INET) {
+            // Behind the address there are zeros, as here.
+            self.destination = words(&path.next_hop.address);
+        }
+    }
+
     #[inline(always)]
     fn begin(&mut self, family: u8, ifindex: u32, len: u32, transport: u8) {
         self.family = family;
@@ -97,6 +105,18 @@ impl Route {
         if onward.whole && has_ports(onward.transport) {
             self.ports = [[a, b], [c, d]];
         }
+    }
+
+    /// Whether the way that was found leads out of the path's device by its next hop, where one is known: the kernel puts
+    /// it in the place of the destination. Without a branch: the ways through a program multiply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(&self, path: &Path) -> bool {
+        let family = path.next_hop.family;
+        let is_known = (family | family.wrapping_neg()) >> 31;
+        let ([a, b], [c, d]) = (self.destination, words(&path.next_hop.address));
+        let elsewhere = ((a ^ c) | (b ^ d)) & 0_u64.wrapping_sub(is_known as u64);
+        (self.ifindex ^ path.ifindex) as u64 | elsewhere == 0
     }
 
     /// The route's MTU, of an answer.

@@ -3,9 +3,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::{
-    abi::{
-        Bond, Flowlet, MAX_BOND_PATHS, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, Ticket, WHEEL_SLOTS,
-    },
+    abi::{Bond, Flowlet, MAX_BOND_PATHS, PATH_SPARE, PATH_USABLE, Ticket, WHEEL_SLOTS},
     order,
     turns::{self, NO_RANK, min},
 };
@@ -120,14 +118,11 @@ pub struct Copies {
     pub stand_ins: u32,
     /// A bit for each path: it is a last resort.
     pub last_resorts: u32,
-    /// The one whose device needs a neighbour's address, or [`Self::NO_PATH`].
-    neighbour: u32,
     /// The kind that is looked at: read back from here, as before 6.2 the verifier does not know how great a
     /// number is that was put together of bits.
-    kind: u64,
-    /// By rank; [`Self::SPARE`] further on spare ones, and [`Self::NEIGHBOURS`] further on those
-    /// whose device needs a neighbour's address.
-    kinds: [Kind; 16],
+    kind: u32,
+    /// By rank; [`Self::SPARE`] further on spare ones.
+    kinds: [Kind; 8],
 }
 
 /// Paths of a kind.
@@ -137,16 +132,10 @@ struct Kind {
     /// They are the first so many of this order.
     order: u64,
     count: u64,
-    /// Four bits for each: how many like it that need no neighbour's address come before it.
-    before: u64,
 }
 
 impl Kind {
-    const NONE: Self = Self {
-        order: 0,
-        count: 0,
-        before: 0,
-    };
+    const NONE: Self = Self { order: 0, count: 0 };
 }
 
 impl Copies {
@@ -155,8 +144,7 @@ impl Copies {
     const STALE: usize = 2;
     const RANKS: usize = 4;
     const SPARE: usize = 4;
-    const NEIGHBOURS: usize = 8;
-    const NO_PATH: u32 = MAX_BOND_PATHS;
+    const KINDS: usize = 8;
 
     /// On no path.
     pub const NONE: Self = Self {
@@ -164,18 +152,14 @@ impl Copies {
         count: 0,
         stand_ins: 0,
         last_resorts: 0,
-        neighbour: Self::NO_PATH,
         kind: 0,
-        kinds: [Kind::NONE; 16],
+        kinds: [Kind::NONE; Self::KINDS],
     };
 
     /// Finds the paths for a packet that is to be sent on so many: the first of an order that are usable,
     /// and where these are too few, of the spare ones (`PATH_SPARE`) with a fresh proof of life. Where
     /// none is usable, other last resorts as well, the stale ones only if there is nothing else. `flags` as
     /// for [`select`]. None where `count` is 0 then.
-    ///
-    /// Of paths whose device needs a neighbour's address only one takes part, the last: a copy cannot be
-    /// sent to a neighbour, only the packet itself.
     #[inline(always)]
     pub fn find(&mut self, order: u64, most: u32, mut flags: impl FnMut(u32) -> u32) {
         *self = Self::NONE;
@@ -189,15 +173,11 @@ impl Copies {
             // Those that are stale are alike: all of them have copies.
             let rank = (rank - ((rank + 5) >> 3)) & (Self::RANKS as u64 - 1);
             let spare = u64::from((found / PATH_SPARE) & 1) * Self::SPARE as u64;
-            let neighbour = u64::from((found / PATH_NEIGHBOUR) & 1) * Self::NEIGHBOURS as u64;
-            self.kind = rank + spare + neighbour;
+            self.kind = (rank + spare) as u32;
             compiler_fence(Ordering::SeqCst);
-            let at = self.kind as usize & (2 * Self::NEIGHBOURS - 1);
-            let before = self.kinds[at & (Self::NEIGHBOURS - 1)].count;
-            let kind = &mut self.kinds[at];
+            let kind = &mut self.kinds[self.kind as usize & (Self::KINDS - 1)];
             let at = 4 * (kind.count & u64::from(MAX_BOND_PATHS - 1));
             kind.order |= u64::from(path) << at;
-            kind.before |= (before & 15) << at;
             kind.count += 1;
             self.last_resorts |= ((rank as u32 + 3) >> 2) << path;
             let passed = (u64::from(most).wrapping_sub(1 + u64::from(place)) >> 63) as u32;
@@ -215,30 +195,18 @@ impl Copies {
             self.add(Self::STALE + Self::SPARE, most);
             self.add(Self::STALE, most);
         }
-        if self.neighbour != Self::NO_PATH {
-            let at = 4 * (self.count.wrapping_sub(1) & (MAX_BOND_PATHS - 1));
-            self.order = self.order & !(15 << at) | u64::from(self.neighbour) << at;
-        }
     }
 
     /// Adds those of a kind, up to so many in all.
     #[inline(always)]
     fn add(&mut self, kind: usize, most: u32) {
         compiler_fence(Ordering::SeqCst);
-        let (plain, neighbours) = (self.kinds[kind], self.kinds[kind + Self::NEIGHBOURS]);
+        let of_kind = self.kinds[kind];
         let room = i64::from(most) - i64::from(self.count);
-        let before = (neighbours.before & 15) as i64;
-        let mut count = room;
-        if self.neighbour == Self::NO_PATH && neighbours.count != 0 && before < room {
-            self.neighbour = order::first(neighbours.order);
-            self.count += 1;
-            count -= 1;
-        }
-        count = min(plain.count as i64, count);
+        let count = min(of_kind.count as i64, room);
         if count > 0 {
-            let others = (self.neighbour != Self::NO_PATH) as u32;
-            let at = 4 * ((self.count - others) & (MAX_BOND_PATHS - 1));
-            self.order |= plain.order << at;
+            let at = 4 * (self.count & (MAX_BOND_PATHS - 1));
+            self.order |= of_kind.order << at;
             self.count += count as u32;
         }
         compiler_fence(Ordering::SeqCst);
@@ -446,31 +414,25 @@ mod tests {
         }
 
         /// Copies take the first of the usable paths, then of spare ones with a fresh proof, and only
-        /// where none is usable others; but one that needs a neighbour, last; whatever was noted before.
+        /// where none is usable others; whatever was noted before.
         #[test]
         fn copies_take_the_best_paths(
             order in Just((0..16).collect::<Vec<u32>>()).prop_shuffle(),
             flags in flags_of(16),
-            neighbours: u16,
             most in 0..=17_u32,
             noted: u32,
         ) {
-            let flags = |path: u32| {
-                let neighbour = u32::from(neighbours) >> path & 1;
-                flags[path as usize] | (neighbour * PATH_NEIGHBOUR)
-            };
+            let flags = |path: u32| flags[path as usize];
             let mut copies = Copies {
                 order: u64::from(noted) << 7,
                 count: noted,
                 stand_ins: noted,
                 last_resorts: noted,
-                neighbour: noted,
-                kind: noted.into(),
+                kind: noted,
                 kinds: [Kind {
                     order: u64::from(noted),
                     count: noted.into(),
-                    before: noted.into(),
-                }; 16],
+                }; Copies::KINDS],
             };
             copies.find(order::pack(order.iter().copied()), most, flags);
             let kind = |path: u32| {
@@ -491,24 +453,12 @@ mod tests {
                 3 | 4 => &[3, 4],
                 _ => &[],
             };
-            let (mut plain, mut neighbour) = (Vec::new(), None);
-            let of_kind = |&due| order.iter().filter(move |&&path| kind(path) == due);
-            let candidates = kinds.iter().flat_map(of_kind);
-            for &path in candidates {
-                if plain.len() + usize::from(neighbour.is_some()) == most as usize {
-                    break;
-                }
-                if flags(path) & PATH_NEIGHBOUR == 0 {
-                    plain.push(path);
-                } else if neighbour.is_none() {
-                    neighbour = Some(path);
-                }
-            }
-            plain.extend(neighbour);
+            let of_kind = |&due| order.iter().copied().filter(move |&path| kind(path) == due);
+            let best: Vec<u32> = kinds.iter().flat_map(of_kind).take(most as usize).collect();
             let found: Vec<u32> = (0..copies.count)
                 .map(|place| order::first(copies.order >> (4 * place)))
                 .collect();
-            prop_assert_eq!(&found, &plain);
+            prop_assert_eq!(&found, &best);
             for path in found {
                 let place = order.iter().position(|&other| other == path).unwrap();
                 let due = match kind(path) {

@@ -110,6 +110,7 @@ fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
     let (mut rest, count) = (notes.copies.order, notes.copies.count);
     let (last_resorts, stand_ins) = (notes.copies.last_resorts, notes.copies.stand_ins);
     let mut over_ipv6 = copied.over_ipv6 != 0;
+    let mut sent = 0;
     packet.forget_route();
     for place in 0..MAX_BOND_PATHS {
         let slot = order::first(rest);
@@ -125,8 +126,17 @@ fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
                 break;
             }
             over_ipv6 = to_ipv6;
-            stats.tx_copies += packets;
         }
+        let last = place + 1 >= count;
+        if !last && path.flags & PATH_NEIGHBOUR != 0 {
+            let addressed = packet.address(path, over_ipv6, &mut notes.route);
+            if addressed.is_err() {
+                continue;
+            }
+        }
+        // The first is none.
+        stats.tx_copies += sent;
+        sent = packets;
         stats.tx_packets += packets;
         stats.tx_bytes += len;
         match Copies::choice(last_resorts, stand_ins, slot) {
@@ -134,19 +144,50 @@ fn copy(packet: &Packet, id: u32) -> Result<i32, End> {
             Choice::StandIn => stats.tx_stand_in += packets,
             Choice::LastResort => stats.tx_last_resort += packets,
         }
-        if place + 1 >= count {
+        if last {
             if path.flags & PATH_NEIGHBOUR == 0 {
                 return Ok(redirect(path.ifindex));
             }
             if packet.to_one().is_err() {
                 break;
             }
-            return Ok(redirect_to_neighbour(path.ifindex));
+            return Ok(redirect_to_neighbour(path));
         }
         packet.send_copy(path.ifindex);
     }
+    if sent == 0 {
+        return Err(End::new(id, Fate::TxNoRoom));
+    }
     // It was counted where it was sent.
     Ok(TC_ACT_SHOT)
+}
+
+/// The place of the first path, of those that are noted for copies, whose next hop's address is not known; of the last
+/// one if it is of all.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_first_unknown(context: *mut __sk_buff, id: u32) -> u32 {
+    let packet = Packet::new(TcContext::new(context));
+    let Some(notes) = maps::notes() else {
+        return 0;
+    };
+    let (mut rest, last) = (notes.copies.order, notes.copies.count.wrapping_sub(1));
+    for place in 0..MAX_BOND_PATHS - 1 {
+        if place >= last {
+            break;
+        }
+        let Some(path) = maps::path(maps::path_of(id, order::first(rest))) else {
+            break;
+        };
+        rest = order::rest(rest);
+        let over_ipv6 = is_over_ipv6::<Modes>(path);
+        if path.flags & PATH_NEIGHBOUR != 0
+            && !packet.knows_neighbour(path, over_ipv6, &mut notes.route)
+        {
+            return place;
+        }
+    }
+    last
 }
 
 /// Makes of an encapsulated packet one for another path of its bond, whose key is the same: its GRE
@@ -487,6 +528,9 @@ fn in_lane<F: Features>(
     if F::has(feature::DUPLICATE) && lane.mode == Mode::Duplicate as u32 {
         let copies = &mut notes.copies;
         copies.find(lane.order, lane.copies, flags);
+        // The last one has the packet itself, which the kernel sends whether or not anybody is known to answer.
+        let itself = netbond_first_unknown(packet.raw(), id);
+        copies.order = order::exchange(copies.order, itself, copies.count.wrapping_sub(1));
         let first = order::first(copies.order);
         let choice = Copies::choice(copies.last_resorts, copies.stand_ins, first);
         return Some((copies.count != 0).then_some((first, choice)));
@@ -655,7 +699,7 @@ impl Way {
 pub(crate) fn leave(packet: &Packet, path: &Path) -> i32 {
     packet.forget_route();
     if path.flags & PATH_NEIGHBOUR != 0 {
-        redirect_to_neighbour(path.ifindex)
+        redirect_to_neighbour(path)
     } else {
         redirect(path.ifindex)
     }

@@ -254,7 +254,7 @@ fn take<const L3: usize, const CLAMPS: bool>(
         packet.len() - (L3 + cover.len) as u32,
     );
     packet
-        .decapsulate(L3, cover.len, cover.protocol)
+        .decapsulate(cover.len, cover.protocol)
         .map_err(|_| end(Fate::RxNoDecap))?;
     if L3 == 0 {
         packet
@@ -296,7 +296,7 @@ fn take_frame<const L3: usize, const CLAMPS: bool>(
     // The kernel takes nothing away that leaves less than an IPv4 header.
     packet
         .pad(start + EthHdr::LEN + Ipv4Hdr::LEN)
-        .and_then(|()| packet.decapsulate(L3, cover.len + EthHdr::LEN, protocol))
+        .and_then(|()| packet.decapsulate(cover.len + EthHdr::LEN, protocol))
         .map_err(|_| Fate::RxNoDecap)?;
     if L3 == 0 {
         packet.prepend_ethernet().map_err(|_| Fate::RxNoDecap)?;

@@ -2,7 +2,10 @@
 //!
 //! What is read of a packet is the same at each kind of hook ([`Context`]); how it is changed is not.
 
-use core::mem::MaybeUninit;
+use core::{
+    mem::MaybeUninit,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{
     EbpfContext,
@@ -10,7 +13,8 @@ use aya_ebpf::{
         __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         BPF_F_ADJ_ROOM_ENCAP_L4_GRE, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-        BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
+        BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
     },
     helpers::generated::{
         bpf_clone_redirect, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
@@ -22,14 +26,18 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use netbond_common::{
-    abi::Path,
+    abi::{NextHop, Path},
     frame::{self, Tag},
     gre, inner,
     ipv4::{self, Outward},
     ipv6,
     names::feature,
+    route::Route,
 };
-use network_types::{eth::EthHdr, ip::Ipv6Hdr};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
 use crate::features::{Features as _, Modes};
 
@@ -710,25 +718,32 @@ impl Packet {
         protocol == Some(inner::TCP)
     }
 
-    /// Removes `len` bytes of outer headers from where the IP header starts, at `at`.
+    /// Removes `len` bytes of outer headers from where the IP header starts.
     ///
     /// `inner` is the EtherType of what is left.
     ///
     /// Where the outer header is IPv6 the kernel goes on to take the packet for IPv6, unless it is told
     /// otherwise, and leaves no less than an IPv6 header, though an IPv4 packet may be shorter. From Linux 6.3
-    /// on it takes our word that IPv4 is what is left; before, the packet is made longer, and IP's own length
-    /// says where it ends. (That in the first place would be refused for a packet that came over no wire, and
-    /// still says that it is inside a tunnel.)
+    /// on it takes our word that IPv4 is what is left; before, the outer header is made one of IPv4 first.
     #[inline(always)]
-    pub(crate) fn decapsulate(&self, at: usize, len: usize, inner: [u8; 2]) -> Result<(), Refused> {
-        let remove = |flags| self.ctx.adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, flags);
+    pub(crate) fn decapsulate(&self, len: usize, inner: [u8; 2]) -> Result<(), Refused> {
+        let remove = |len: usize, flags| {
+            let removed = self.ctx.adjust_room(-(len as i32), BPF_ADJ_ROOM_MAC, flags);
+            removed.map_err(|_| Refused)
+        };
         if Modes::has(feature::IPV6) && self.protocol() == gre::IPV6 && inner != gre::IPV6 {
-            if remove(LEAVES_IPV4).is_ok() {
+            if remove(len, LEAVES_IPV4).is_ok() {
                 return Ok(());
             }
-            self.pad(at + len + Ipv6Hdr::LEN)?;
+            // A super-packet of TCP would be one of TCP over IPv4 then, which one in a tagged frame need not be;
+            // it is long enough as it is.
+            if inner == gre::IPV4 || self.skb().gso_size == 0 {
+                let to = u16::from_ne_bytes(gre::IPV4);
+                self.ctx.change_proto(to, 0).map_err(|_| Refused)?;
+                return remove(len - (Ipv6Hdr::LEN - Ipv4Hdr::LEN), PLAIN);
+            }
         }
-        remove(PLAIN).map_err(|_| Refused)
+        remove(len, PLAIN)
     }
 
     /// Lengthens a frame that is shorter than `len` bytes, with zeros.
@@ -749,6 +764,32 @@ impl Packet {
         // SAFETY: a plain helper call on this program's own context. What it refuses is lost, as what a
         // device refuses to which packets are redirected.
         let _ = unsafe { bpf_clone_redirect(self.raw(), ifindex, 0) };
+    }
+
+    /// Whether the address of an Ethernet path's next hop is known; `route` has it then.
+    #[inline(always)]
+    pub(crate) fn knows_neighbour(&self, path: &Path, over_ipv6: bool, route: &mut Route) -> bool {
+        route.ask_neighbour(path, over_ipv6);
+        let (skb, at) = (self.ctx.as_ptr().cast(), (&raw mut *route).cast());
+        let len = size_of::<Route>() as i32;
+        // SAFETY: a plain helper call on this program's own context, with as much room as it is told.
+        let found = unsafe { bpf_fib_lookup(skb, at, len, BPF_FIB_LOOKUP_OUTPUT) };
+        found == i64::from(BPF_FIB_LKUP_RET_SUCCESS) && route.is_of(path)
+    }
+
+    /// Addresses the frame to it, with the outer headers that it has, so that it may be sent as it is.
+    #[inline(always)]
+    pub(crate) fn address(
+        &self,
+        path: &Path,
+        over_ipv6: bool,
+        route: &mut Route,
+    ) -> Result<(), Refused> {
+        if !self.knows_neighbour(path, over_ipv6, route) {
+            return Err(Refused);
+        }
+        let protocol = if over_ipv6 { gre::IPV6 } else { gre::IPV4 };
+        self.write(0, &route.header(protocol))
     }
 
     /// Addresses the frame to no group: the kernel finds the next hop of no other, though it replaces
@@ -817,11 +858,24 @@ pub(crate) fn redirect(ifindex: u32) -> i32 {
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
-/// Sends the packet out of an Ethernet device to the next hop of its destination address.
+/// Sends the packet out of a path's Ethernet device to its next hop.
 #[inline(always)]
-pub(crate) fn redirect_to_neighbour(ifindex: u32) -> i32 {
-    // SAFETY: a plain helper call; a null pointer with length 0 asks for the route's next hop.
-    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+pub(crate) fn redirect_to_neighbour(path: &Path) -> i32 {
+    let next_hop = &path.next_hop;
+    if next_hop.family == 0 {
+        // SAFETY: a plain helper call; a null pointer with length 0 asks for the route's next hop.
+        let action = unsafe { bpf_redirect_neigh(path.ifindex, core::ptr::null_mut(), 0, 0) };
+        // Two calls are to stay two: before Linux 6.2 the verifier does not follow that an address and a length that
+        // are chosen by one question fit together.
+        compiler_fence(Ordering::SeqCst);
+        return action as i32;
+    }
+    let (at, len) = (
+        (&raw const *next_hop).cast_mut(),
+        size_of::<NextHop>() as i32,
+    );
+    // SAFETY: a plain helper call, with as much in the map as it is told; it does not write there.
+    unsafe { bpf_redirect_neigh(path.ifindex, at.cast(), len, 0) as i32 }
 }
 
 /// Hands the packet to a device as if received on it.

@@ -7,7 +7,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::PathBuf,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -22,7 +23,10 @@ use aya::{
     sys::SyscallError,
     util::KernelVersion,
 };
-use netbond_common::names::{self, feature, map, program};
+use netbond_common::{
+    names::{self, PIN_ROOT, feature, map, program},
+    siphash,
+};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::{pins::Pins, tables::check_abi};
@@ -141,7 +145,8 @@ impl Hook {
         }
     }
 
-    const fn label(self) -> &'static str {
+    /// Which side of the device it is.
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Bond | Self::Release => "egress",
             Self::Path { .. } => INGRESS,
@@ -149,10 +154,8 @@ impl Hook {
     }
 }
 
-/// The priority and handle of netbond's filters where the kernel has no tcx: what is there is
-/// replaced.
+/// The priority of netbond's filters where the kernel has no tcx; what is there with the same handle is replaced.
 const PRIORITY: u16 = 0x6e62;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The loaded programs.
 pub struct Programs {
@@ -208,6 +211,12 @@ impl Programs {
         Ok(Some(std::mem::replace(&mut self.loaded, loaded)))
     }
 
+    /// What is loaded, `feature` bits.
+    #[must_use]
+    pub const fn features(&self) -> u32 {
+        self.loaded.features
+    }
+
     /// Takes back what [`Self::switch`] did.
     pub fn restore(&mut self, loaded: Loaded) {
         self.loaded = loaded;
@@ -260,12 +269,13 @@ impl Programs {
     }
 
     /// Puts the program on the device's hook, or swaps it into the hook that is there already. For a new
-    /// tcx link the kernel waits until no CPU is where it was before (`tcx_entry_sync`), some ms.
+    /// tcx link the kernel waits until no CPU is where it was before (`tcx_entry_sync`), some ms. Tells whether none
+    /// was there; one that is there as it should be costs little.
     ///
     /// # Errors
     ///
     /// Where the device is gone or the kernel refuses.
-    pub fn attach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+    pub fn attach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<bool> {
         // aya takes names: one that went to another device meanwhile would lead astray.
         ensure!(
             if_nametoindex(device) == Ok(ifindex),
@@ -280,12 +290,13 @@ impl Programs {
     }
 
     /// Puts the program into the driver of an Ethernet device, or swaps it in where it is already. Never in the
-    /// place of another program, nor in the kernel's stead of a driver that has no XDP (generic XDP).
+    /// place of another program, nor in the kernel's stead of a driver that has no XDP (generic XDP). Tells whether
+    /// none was there.
     ///
     /// # Errors
     ///
     /// Why not, and the kernel's words.
-    pub fn attach_xdp(&mut self, device: &str, ifindex: u32) -> Result<(), NoXdp> {
+    pub fn attach_xdp(&mut self, device: &str, ifindex: u32) -> Result<bool, NoXdp> {
         let refused = |error: anyhow::Error| NoXdp {
             reason: names::Xdp::Refused,
             error,
@@ -302,7 +313,7 @@ impl Programs {
                     Ok(())
                 });
             if swapped.is_ok() {
-                return Ok(());
+                return Ok(false);
             }
             // The pin outlived its device, or what somebody else took off it.
             fs::remove_file(&pin)
@@ -318,7 +329,7 @@ impl Programs {
             link.pin(&pin)
                 .with_context(|| format!("pinning {}", pin.display()))
         });
-        pinned.map(|_| ()).map_err(refused)
+        pinned.map(|_| true).map_err(refused)
     }
 
     /// Takes the program out of a driver; fine where the device or the program is gone.
@@ -345,7 +356,7 @@ impl Programs {
         detach(&self.pins, device, ifindex, hook)
     }
 
-    fn attach_tcx(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+    fn attach_tcx(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<bool> {
         let pin = link_pin(&self.pins, ifindex, hook);
         let program = self.loaded.program(hook)?;
         if let Ok(pinned) = PinnedLink::from_pin(&pin) {
@@ -354,9 +365,10 @@ impl Programs {
                 Ok(id) => {
                     // The pin holds the link; our own descriptor of it may go.
                     let _: FdLink = program.take_link(id)?.try_into()?;
-                    return Ok(());
+                    return Ok(false);
                 }
-                // The pin outlived its device (an ifindex is used again after a wrap).
+                // The pin outlived its device (an ifindex is used again after a wrap), or what somebody else took
+                // off it.
                 Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
                     if io_error.raw_os_error() == Some(libc::ENOLINK) => {}
                 Err(error) => return Err(error.into()),
@@ -368,29 +380,28 @@ impl Programs {
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(&pin)
             .with_context(|| format!("pinning {}", pin.display()))?;
-        Ok(())
+        Ok(true)
     }
 
-    fn attach_clsact(&mut self, device: &str, hook: Hook) -> Result<()> {
+    fn attach_clsact(&mut self, device: &str, hook: Hook) -> Result<bool> {
         // Fails where it is there already; where it fails otherwise, so does what follows.
         let _ = qdisc_add_clsact(device);
         let program = self.loaded.program(hook)?;
         let options = NlOptions {
             priority: PRIORITY,
-            handle: HANDLE,
+            handle: handle(&self.pins),
             classid: None,
         };
-        let id = match program.attach_with_options(
-            device,
-            hook.attach_type(),
-            TcAttachOptions::Netlink(options),
-        ) {
+        let options = TcAttachOptions::Netlink(options);
+        let attached = program.attach_with_options(device, hook.attach_type(), options);
+        let was_gone = attached.is_ok();
+        let id = match attached {
             Ok(id) => id,
-            Err(_) => program.attach_to_link(filter(device, hook)?)?,
+            Err(_) => program.attach_to_link(filter(&self.pins, device, hook)?)?,
         };
         // The filter holds the program; the link value would take it off when it goes.
         std::mem::forget(program.take_link(id)?);
-        Ok(())
+        Ok(was_gone)
     }
 }
 
@@ -486,7 +497,7 @@ pub fn detach(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<()>
     }
     if !has_tcx() {
         // Gone with its device, or never there: nothing to do in either case.
-        let _ = filter(device, hook).map(aya::programs::Link::detach);
+        let _ = filter(pins, device, hook).map(aya::programs::Link::detach);
     }
     Ok(())
 }
@@ -517,14 +528,28 @@ fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
-fn filter(device: &str, hook: Hook) -> Result<SchedClassifierLink> {
+fn filter(pins: &Pins, device: &str, hook: Hook) -> Result<SchedClassifierLink> {
     Ok(SchedClassifierLink::attached(
         device,
         hook.attach_type(),
         PRIORITY,
-        HANDLE,
+        handle(pins),
         None,
     )?)
+}
+
+/// The handle of the filters whose maps are pinned there. Those of another tree have another: what one netbond
+/// leaves goes on to the next (`cls_bpf_classify`), and neither replaces the other.
+fn handle(pins: &Pins) -> TcHandle {
+    if pins.root() == Path::new(PIN_ROOT) {
+        return TcHandle::new(0, 1);
+    }
+    let bytes = pins.root().as_os_str().as_bytes();
+    let hash = bytes.iter().fold(0, |hash, &byte| {
+        siphash::hash([0; 2], [hash, u64::from(byte), 0])
+    });
+    // Never the one above, which has a major number of 0.
+    TcHandle::new((hash >> 16) as u16 | 1, hash as u16)
 }
 
 fn xdp_pin(pins: &Pins, ifindex: u32) -> PathBuf {
@@ -542,8 +567,8 @@ fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
 /// With the verifier's own words where it refuses.
 pub fn load_programs(ebpf: &mut Ebpf, features: u32) -> Result<()> {
     for name in programs(features) {
-        classifier(ebpf, name)?
-            .load()
+        let program = classifier(ebpf, name)?;
+        again_if_disturbed(|| program.load())
             .with_context(|| format!("the kernel refused the program {name}"))?;
     }
     Ok(())
@@ -602,7 +627,22 @@ pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 ///
 /// With the verifier's own words where it refuses.
 pub fn load_xdp(program: &mut Xdp) -> Result<()> {
-    program
-        .load()
+    again_if_disturbed(|| program.load())
         .with_context(|| format!("the kernel refused the program {}", program::XDP))
+}
+
+/// Loads a program. A signal that comes while the verifier is at work ends that (EAGAIN, `do_check` in
+/// kernel/bpf/verifier.c), be it a `systemctl reload` or the freezer: then it is done again.
+fn again_if_disturbed(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+    load()
 }

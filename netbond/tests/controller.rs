@@ -363,6 +363,99 @@ fn without_a_route_probes_keep_a_path_as_a_last_resort() {
     );
 }
 
+/// On Ethernet packets need a next hop: the last that OSPF told stays while there is none, as long as probes find
+/// the path alive; of the same device, to the same address, and whoever the controller is.
+#[test]
+fn on_ethernet_the_next_hop_outlives_its_route() {
+    let ethernet = |ifindex| {
+        let Event::Link(link) = link(ifindex, true) else {
+            panic!("a device");
+        };
+        let mac = Some([2; 6]);
+        Event::Link(Link { mac, ..link })
+    };
+    let next_hops = |bench: &Bench| {
+        let paths = &bench.plan.as_ref().unwrap().paths;
+        [paths[0].next_hop, paths[1].next_hop].map(|hop| hop.map(|hop| hop.address.to_string()))
+    };
+    let told = |[one, other]: [&str; 2]| [Some(one.to_owned()), Some(other.to_owned())];
+    let alive = |path| Event::Liveness {
+        path,
+        verdict: Verdict::Alive,
+    };
+    let mut bench = Bench::new();
+    assert_eq!(next_hops(&bench), [None, None], "tunnels have none");
+    let gateways = ["10.65.0.1", "10.65.0.13"];
+    for event in [ethernet(M1), ethernet(M2), alive(0), alive(1)] {
+        bench.feed(event);
+    }
+    assert_eq!(next_hops(&bench), told(gateways));
+
+    bench.feed(no_route("10.65.0.6"));
+    bench.feed(route("10.65.0.10", 4, &[M2]));
+    assert_eq!(next_hops(&bench), told(gateways));
+    let down = |reason, standing| (PathState::Down, reason, standing);
+    let paths = [StateReason::NoRoute, StateReason::NotOspf];
+    assert_eq!(
+        bench.paths(),
+        paths.map(|reason| down(reason, Standing::Usable))
+    );
+    // Nor is a detour any different from one of WireGuard's.
+    bench.feed(route("10.65.0.10", BIRD, &[M2]));
+    bench.feed(route("10.65.0.6", BIRD, &[M2]));
+    assert_eq!(next_hops(&bench), told(gateways));
+    assert!(bench.plan.as_ref().unwrap().paths[0].is_spare());
+    // The address on the link itself has no gateway.
+    let Event::Route {
+        to,
+        route: Some(mut direct),
+    } = route("10.65.0.6", BIRD, &[M1])
+    else {
+        panic!("a route");
+    };
+    direct.next_hops[0].gateway = None;
+    bench.feed(Event::Route {
+        to,
+        route: Some(direct),
+    });
+    assert_eq!(next_hops(&bench), told(["10.65.0.6", gateways[1]]));
+
+    // Another device is another link.
+    bench.feed(Event::LinkGone { ifindex: M1 });
+    bench.feed(no_route("10.65.0.6"));
+    let again = Link {
+        ifindex: 40,
+        name: "wg-a-m1".to_owned(),
+        up: true,
+        mtu: 1420,
+        mac: Some([2; 6]),
+    };
+    bench.feed(Event::Link(again));
+    assert_eq!(next_hops(&bench)[0], None);
+
+    // What an earlier controller knew counts, where it is of this link, until a route tells.
+    let mut bench = Bench::new();
+    bench.feed(no_route("10.65.0.6"));
+    bench.feed(no_route("10.65.0.10"));
+    let known = |path, ifindex, remote| Event::Neighbour {
+        path,
+        ifindex,
+        remote: ip(remote),
+        address: ip("10.65.0.99"),
+    };
+    for event in [
+        known(0, M1, "10.65.0.6"),
+        known(1, M1, "10.65.0.10"),
+        ethernet(M1),
+        ethernet(M2),
+    ] {
+        bench.feed(event);
+    }
+    assert_eq!(next_hops(&bench), [Some("10.65.0.99".to_owned()), None]);
+    bench.feed(route("10.65.0.6", BIRD, &[M1]));
+    assert_eq!(next_hops(&bench)[0], Some(gateways[0].to_owned()));
+}
+
 /// What OSPF lost or leads round, and what probes took out, may have copies; what a policy avoids may not.
 #[test]
 fn spare_paths() {
@@ -785,13 +878,15 @@ fn any_event_of_devices() -> impl Strategy<Value = Event> {
     let ifindex = prop::sample::select(vec![1, M1, M2]);
     prop_oneof![
         any_event(),
-        (ifindex.clone(), name, any::<bool>()).prop_map(|(ifindex, name, up)| Event::Link(Link {
-            ifindex,
-            name: name.to_owned(),
-            up,
-            mtu: 1420,
-            mac: None,
-        })),
+        (ifindex.clone(), name, any::<bool>(), any::<bool>()).prop_map(
+            |(ifindex, name, up, ethernet)| Event::Link(Link {
+                ifindex,
+                name: name.to_owned(),
+                up,
+                mtu: 1420,
+                mac: ethernet.then_some([2; 6]),
+            })
+        ),
         (ifindex.clone(), address.clone())
             .prop_map(|(ifindex, address)| Event::Address { ifindex, address }),
         (ifindex, address).prop_map(|(ifindex, address)| Event::AddressGone { ifindex, address }),

@@ -9,6 +9,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::Command;
 
@@ -19,7 +20,7 @@ use netbond::tables::Raw;
 use netbond_common::{
     abi::{
         BOND_ETHERNET, BOND_NUMBERED, Bond, Class, Lane, MAX_BOND_CLASSES, MAX_BONDS, PATH_KEY,
-        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, PathStats,
+        PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, Path, PathStats,
     },
     class::Rule,
     fate::Fate,
@@ -315,21 +316,85 @@ fn a_path_that_returns_has_copies() {
     assert_eq!(last_resort, [1, 0, 0]);
     bench.set_flags([SPARE, USABLE, USABLE]);
     assert_eq!(bench.paths(), [2, 1], "there are enough");
-    bench.set_flags([SPARE, 0, USABLE | PATH_NEIGHBOUR]);
-    assert_eq!(bench.paths(), [0, 2]);
 }
 
-/// A copy cannot be sent to a neighbour: the packet itself is, and one only.
+/// Copies on Ethernet are addressed to their paths' next hops, of either family. Where nobody is known to answer the
+/// packet itself goes, as the kernel asks for the address then; where that is so of several, to the first of them alone.
 #[test]
 #[ignore = "needs root: cargo xtask test test-run"]
-fn one_path_with_a_neighbour_comes_last() {
+fn copies_on_ethernet_go_to_next_hops() {
+    const ONE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    let set_up = |line: &str| {
+        let set = Command::new("ip").args(line.split(' ')).status();
+        assert!(set.unwrap().success(), "{line}");
+    };
     let mut bench = Bench::new(None, 0, 16);
-    bench.set_flags([USABLE, USABLE, USABLE | PATH_NEIGHBOUR]);
-    assert_eq!(bench.paths(), [1, 0, 2]);
-    bench.set_flags([USABLE | PATH_NEIGHBOUR, USABLE, USABLE | PATH_NEIGHBOUR]);
-    assert_eq!(bench.paths(), [1, 2]);
-    bench.set_flags([USABLE | PATH_NEIGHBOUR, 0, PATH_NEIGHBOUR]);
-    assert_eq!(bench.paths(), [0]);
+    for line in [
+        "link add wan type veth peer name far",
+        "link set far up",
+        "link set wan up",
+        "addr add 198.51.100.1/24 dev wan",
+        "neigh add 198.51.100.9 lladdr 02:00:00:00:00:01 nud permanent dev wan",
+        "neigh add fe80::9 lladdr 02:00:00:00:00:02 nud permanent dev wan",
+    ] {
+        set_up(line);
+    }
+    // The kernel names next hops to what forwards.
+    for family in ["ipv4", "ipv6"] {
+        std::fs::write(format!("/proc/sys/net/{family}/conf/wan/forwarding"), "1").unwrap();
+    }
+    let wan = nix::net::if_::if_nametoindex("wan").unwrap();
+    let lead = |bench: &mut Bench, slot: u32, next_hop: &str| {
+        let kernel = &mut bench.kernel;
+        let Raw(path) = kernel.tables.paths.get(&path_id(slot), 0).unwrap();
+        let path = Path {
+            ifindex: wan,
+            next_hop: next_hop.parse::<IpAddr>().unwrap().into(),
+            ..path
+        };
+        kernel.set_path(slot, &path);
+    };
+    lead(&mut bench, 2, "198.51.100.9");
+    lead(&mut bench, 1, "fe80::9");
+    lead(&mut bench, 0, "198.51.100.9");
+    bench.set_flags([USABLE | PATH_NEIGHBOUR; 3]);
+    bench.kernel.over_ipv6(1);
+    let (_, remote) = common::outer_v6(1);
+    set_up(&format!("-6 route add {remote} via fe80::9 dev wan"));
+    for (frame, addresses) in [
+        (ipv4_frame(100), [ONE, OTHER]),
+        (ipv6_frame(100), [ONE, OTHER]),
+    ] {
+        let sent = bench.send(&frame);
+        let to: Vec<_> = sent
+            .iter()
+            .map(|copy| (copy.path, &copy.frame[..6]))
+            .collect();
+        assert_eq!(to[..2], [(2, &addresses[0][..]), (1, &addresses[1][..])]);
+        assert_eq!(to[2].0, 0);
+        let types: Vec<_> = sent.iter().map(|copy| &copy.frame[12..14]).collect();
+        assert_eq!(types[..2], [&[0x08, 0x00][..], &[0x86, 0xdd]]);
+    }
+    let counts = |bench: &Bench| {
+        bench
+            .stats()
+            .map(|stats| (stats.tx_packets, stats.tx_copies))
+    };
+    assert_eq!(counts(&bench), [(2, 2), (2, 2), (2, 0)]);
+    // The first of all may be missing as well.
+    lead(&mut bench, 2, "198.51.100.77");
+    assert_eq!(bench.paths(), [0, 1, 2], "the kernel asks who that is");
+    assert_eq!(counts(&bench), [(3, 2), (3, 3), (3, 1)]);
+    lead(&mut bench, 0, "198.51.100.78");
+    assert_eq!(bench.paths(), [1, 2], "for one at a time");
+    assert_eq!(counts(&bench), [(3, 2), (4, 3), (4, 2)]);
+    // The route leads to somebody else by now.
+    let (_, remote) = common::outer_v6(1);
+    set_up(&format!("-6 route replace {remote} via fe80::8 dev wan"));
+    set_up("neigh add fe80::8 lladdr 02:00:00:00:00:08 nud permanent dev wan");
+    lead(&mut bench, 0, "198.51.100.9");
+    assert_eq!(bench.paths(), [0, 2]);
 }
 
 /// The rest of the bond goes by its own mode, numbered all the same.

@@ -13,22 +13,23 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use common::random::Random;
 use common::{
     BOND, Kernel, MAC, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Wrap, ipv4_frame, ipv6_frame,
-    outer, path_id,
+    outer, outer_v6, path_id,
 };
 use etherparse::{
     IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder, checksum::Sum16BitWords,
 };
-use netbond::tables::Raw;
+use netbond::{loader::ingress_program, tables::Raw};
 use netbond_common::{
     abi::{BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED, NO_BOND, PathStats, TunnelKey},
     fate::{Fate, Verdict},
     ipv4,
-    names::{feature, program},
+    names::feature,
     probe::{LEN, RATE_WINDOW_NS, STRANGER_LIMIT, TRIGGER},
     sequence::Stamp,
 };
@@ -52,6 +53,8 @@ struct Setup {
     key: Option<u32>,
     /// `BOND_*`.
     flags: u8,
+    /// Its second path is over IPv6.
+    mixed: bool,
 }
 
 impl Setup {
@@ -59,36 +62,53 @@ impl Setup {
         self.flags & flag != 0
     }
 
+    fn is_over_ipv6(self, slot: u32) -> bool {
+        self.mixed && slot == 1
+    }
+
+    /// Bytes of a path's outer IP header.
+    fn ip_len(self, slot: u32) -> usize {
+        if self.is_over_ipv6(slot) { 40 } else { 20 }
+    }
+
     /// Bytes of the outer headers of a packet that is not numbered.
-    fn overhead(self) -> usize {
-        24 + if self.key.is_some() { 4 } else { 0 }
+    fn overhead(self, slot: u32) -> usize {
+        self.ip_len(slot) + 4 + if self.key.is_some() { 4 } else { 0 }
+    }
+
+    /// `feature` bits.
+    fn features(self) -> u32 {
+        let with = |has: bool, feature| if has { feature } else { 0 };
+        with(self.has(BOND_NUMBERED), feature::NUMBERED) | with(self.mixed, feature::IPV6)
     }
 
     fn kernel(self) -> Kernel {
-        let features = if self.has(BOND_NUMBERED) {
-            feature::NUMBERED
-        } else {
-            0
-        };
-        let mut kernel = Kernel::with_features(&[1; PATHS as usize], self.key, features);
+        let mut kernel = Kernel::with_features(&[1; PATHS as usize], self.key, self.features());
         kernel.set_order(self.flags, PATHS);
         for slot in 0..PATHS {
-            let (local, _) = outer(slot);
-            let tunnel = TunnelKey {
-                source: ipv4::mapped(l3_remote(slot)),
+            let (local, remote) = outer(slot);
+            let tunnel = |source: [u8; 4]| TunnelKey {
+                source: ipv4::mapped(source),
                 destination: ipv4::mapped(local.octets()),
                 key: self.key.unwrap_or(0).to_be_bytes(),
                 has_key: u32::from(self.key.is_some()),
             };
-            let tunnels = &mut kernel.tables.tunnels;
-            tunnels.insert(Raw(tunnel), path_id(slot), 0).unwrap();
+            if self.is_over_ipv6(slot) {
+                kernel.over_ipv6(slot);
+                let tunnels = &mut kernel.tables.tunnels;
+                tunnels.remove(&Raw(tunnel(remote.octets()))).unwrap();
+            } else {
+                let from = Raw(tunnel(l3_remote(slot)));
+                let tunnels = &mut kernel.tables.tunnels;
+                tunnels.insert(from, path_id(slot), 0).unwrap();
+            }
         }
         kernel
     }
 }
 
-/// The far end of a path for the programs of devices without an Ethernet header. A test run takes bytes 12
-/// and 13 for an EtherType all the same: there is the source address, which has to begin like IPv4's.
+/// The far end of an IPv4 path for the programs of devices without an Ethernet header. A test run takes
+/// bytes 12 and 13 for an EtherType all the same: there is the source address, which has to begin like IPv4's.
 fn l3_remote(slot: u32) -> [u8; 4] {
     [8, 0, slot as u8, 6]
 }
@@ -113,12 +133,17 @@ struct Outer {
     numbered: bool,
 }
 
-/// Finds the path of a received frame whose IP header is at `l3`: RFC 791, RFC 2784, RFC 2890.
-fn read_outer(setup: Setup, l3: usize, frame: &[u8]) -> Result<Outer, Fate> {
-    // A test run's device has the address 0.
-    if frame[12..14] != [8, 0] || (l3 != 0 && frame[..6] != [0; 6]) {
-        return Err(Fate::RxForeign);
-    }
+/// What the reference knows of an outer IP header around GRE.
+struct OuterIp {
+    /// The paths between its addresses.
+    slots: Vec<u32>,
+    /// From the start of the frame to the end of the IP header.
+    end: usize,
+    ecn: u8,
+}
+
+/// RFC 791.
+fn read_outer_v4(setup: Setup, l3: usize, frame: &[u8]) -> Result<OuterIp, Fate> {
     // Options may be cut: whatever is not GRE's first fragment, or not GRE, is told without them.
     let mut longest = [0; 60];
     let there = frame.len().min(l3 + longest.len()) - l3;
@@ -133,18 +158,68 @@ fn read_outer(setup: Setup, l3: usize, frame: &[u8]) -> Result<Outer, Fate> {
     if ip.is_fragmenting_payload() {
         return Err(Fate::RxFragment);
     }
-    let start = l3 + ip.slice().len();
+    let between = |slot: &u32| {
+        let (local, remote) = outer(*slot);
+        let remotes = [remote.octets(), l3_remote(*slot)];
+        remotes.contains(&ip.source()) && ip.destination() == local.octets()
+    };
+    let slots = (0..PATHS).filter(|&slot| !setup.is_over_ipv6(slot));
+    Ok(OuterIp {
+        slots: slots.filter(between).collect(),
+        end: l3 + ip.slice().len(),
+        ecn: ip.ecn().value(),
+    })
+}
+
+/// RFC 8200. No extension header but a fragment's is told from what is not GRE.
+fn read_outer_v6(setup: Setup, l3: usize, frame: &[u8]) -> Result<OuterIp, Fate> {
+    let ip = Ipv6HeaderSlice::from_slice(&frame[l3..]).map_err(|_| Fate::RxForeign)?;
+    let end = l3 + ip.slice().len();
+    match ip.next_header() {
+        IpNumber(GRE) => {}
+        IpNumber::IPV6_FRAGMENTATION_HEADER if frame.get(end) == Some(&GRE) => {
+            return Err(Fate::RxFragment);
+        }
+        _ => return Err(Fate::RxForeign),
+    }
+    // No path is between addresses that stand for IPv4's, whatever follows.
+    if ip.source_addr().to_ipv4_mapped().is_some() {
+        return Err(Fate::RxForeign);
+    }
+    let between = |slot: &u32| {
+        let (local, remote) = outer_v6(*slot);
+        (ip.source_addr(), ip.destination_addr()) == (remote, local)
+    };
+    let slots = (0..PATHS).filter(|&slot| setup.is_over_ipv6(slot));
+    Ok(OuterIp {
+        slots: slots.filter(between).collect(),
+        end,
+        ecn: ip.traffic_class() & 3,
+    })
+}
+
+/// Finds the path of a received frame whose IP header is at `l3`: RFC 2784, RFC 2890.
+fn read_outer(setup: Setup, l3: usize, frame: &[u8]) -> Result<Outer, Fate> {
+    // A test run's device has the address 0.
+    if l3 != 0 && frame[..6] != [0; 6] {
+        return Err(Fate::RxForeign);
+    }
+    let ip = match frame[12..14] {
+        [0x08, 0x00] => read_outer_v4(setup, l3, frame),
+        [0x86, 0xdd] if setup.mixed => read_outer_v6(setup, l3, frame),
+        _ => Err(Fate::RxForeign),
+    }?;
     let word = |at: usize| -> Result<[u8; 4], Fate> {
         let bytes = frame.get(at..at + 4).ok_or(Fate::RxForeign)?;
         Ok(bytes.try_into().unwrap())
     };
-    let [flags, more, a, b] = word(start)?;
+    let [flags, more, a, b] = word(ip.end)?;
     let (checksum, routing) = (flags & 0x80 != 0, flags & 0x40 != 0);
     let (has_key, has_sequence) = (flags & 0x20 != 0, flags & 0x10 != 0);
     if checksum || routing || flags & 0x0f != 0 || more != 0 {
         return Err(Fate::RxGreFlags);
     }
-    let mut end = start + 4;
+    let mut end = ip.end + 4;
     let mut key = None;
     if has_key {
         key = Some(u32::from_be_bytes(word(end)?));
@@ -154,18 +229,16 @@ fn read_outer(setup: Setup, l3: usize, frame: &[u8]) -> Result<Outer, Fate> {
         word(end)?;
         end += 4;
     }
-    let of_path = |slot: &u32| {
-        let (local, remote) = outer(*slot);
-        let remotes = [remote.octets(), l3_remote(*slot)];
-        remotes.contains(&ip.source()) && ip.destination() == local.octets() && key == setup.key
-    };
-    Ok(Outer {
-        slot: (0..PATHS).find(of_path).ok_or(Fate::RxForeign)?,
-        end,
-        protocol: u16::from_be_bytes([a, b]),
-        ecn: ip.ecn().value(),
-        numbered: has_sequence && setup.has(BOND_NUMBERED),
-    })
+    match ip.slots[..] {
+        [slot] if key == setup.key => Ok(Outer {
+            slot,
+            end,
+            protocol: u16::from_be_bytes([a, b]),
+            ecn: ip.ecn,
+            numbered: has_sequence && setup.has(BOND_NUMBERED),
+        }),
+        _ => Err(Fate::RxForeign),
+    }
 }
 
 /// The inner ECN field after decapsulation, `None` where the packet is dropped: figure 4 of RFC 6040, by
@@ -258,14 +331,17 @@ fn due(setup: Setup, l3: usize, frame: &[u8], outer: &Outer) -> Due {
     if ethernet && left.len() < 20 {
         left.resize(20, 0);
     }
-    if l3 == 0 {
-        // A test run takes the first 14 bytes for an Ethernet header there: they stay, in place of as many
-        // behind them, and the kernel takes nothing away that leaves less than an IPv4 header.
-        if left.len() < ETHERNET + 20 {
-            return ends(Fate::RxNoDecap);
-        }
-        left[..ETHERNET].copy_from_slice(&frame[..ETHERNET]);
+    // The kernel takes nothing away that leaves less than an IP header: of a packet that stays IPv6, and of
+    // frames that it takes for such, IPv6's.
+    let stays_ipv6 = setup.is_over_ipv6(outer.slot) && header[12..14] == [0x86, 0xdd];
+    let shortest = if stays_ipv6 { 40 } else { 20 };
+    // A test run of a device without Ethernet takes the first 14 bytes for its header: they stay, in place of
+    // as many behind them.
+    let kept = ETHERNET - l3;
+    if left.len() < kept + shortest {
+        return ends(Fate::RxNoDecap);
     }
+    left[..kept].copy_from_slice(&frame[..kept]);
     for (at, byte) in marks {
         left[at] = byte;
     }
@@ -412,6 +488,7 @@ impl Source {
             wrap.gre_protocol = u16::from_be_bytes([frame[12], frame[13]]);
             frame
         };
+        wrap.ipv6 = self.setup.is_over_ipv6(path);
         wrap.tos = self.random.one_of(&[0, 1, 2, 3, 0xb8]);
         wrap.frags = self.random.one_of(&[0, 0x4000]);
         if self.random.one_in(4) {
@@ -436,9 +513,11 @@ impl Source {
     /// a test run takes for an EtherType.
     fn without_header(&mut self) -> Vec<u8> {
         let mut frame = self.wrapped(1);
-        let slot = u32::from(frame[ETHERNET + 14]);
         frame.drain(..ETHERNET);
-        frame[12..16].copy_from_slice(&l3_remote(slot));
+        if frame[0] >> 4 == 4 {
+            let slot = u32::from(frame[14]);
+            frame[12..16].copy_from_slice(&l3_remote(slot));
+        }
         frame
     }
 
@@ -447,6 +526,7 @@ impl Source {
         let random = &mut self.random;
         for _ in 0..random.one_of(&[0, 1, 1, 1, 2, 3, 5]) {
             let len = frame.len();
+            let six = frame.get(l3).is_some_and(|first| first >> 4 == 6);
             // Most of what is read stands in front.
             let front = if random.one_in(4) { len } else { len.min(100) };
             let at = random.below(front);
@@ -472,17 +552,32 @@ impl Source {
                 // Fields of the outer headers: length, fragment, version and header length, GRE's flags.
                 9 => set(
                     frame,
-                    l3 + 2,
+                    l3 + if six { 4 } else { 2 },
                     random.one_of(&[[0, 0], [0, 20], [0xff, 0xff]]),
                 ),
+                10 if six => set(frame, l3 + 6, [random.one_of(&[0, 4, 43, 44, 47, 60])]),
                 10 => set(
                     frame,
                     l3 + 6,
                     random.one_of(&[[0x20, 0], [0, 1], [0x80, 0], [0x40, 0]]),
                 ),
-                11 => set(frame, l3, [0x40 | random.byte() & 0x0f]),
-                12 => set(frame, l3 + 20, [1 << random.below(8), 0]),
+                11 => set(
+                    frame,
+                    l3,
+                    [random.one_of(&[0x40, 0x60]) | random.byte() & 0x0f],
+                ),
+                12 => set(
+                    frame,
+                    l3 + if six { 40 } else { 20 },
+                    [1 << random.below(8), 0],
+                ),
                 // An address.
+                _ if six => {
+                    let (local, remote) = outer_v6(random.below(3) as u32);
+                    let mapped = Ipv4Addr::new(10, 65, 0, 6).to_ipv6_mapped();
+                    let part = random.one_of(&[local, remote, mapped]).octets();
+                    set(frame, l3 + random.one_of(&[8, 24]), part);
+                }
                 _ => {
                     let to = l3 + random.one_of(&[12, 16]);
                     let part = [10, 65, random.byte() % 3, random.one_of(&[2, 6])];
@@ -577,6 +672,8 @@ struct Bench {
     setup: Setup,
     source: Source,
     tally: Tally,
+    /// Packets sent and received so far.
+    packets: u64,
     /// Requests that were answered.
     answered: u64,
     start: Instant,
@@ -594,6 +691,7 @@ impl Bench {
             setup,
             source,
             tally: Tally::default(),
+            packets: 0,
             answered: 0,
             start: Instant::now(),
         }
@@ -601,12 +699,7 @@ impl Bench {
 
     /// Receives a frame whose IP header is at `l3`.
     fn receive(&mut self, l3: usize, frame: &[u8]) {
-        let name = match (l3, self.setup.has(BOND_NUMBERED)) {
-            (0, false) => program::INGRESS_L3,
-            (0, true) => program::INGRESS_L3_ORDER,
-            (_, false) => program::INGRESS_L2,
-            (_, true) => program::INGRESS_L2_ORDER,
-        };
+        let name = ingress_program(self.setup.features(), l3 != 0);
         let ran = self.kernel.run(name, frame, None);
         let outer = match read_outer(self.setup, l3, frame) {
             Ok(outer) => outer,
@@ -654,7 +747,7 @@ impl Bench {
         let probe = &frame[l3 + outer_len..];
         let known = probe.len() >= LEN && probe[..3] == *b"nb\x03";
         match probe.get(3) {
-            Some(1) if known && outer_len == self.setup.overhead() => {
+            Some(1) if known && outer_len == self.setup.overhead(slot) => {
                 if ran.action == TC_ACT_SHOT {
                     // More than the path answers.
                     return self.ended(BOND, Fate::RxProbeRate, ran, frame);
@@ -662,13 +755,22 @@ impl Bench {
                 assert_eq!(ran.action, TC_ACT_REDIRECT);
                 self.answered += 1;
                 assert_eq!(ran.frame.len(), frame.len(), "no amplification");
-                let (local, remote) = outer(slot);
-                let ip = Ipv4HeaderSlice::from_slice(&ran.frame[l3..]).unwrap();
-                assert_eq!((ip.source_addr(), ip.destination_addr()), (local, remote));
-                assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
-                assert_eq!(usize::from(ip.total_len()), frame.len() - l3);
-                assert_eq!((ip.ttl(), ip.dont_fragment()), (64, true));
-                let gre = l3 + 20..l3 + outer_len;
+                let ip_len = self.setup.ip_len(slot);
+                if self.setup.is_over_ipv6(slot) {
+                    let ip = Ipv6HeaderSlice::from_slice(&ran.frame[l3..]).unwrap();
+                    let addresses = (ip.source_addr(), ip.destination_addr());
+                    assert_eq!(addresses, outer_v6(slot));
+                    let payload = usize::from(ip.payload_length());
+                    assert_eq!(payload, frame.len() - l3 - ip_len);
+                    assert_eq!((ip.next_header(), ip.hop_limit()), (IpNumber(GRE), 64));
+                } else {
+                    let ip = Ipv4HeaderSlice::from_slice(&ran.frame[l3..]).unwrap();
+                    assert_eq!((ip.source_addr(), ip.destination_addr()), outer(slot));
+                    assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+                    assert_eq!(usize::from(ip.total_len()), frame.len() - l3);
+                    assert_eq!((ip.ttl(), ip.dont_fragment()), (64, true));
+                }
+                let gre = l3 + ip_len..l3 + outer_len;
                 assert_eq!(ran.frame[gre.clone()], frame[gre]);
                 let answer = &ran.frame[l3 + outer_len..];
                 assert_eq!(answer[..4], *b"nb\x03\x02");
@@ -723,15 +825,16 @@ impl Bench {
         }
         assert_eq!(ran.action, TC_ACT_REDIRECT, "{:?}", self.kernel.fates());
         let carried = if ethernet { frame } else { packet };
-        let (slot, header, stamped) = self.outer_of(&ran.frame, carried.len());
+        let (slot, stamped) = self.outer_of(&ran.frame, carried.len());
         let number = if stamped { 4 } else { 0 };
-        let end = ETHERNET + self.setup.overhead() + number;
+        let end = ETHERNET + self.setup.overhead(slot) + number;
         assert_eq!(
             ran.frame[end..],
             *carried,
             "the inner packet, byte for byte"
         );
-        let gre = &ran.frame[ETHERNET + 20..];
+        let ip_len = self.setup.ip_len(slot);
+        let gre = &ran.frame[ETHERNET + ip_len..];
         let inner_protocol = if ethernet { BRIDGED } else { protocol };
         assert_eq!(gre[2..4], inner_protocol.to_be_bytes());
         if let Some(ip) = ip {
@@ -739,24 +842,41 @@ impl Bench {
                 0x0800 => (ip[1], ip[8], ip[6] & 0x40 != 0),
                 _ => (ip[0] << 4 | ip[1] >> 4, ip[7], true),
             };
-            assert_eq!(header.dscp.value() << 2 | header.ecn.value(), tos);
-            assert_eq!(header.time_to_live, ttl);
-            assert_eq!(header.dont_fragment, fixed || ethernet);
+            let outer = &ran.frame[ETHERNET..ETHERNET + ip_len];
+            if self.setup.is_over_ipv6(slot) {
+                let outer = Ipv6HeaderSlice::from_slice(outer).unwrap();
+                assert_eq!((outer.traffic_class(), outer.hop_limit()), (tos, ttl));
+            } else {
+                let outer = Ipv4HeaderSlice::from_slice(outer).unwrap();
+                assert_eq!(outer.dcp().value() << 2 | outer.ecn().value(), tos);
+                assert_eq!(outer.ttl(), ttl);
+                assert_eq!(outer.dont_fragment(), fixed || ethernet);
+            }
         }
         self.tally.sent(slot, carried.len());
     }
 
-    /// What a sent packet's outer headers say: path, IP, and whether it is numbered.
-    fn outer_of(&self, sent: &[u8], carried: usize) -> (u32, Ipv4Header, bool) {
-        let ip = Ipv4HeaderSlice::from_slice(&sent[ETHERNET..]).unwrap();
-        let of_path = |slot: &u32| outer(*slot) == (ip.source_addr(), ip.destination_addr());
-        let slot = (0..PATHS).find(of_path).expect("addresses of one path");
-        let header = ip.to_header();
-        assert_eq!(header.header_checksum, header.calc_header_checksum());
-        assert_eq!(header.protocol, IpNumber(GRE));
-        assert!(!header.is_fragmenting_payload());
-        assert_eq!(usize::from(header.total_len), sent.len() - ETHERNET);
-        let gre = &sent[ETHERNET + 20..];
+    /// What a sent packet's outer headers say: path, and whether it is numbered.
+    fn outer_of(&self, sent: &[u8], carried: usize) -> (u32, bool) {
+        let packet = &sent[ETHERNET..];
+        let slot = if packet[0] >> 4 == 6 {
+            let ip = Ipv6HeaderSlice::from_slice(packet).unwrap();
+            assert_eq!(ip.next_header(), IpNumber(GRE));
+            assert_eq!(usize::from(ip.payload_length()), packet.len() - 40);
+            let of_path = |slot: &u32| outer_v6(*slot) == (ip.source_addr(), ip.destination_addr());
+            (0..PATHS).find(of_path)
+        } else {
+            let ip = Ipv4HeaderSlice::from_slice(packet).unwrap();
+            assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+            assert_eq!(ip.protocol(), IpNumber(GRE));
+            assert!(!ip.is_fragmenting_payload());
+            assert_eq!(usize::from(ip.total_len()), packet.len());
+            let of_path = |slot: &u32| outer(*slot) == (ip.source_addr(), ip.destination_addr());
+            (0..PATHS).find(of_path)
+        };
+        let slot = slot.expect("addresses of one path");
+        assert_eq!(self.setup.is_over_ipv6(slot), packet[0] >> 4 == 6);
+        let gre = &packet[self.setup.ip_len(slot)..];
         let probe = gre[2..4] == PROBE.to_be_bytes();
         let stamped = self.setup.has(BOND_NUMBERED) && !probe;
         let key = if self.setup.key.is_some() { 0x20 } else { 0 };
@@ -765,9 +885,9 @@ impl Bench {
             assert_eq!(gre[4..8], key.to_be_bytes());
         }
         let number = if stamped { 4 } else { 0 };
-        let len = ETHERNET + self.setup.overhead() + number + carried;
+        let len = ETHERNET + self.setup.overhead(slot) + number + carried;
         assert_eq!(sent.len(), len);
-        (slot, header, stamped)
+        (slot, stamped)
     }
 
     /// The controller's frame becomes a request on the path that it names.
@@ -779,9 +899,9 @@ impl Bench {
         }
         assert_eq!(ran.action, TC_ACT_REDIRECT);
         let len = usize::from(wanted(frame)).max(frame.len() - ETHERNET);
-        let (path, _, _) = self.outer_of(&ran.frame, len);
+        let (path, _) = self.outer_of(&ran.frame, len);
         assert_eq!(path, slot);
-        let probe = &ran.frame[ETHERNET + self.setup.overhead()..];
+        let probe = &ran.frame[ETHERNET + self.setup.overhead(slot)..];
         assert_eq!(probe[..4], *b"nb\x03\x01");
     }
 
@@ -793,6 +913,11 @@ impl Bench {
     /// What holds whatever came.
     fn finish(&self) {
         self.compare();
+        // Not all of them were refused.
+        for [sent, _, received, ..] in self.tally.paths {
+            let least = self.packets / 50;
+            assert!(sent > least && received > least, "{:?}", self.tally);
+        }
         let windows = self.start.elapsed().as_nanos() as u64 / RATE_WINDOW_NS + 2;
         let most = windows * u64::from(PATHS * STRANGER_LIMIT);
         assert!(self.answered <= most, "{} answers", self.answered);
@@ -871,6 +996,7 @@ fn run(cpu: usize, setups: &[Setup]) {
                     bench.receive(0, &frame);
                 }
             }
+            bench.packets = done;
             if done % batch == 0 {
                 bench.compare();
             }
@@ -893,21 +1019,17 @@ const KEY: Option<u32> = Some(0x0102_0304);
 #[test]
 #[ignore = "needs CAP_BPF: cargo xtask test test-run"]
 fn hostile_packets() {
+    let setup = |key, flags| Setup {
+        key,
+        flags,
+        mixed: false,
+    };
     run(
         0,
         &[
-            Setup {
-                key: None,
-                flags: 0,
-            },
-            Setup {
-                key: KEY,
-                flags: BOND_NUMBERED | BOND_IN_ORDER,
-            },
-            Setup {
-                key: None,
-                flags: BOND_NUMBERED,
-            },
+            setup(None, 0),
+            setup(KEY, BOND_NUMBERED | BOND_IN_ORDER),
+            setup(None, BOND_NUMBERED),
         ],
     );
 }
@@ -915,17 +1037,32 @@ fn hostile_packets() {
 #[test]
 #[ignore = "needs CAP_BPF: cargo xtask test test-run"]
 fn hostile_frames() {
+    let setup = |key, flags| Setup {
+        key,
+        flags: BOND_ETHERNET | flags,
+        mixed: false,
+    };
     run(
         1,
+        &[setup(KEY, 0), setup(None, BOND_NUMBERED | BOND_IN_ORDER)],
+    );
+}
+
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn hostile_packets_over_ipv4_and_ipv6() {
+    let setup = |key, flags| Setup {
+        key,
+        flags,
+        mixed: true,
+    };
+    run(
+        0,
         &[
-            Setup {
-                key: KEY,
-                flags: BOND_ETHERNET,
-            },
-            Setup {
-                key: None,
-                flags: BOND_ETHERNET | BOND_NUMBERED | BOND_IN_ORDER,
-            },
+            setup(KEY, 0),
+            setup(None, BOND_NUMBERED | BOND_IN_ORDER),
+            setup(None, BOND_ETHERNET),
+            setup(KEY, BOND_ETHERNET | BOND_NUMBERED | BOND_IN_ORDER),
         ],
     );
 }

@@ -79,6 +79,7 @@ fn status() -> Status {
             device: "wg-a-m2".to_owned(),
             via: Some("10.65.0.1".parse().unwrap()),
         }),
+        next_hop: None,
         ospf_cost: Some(1013),
         neighbour: Some(Neighbour {
             router_id: "10.65.1.1".parse().unwrap(),
@@ -265,6 +266,8 @@ fn nothing_of_the_status_is_missing() {
         "bonds.paths.due_share",
         "bonds.paths.tx_share",
         "bonds.paths.rx_share",
+        // Which of its neighbours a host sends to: for people.
+        "bonds.paths.next_hop",
         // Sentences; their number is told.
         "bonds.disagreements",
         // In the number of packets expected.

@@ -7,6 +7,9 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use bytemuck::Zeroable as _;
 use common::{
     BOND, IFINDEX, Kernel, MAC, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Wrap, ipv4_frame,
@@ -19,6 +22,13 @@ use netbond_common::{
     fate::{Fate, Verdict},
     names::{Mode, feature, program},
     order,
+};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::Pid,
 };
 
 /// The outer header of a frame that left.
@@ -603,4 +613,30 @@ fn out_and_in_again() {
             );
         }
     }
+}
+
+/// A signal ends the verifier's work, such as that of a second `systemctl reload`; here of a stop.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn signals_do_not_keep_the_programs_from_being_loaded() {
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../netbond.example.toml");
+    let check = Command::new(env!("CARGO_BIN_EXE_netbond"))
+        .args(["check", "-c", EXAMPLE])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(check.id().cast_signed());
+    // Fewer than a program is tried, and until it is done: how long that takes is the machine's matter.
+    let how = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(30));
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let WaitStatus::Stopped(..) = waitid(Id::Pid(pid), how).unwrap() else {
+            break;
+        };
+        kill(pid, Signal::SIGCONT).unwrap();
+    }
+    let output = check.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("accepted by the kernel's verifier"), "{told}");
 }

@@ -10,7 +10,7 @@ mod common;
 
 use common::{
     BOND, IFINDEX, Kernel, Ran, TC_ACT_REDIRECT, Wrap, XDP_DROP, XDP_PASS, XDP_REDIRECT,
-    ipv4_frame, ipv6_frame, outer_v6, path_id,
+    frame_over_ipv6, ipv4_frame, ipv6_frame, path_id,
 };
 use netbond::tables::Raw;
 use netbond_common::{
@@ -88,20 +88,6 @@ fn marked(mut inner: Vec<u8>, tos: u8) -> Vec<u8> {
     inner
 }
 
-/// What the peer sends over IPv6.
-fn over_ipv6(tos: u8, gre: &[u8], payload: &[u8]) -> Vec<u8> {
-    let (local, remote) = outer_v6(0);
-    let mut frame = vec![0; 12];
-    frame.extend([0x86, 0xdd, 0x60 | tos >> 4, tos << 4, 0, 0]);
-    frame.extend(((gre.len() + payload.len()) as u16).to_be_bytes());
-    frame.extend([47, 64]);
-    frame.extend(remote.octets());
-    frame.extend(local.octets());
-    frame.extend(gre);
-    frame.extend(payload);
-    frame
-}
-
 #[test]
 #[ignore = "needs CAP_BPF: cargo xtask test test-run"]
 fn packets_come_out_as_at_tc_ingress() {
@@ -137,8 +123,11 @@ fn packets_come_out_as_at_tc_ingress() {
             };
             let numbered = numbered.frame(&inner);
             assert_taken(&protocol_name, &numbered, &mut kernel);
-            let gre = [&[0, 0][..], &protocol].concat();
-            let six = over_ipv6(0, &gre, &inner[14..]);
+            let six = Wrap {
+                ipv6: true,
+                ..wrap()
+            };
+            let six = six.frame(&inner);
             assert_taken(&protocol_name, &six, &mut kernel);
         }
     }
@@ -254,14 +243,23 @@ fn what_takes_the_kernel_is_left_to_it() {
         ("cut short", plain().frame(&inner)[..14 + 24 + 19].to_vec()),
         ("a mark that must not be", congested.frame(&inner)),
         ("longer than the bond device takes", four_too_long),
-        ("a fragment over IPv6", {
-            let mut frame = over_ipv6(0, &[47, 0, 0, 1, 0, 0, 0, 1], &inner[14..]);
-            frame[20] = 44;
-            frame
-        }),
+        (
+            "a fragment over IPv6",
+            frame_over_ipv6(
+                0,
+                0,
+                44,
+                &[&[47, 0, 0, 1, 0, 0, 0, 1], &inner[14..]].concat(),
+            ),
+        ),
         (
             "a probe over IPv6",
-            over_ipv6(0, &[&[0, 0][..], &probe::PROTOCOL].concat(), &inner[14..]),
+            Wrap {
+                ipv6: true,
+                gre_protocol: u16::from_be_bytes(probe::PROTOCOL),
+                ..plain()
+            }
+            .frame(&inner),
         ),
     ] {
         assert_left(what, &frame, &mut kernel);

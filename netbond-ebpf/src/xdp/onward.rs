@@ -79,10 +79,10 @@ pub(super) fn next_hop(
             return Err(Left);
         }
         route.ask_path(path, device, over_ipv6, len);
-        // With IPv6 another device may be the answer, whatever was asked.
-        if ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)? != device
-            || maps::is_kernels_turn(route.neighbour())
-        {
+        // With IPv6 another device may be the answer, whatever was asked; and where OSPF's route is gone, another
+        // router.
+        ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)?;
+        if !route.is_of(path) || maps::is_kernels_turn(route.neighbour()) {
             return Err(Left);
         }
         hop.note(path_id, path, route, now);

@@ -10,6 +10,7 @@
 //! four instructions that redirects, changing nothing.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
@@ -312,6 +313,7 @@ fn netbond_router(ports: &[Port; 2], bond: &str, number: u8) -> Result<Kernel> {
         ifindex: underlay,
         sum: ipv4::constant_sum(local, remote),
         key: [0; 4],
+        next_hop: IpAddr::from(remote).into(),
         local: ipv4::mapped(local),
         remote: ipv4::mapped(remote),
     };

@@ -354,7 +354,7 @@ fn class_info(info: &ClassInfo) -> Value {
 fn path(path: &Path) -> Value {
     json!({
         "flags": path.flags, "ifindex": path.ifindex, "sum": path.sum,
-        "key": u32::from_be_bytes(path.key), "local": ip(path.local), "remote": ip(path.remote),
+        "key": u32::from_be_bytes(path.key), "next_hop": path.next_hop.address(), "local": ip(path.local), "remote": ip(path.remote),
     })
 }
 

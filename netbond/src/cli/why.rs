@@ -101,6 +101,7 @@ fn explain(bond: &Bond, path: &Path, entries: &[Entry], now: SystemTime) -> Vec<
     sentences.extend(probes(path));
     sentences.extend(mtu(bond, path));
     sentences.push(route(path));
+    sentences.extend(next_hop(path));
     sentences.extend(path.neighbour.as_ref().map(|neighbour| {
         format!(
             "OSPF's neighbour {} on {} is {}.",
@@ -258,6 +259,19 @@ fn route(path: &Path) -> String {
     )
 }
 
+/// To whom packets are sent over Ethernet, where the route does not say so.
+fn next_hop(path: &Path) -> Option<String> {
+    let (next_hop, device) = (path.next_hop?, &path.device);
+    let route = path.route.as_ref();
+    let route = route.filter(|route| route.device == *device);
+    let named = route.is_some_and(|route| route.via.unwrap_or(path.remote) == next_hop);
+    let why = match route {
+        Some(_) => "by the kernel's rules",
+        None => "as an earlier route said",
+    };
+    (!named).then(|| format!("Packets go to {next_hop} on {device}, {why}."))
+}
+
 /// What must happen for the path to be used as any other.
 fn way_back(path: &Path) -> Option<String> {
     let reason = StateReason::ALL
@@ -395,6 +409,35 @@ mod tests {
         }
         let unknown = of(0, None, FullSize::Unknown);
         assert!(!unknown.contains("MTU"), "{unknown}");
+    }
+
+    /// It is told apart from what the route says, and only then.
+    #[test]
+    fn a_next_hop_that_outlives_its_route() {
+        let of = |next_hop: [u8; 4], via: Option<[u8; 4]>| {
+            let mut path = path("via-m1", PathState::Up, StateReason::Route);
+            path.next_hop = Some(next_hop.into());
+            path.route.as_mut().unwrap().via = via.map(Into::into);
+            path
+        };
+        let (gateway, other) = ([10, 65, 0, 1], [10, 65, 0, 9]);
+        for (path, told) in [
+            (of(gateway, Some(gateway)), None),
+            (of([10, 65, 0, 6], None), None),
+            (
+                of(gateway, Some(other)),
+                Some("Packets go to 10.65.0.1 on wg-a-m1, by the kernel's rules."),
+            ),
+            (
+                Path {
+                    route: None,
+                    ..of(gateway, None)
+                },
+                Some("Packets go to 10.65.0.1 on wg-a-m1, as an earlier route said."),
+            ),
+        ] {
+            assert_eq!(next_hop(&path).as_deref(), told);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
 use bytemuck::Zeroable as _;
@@ -12,9 +12,9 @@ use netbond_common::{
     abi::{
         ABI_VERSION, ADMIN_DOWN, BOND_IN_ORDER, BOND_SHARES, Bond, BondInfo, BondStats, Class,
         ClassInfo, ClassStats, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BOND_PATHS, MAX_BONDS,
-        Meta, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE, PATH_USABLE, Path,
-        PathInfo, PathStats, SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED, Shares, Ticket,
-        TunnelKey, WHEEL_SLOTS,
+        Meta, NextHop, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_NEIGHBOUR, PATH_SPARE,
+        PATH_USABLE, Path, PathInfo, PathStats, SHARES_EQUAL, SHARES_MEASURED, SHARES_WEIGHTED,
+        Shares, Ticket, TunnelKey, WHEEL_SLOTS,
     },
     ipv4,
     names::{Mode, StateReason, Weights, feature},
@@ -22,9 +22,11 @@ use netbond_common::{
     sequence::Strand,
     turns, wheel,
 };
+use nix::net::if_::if_indextoname;
 
 use self::xdp::Drivers;
 use super::agreement;
+use super::event::Event;
 use super::plan::{BondPlan, MtuBound, PathPlan, Standing, Weighing, headers};
 use super::state::{Ids, Outcome};
 use crate::{
@@ -43,6 +45,9 @@ use crate::{
 const WIREGUARD_MTU: u32 = 1420;
 
 const PATHS: usize = MAX_BOND_PATHS as usize;
+
+/// How often it is seen to that programs are on their devices: no event tells that somebody took one off.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A bond that is there.
 struct Live {
@@ -72,6 +77,14 @@ pub struct Applier {
     lost: BTreeSet<u32>,
     tunnels: BTreeMap<u32, TunnelKey>,
     drivers: Drivers,
+    /// What the configuration asks of the programs, `feature` bits.
+    asked: u32,
+    /// Whether programs that ask no more could not be loaded: not tried again before a reload.
+    keeps_ipv6: bool,
+    /// When it was last seen to that programs are on their devices.
+    looked: Instant,
+    /// What was told of devices without copies, by bond id.
+    uncopied: BTreeMap<u32, Vec<String>>,
 }
 
 impl Applier {
@@ -83,7 +96,7 @@ impl Applier {
     pub fn start(pins: &Pins, config: &Config) -> Result<Self> {
         let mut programs = Programs::load(pins, config.features())?;
         let mut tables = Tables::open(pins)?;
-        programs.switch(features(config, &tables))?;
+        programs.switch(features(config.features(), &tables))?;
         let mut meta = Meta {
             abi: ABI_VERSION,
             ..Meta::zeroed()
@@ -118,7 +131,11 @@ impl Applier {
             // Those that an earlier controller left: pruned where they are no path's any more.
             ingress: Programs::left_behind(pins)?,
             tunnels,
+            asked: config.features(),
+            keeps_ipv6: false,
             drivers: Drivers::new(in_drivers),
+            looked: Instant::now(),
+            uncopied: BTreeMap::new(),
         })
     }
 
@@ -141,31 +158,59 @@ impl Applier {
         done_one: &mut dyn FnMut(),
     ) -> Result<Vec<Ids>> {
         // Preparing a bond swaps the new program in, before the maps ask more of it.
-        let before = self.programs.switch(features(config, &self.tables))?;
-        let switched = before.is_some();
+        let asked = config.features();
+        let before = self.programs.switch(features(asked, &self.tables))?;
         self.forgive_xdp();
         let done = self.make_bonds(config, done_one).await;
+        if done.is_ok() {
+            (self.asked, self.keeps_ipv6) = (asked, false);
+        }
         match (&done, before) {
             (Err(_), Some(before)) => {
                 self.programs.restore(before);
-                self.swap_programs();
+                self.put_programs();
             }
-            (Ok(_), _) if switched => {
-                self.swap_programs();
-                let text = "programs swapped for those that the modes and paths need";
-                self.journal.did(About::ALL, text);
-            }
-            (Ok(_) | Err(_), _) => {}
+            (Ok(_), Some(_)) => self.put_switched(),
+            (Ok(_) | Err(_), None) => {}
         }
         done
     }
 
-    /// Swaps the loaded programs in wherever one is.
-    fn swap_programs(&mut self) {
+    /// Puts programs that were just loaded in the place of those before.
+    fn put_switched(&mut self) {
+        self.put_programs();
+        self.swap_in_drivers();
+        let text = "programs swapped for those that the modes and paths need";
+        self.journal.did(About::ALL, text);
+    }
+
+    /// Has programs that know IPv6 go once nothing asks for it: to IPv4 alone it is a cost.
+    fn let_ipv6_go(&mut self) {
+        let loaded = self.programs.features();
+        if self.keeps_ipv6 || loaded == self.asked || features(self.asked, &self.tables) == loaded {
+            return;
+        }
+        match self.programs.switch(self.asked) {
+            Ok(_) => self.put_switched(),
+            Err(error) => {
+                self.journal.failed(About::ALL, &format!("{error:#}"));
+                self.keeps_ipv6 = true;
+            }
+        }
+    }
+
+    /// Puts the loaded programs wherever one is, or somebody took it off.
+    fn put_programs(&mut self) {
         let bonds = self.live.values();
         let mut all: Vec<(u32, String, Hook)> = bonds
             .map(|live| (live.device.ifindex, live.config.name.clone(), Hook::Bond))
             .collect();
+        let released = self.live.values();
+        let released = released.filter(|live| live.config.in_order.is_some());
+        all.extend(released.map(|live| {
+            let peer = live.config.peer_device();
+            (live.device.peer_ifindex, peer, Hook::Release)
+        }));
         all.extend(
             self.ingress
                 .iter()
@@ -174,10 +219,32 @@ impl Applier {
                 .map(|(&ifindex, (name, hook))| (ifindex, name.clone(), *hook)),
         );
         for (ifindex, name, hook) in all {
-            if let Err(error) = self.programs.attach(&name, ifindex, hook) {
-                self.journal.failed(About::ALL, &format!("{error:#}"));
+            match self.programs.attach(&name, ifindex, hook) {
+                Ok(false) => {
+                    self.refused.remove(&ifindex);
+                }
+                Ok(true) => {
+                    self.refused.remove(&ifindex);
+                    let text = format!(
+                        "somebody took netbond's program off {name} ({}): it is back",
+                        hook.label()
+                    );
+                    self.journal.failed(About::ALL, &text);
+                }
+                // Of a device that is gone an event tells.
+                Err(_) if if_indextoname(ifindex).is_err() => {}
+                // Tried again and again: said once.
+                Err(error) => {
+                    if self.refused.insert(ifindex) {
+                        self.journal.failed(About::ALL, &format!("{error:#}"));
+                    }
+                }
             }
         }
+    }
+
+    /// Swaps the loaded program into the drivers that have one.
+    fn swap_in_drivers(&mut self) {
         for (ifindex, name) in self.drivers.with_program() {
             if let Err(no) = self.programs.attach_xdp(name, ifindex) {
                 self.journal.failed(About::ALL, &format!("{:#}", no.error));
@@ -609,6 +676,7 @@ impl Applier {
         self.remove_strands(id);
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
+        self.uncopied.remove(&id);
         self.journal
             .did(About::bond(&name), "bond removed: no longer configured");
         Ok(())
@@ -689,16 +757,7 @@ impl Applier {
         if *weighing != plan.weighing {
             self.tell_weighing(&plan);
         }
-        let neighbours = |plan: &BondPlan| ethernet_paths(&bond, plan);
-        let several = neighbours(&plan);
-        if several.len() > 1 && before.as_ref().map(neighbours).as_ref() != Some(&several) {
-            let text = format!(
-                "mode duplicate sends a packet on one Ethernet device at the most: of {} only the first in \
-                 use has it",
-                several.join(", ")
-            );
-            self.journal.failed(About::bond(&plan.name), &text);
-        }
+        self.tell_of_copies(&bond, &plan);
         for transition in &outcome.transitions {
             let (to, reason) = transition.to;
             // Taken over from an earlier controller as it was: no news.
@@ -742,6 +801,21 @@ impl Applier {
         }
         self.prune_ingress()?;
         self.follow_xdp()
+    }
+
+    /// Tells on which devices a bond that sends copies has none.
+    fn tell_of_copies(&mut self, bond: &config::Bond, plan: &BondPlan) {
+        let settings = without_copies(bond, plan);
+        let told = self.uncopied.insert(plan.id, settings.clone());
+        if settings.is_empty() || told.as_ref() == Some(&settings) {
+            return;
+        }
+        let text = format!(
+            "mode duplicate: the kernel tells whom to send copies to only on devices that forward: of the paths over others \
+             one has the packet itself. To mend it: sysctl -w {}",
+            settings.join(" ")
+        );
+        self.journal.failed(About::bond(&plan.name), &text);
     }
 
     /// Gives a bond's device, which has this MTU, the one that its plan says; returns what it has then.
@@ -858,7 +932,29 @@ impl Applier {
         for (ifindex, name, ethernet) in missing {
             self.attach_ingress(ifindex, &name, ethernet);
         }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            self.let_ipv6_go();
+            self.put_programs();
+            self.follow_rules()?;
+        }
         self.follow_xdp()
+    }
+
+    /// Has paths over Ethernet follow the kernel's rules: those by source address are no events.
+    fn follow_rules(&mut self) -> Result<()> {
+        let plans = self.live.values().filter_map(|live| {
+            let plan = live.plan.as_ref()?;
+            let mut hops = plan.paths.iter().filter_map(|path| path.next_hop);
+            hops.any(|next_hop| next_hop.told)
+                .then(|| (live.config.clone(), plan.paths.clone()))
+        });
+        for (bond, paths) in plans.collect::<Vec<_>>() {
+            for path in &paths {
+                self.write_path(&bond, path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Of those asked for, the paths whose BFD sessions were down by the last word on them.
@@ -877,6 +973,21 @@ impl Applier {
         let known = |id: u32| {
             let path_mtu = value(&self.tables.probe_info, id)?.path_mtu;
             (path_mtu != 0).then_some((id, path_mtu))
+        };
+        paths.filter_map(known).collect()
+    }
+
+    /// Of those asked for, the paths whose next hop on Ethernet an earlier controller knew, and which it is.
+    #[must_use]
+    pub fn neighbours(&self, paths: impl Iterator<Item = u32>) -> Vec<Event> {
+        let known = |path: u32| {
+            let record = value(&self.tables.paths, path)?;
+            Some(Event::Neighbour {
+                path,
+                ifindex: record.ifindex,
+                remote: IpAddr::V6(record.remote.into()).to_canonical(),
+                address: record.next_hop.address()?,
+            })
         };
         paths.filter_map(known).collect()
     }
@@ -929,7 +1040,7 @@ impl Applier {
             return;
         }
         match self.programs.attach(name, ifindex, hook) {
-            Ok(()) => {
+            Ok(_) => {
                 // One that was there already is no news.
                 if !self.ingress.contains_key(&ifindex) {
                     let text = format!("receiving on device {name}");
@@ -1004,6 +1115,7 @@ impl Applier {
             ifindex: path.device.as_ref().map_or(0, |device| device.ifindex),
             sum,
             key: bond.key.unwrap_or(0).to_be_bytes(),
+            next_hop: self.next_hop(path),
             local: mapped(path.local),
             remote: mapped(path.remote),
         };
@@ -1018,7 +1130,50 @@ impl Applier {
                 written.context("writing PATHS")?;
             }
         }
+        if known.next_hop != record.next_hop {
+            // Nor the address of one next hop the family of another.
+            let nobody = |next_hop| NextHop {
+                family: 0,
+                ..next_hop
+            };
+            for next_hop in [nobody(known.next_hop), nobody(record.next_hop)] {
+                let between = Raw(Path { next_hop, ..record });
+                let written = self.tables.paths.set(path.id, between, 0);
+                written.context("writing PATHS")?;
+            }
+        }
         set_if_new(&mut self.tables.paths, path.id, record).context("writing PATHS")
+    }
+
+    /// To whom packets of a path over Ethernet go: as long as OSPF's route leads over its device, to whom the kernel
+    /// sends them, by whatever rules it has; from then on to the same.
+    fn next_hop(&mut self, path: &PathPlan) -> NextHop {
+        let (Some(next_hop), Some(device)) = (path.next_hop, &path.device) else {
+            return NextHop::zeroed();
+        };
+        if next_hop.told {
+            let found = self
+                .netlink
+                .next_hop(path.local, path.remote, device.ifindex);
+            // OSPF's route may be gone by now: then another one answered.
+            let route = self.netlink.route(path.remote);
+            let route = route.map(|route| (route.prefix, route.protocol));
+            if route
+                == path
+                    .route
+                    .as_ref()
+                    .map(|route| (route.prefix, route.protocol))
+            {
+                // Where the kernel has no way, or none by this device, it is left to find one for each packet.
+                return found.map_or(NextHop::zeroed(), NextHop::from);
+            }
+        }
+        let known = value(&self.tables.paths, path.id).filter(|known| {
+            let addresses =
+                (known.local, known.remote) == (mapped(path.local), mapped(path.remote));
+            addresses && known.ifindex == device.ifindex && known.next_hop.family != 0
+        });
+        known.map_or_else(|| next_hop.address.into(), |known| known.next_hop)
     }
 
     /// Writes how packets are spread. What a mode goes by is written before the mode.
@@ -1240,13 +1395,13 @@ impl Applier {
     }
 }
 
-/// What the programs must know: what a configuration asks for, and what the maps ask until they are
-/// written. One that knows nothing of IPv6 would send to nobody what is for a path over it.
-fn features(config: &Config, tables: &Tables) -> u32 {
+/// What the programs must know (`feature` bits): what a configuration asks for, and what the maps ask until they
+/// are written. One that knows nothing of IPv6 would send to nobody what is for a path over it.
+fn features(asked: u32, tables: &Tables) -> u32 {
     let mut known = tables.bond_ids().flat_map(|bond| tables.path_ids(bond));
     let over_ipv6 = known
         .any(|path| value(&tables.paths, path).is_some_and(|record| record.flags & PATH_IPV6 != 0));
-    config.features() | if over_ipv6 { feature::IPV6 } else { 0 }
+    asked | if over_ipv6 { feature::IPV6 } else { 0 }
 }
 
 /// Deletes a bond's device, unless the index is another device's by now.
@@ -1270,16 +1425,6 @@ const fn arp(bond: &config::Bond) -> bool {
         Encap::Gre => false,
         Encap::Gretap => true,
     }
-}
-
-/// Paths of which packets can take but one, where they take several: copies cannot be sent to a neighbour.
-fn ethernet_paths(bond: &config::Bond, plan: &BondPlan) -> Vec<String> {
-    if bond.modes().all(|mode| mode != Mode::Duplicate) {
-        return Vec::new();
-    }
-    let ethernet = |path: &&PathPlan| path.device.as_ref().is_some_and(|device| device.ethernet);
-    let paths = plan.paths.iter().filter(ethernet);
-    paths.map(|path| path.name.clone()).collect()
 }
 
 /// To what TCP's segments are clamped in a bond of this MTU, bytes; 0: to nothing.
@@ -1330,4 +1475,27 @@ fn set_all<T: bytemuck::Pod>(values: &mut CpuValues<T>, id: u32, one: T) -> Resu
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
     let all = aya::maps::PerCpuValues::try_from(vec![Raw(one); cpus])?;
     values.set(id, all, 0).context("writing counters")
+}
+
+/// For each Ethernet device of a bond that sends copies on which there are none what sysctl(8) is to be told: those
+/// that do not forward packets like the outer ones.
+fn without_copies(bond: &config::Bond, plan: &BondPlan) -> Vec<String> {
+    if bond.modes().all(|mode| mode != Mode::Duplicate) {
+        return Vec::new();
+    }
+    let ethernet = plan.paths.iter().filter_map(|path| {
+        let device = path.device.as_ref().filter(|device| device.ethernet)?;
+        let family = if path.remote.is_ipv4() {
+            "ipv4"
+        } else {
+            "ipv6"
+        };
+        Some(format!("net/{family}/conf/{}/forwarding", device.name))
+    });
+    let off = ethernet.filter(|setting| {
+        let on = std::fs::read_to_string(format!("/proc/sys/{setting}"));
+        // A device that is gone has no copies either, and that is told elsewhere.
+        on.is_ok_and(|on| on.trim() == "0")
+    });
+    off.map(|setting| format!("{setting}=1")).collect()
 }

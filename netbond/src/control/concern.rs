@@ -75,6 +75,7 @@ impl Concerns {
             Event::Ospf(_) => (0..self.all).collect(),
             Event::Liveness { path, .. }
             | Event::PathMtu { path, .. }
+            | Event::Neighbour { path, .. }
             | Event::Options { path, .. }
             | Event::Share { path, .. }
             | Event::Settled { path, .. }

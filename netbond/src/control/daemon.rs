@@ -149,6 +149,7 @@ impl Daemon {
         let proven = applier.proven(controller.path_ids());
         // A bond's MTU is not raised before larger packets are known to pass.
         let path_mtus = applier.path_mtus(controller.path_ids());
+        let neighbours = applier.neighbours(controller.path_ids());
         let (sender, events) = mpsc::channel(QUEUE);
         let monitor = Monitor::spawn(
             &MonitorOptions::default(),
@@ -175,6 +176,9 @@ impl Daemon {
         };
         // What an earlier controller knew, or the peer's one finds out meanwhile: without a route of OSPF
         // nothing else keeps a path.
+        for neighbour in neighbours {
+            daemon.handle(neighbour).await?;
+        }
         for path in proven {
             let verdict = Verdict::Alive;
             daemon.handle(Event::Liveness { path, verdict }).await?;
@@ -246,6 +250,7 @@ impl Daemon {
             | Event::Ospf(_)
             | Event::Liveness { .. }
             | Event::PathMtu { .. }
+            | Event::Neighbour { .. }
             | Event::Options { .. }
             | Event::Share { .. }
             | Event::Settled { .. }

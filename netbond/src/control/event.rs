@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::liveness::Verdict;
+use super::settle::Cause;
 
 /// One input of the state machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,14 @@ pub enum Event {
     /// The longest packet that a path carries is another, by probes: its bytes, outer headers included;
     /// `None` where it carries less than the bond needs.
     PathMtu { path: u32, bytes: Option<u32> },
+    /// To whom packets of a path over this Ethernet device and to this remote address were sent until now, by an
+    /// earlier controller's word.
+    Neighbour {
+        path: u32,
+        ifindex: u32,
+        remote: IpAddr,
+        address: IpAddr,
+    },
     /// The peer's options, which it tells by this path, differ from the bond's (`BOND_*`) in these; 0
     /// where they no longer do.
     Options {
@@ -46,8 +55,8 @@ pub enum Event {
         per_mille: u32,
         carries: Option<u64>,
     },
-    /// Whether each flow of this path's bond keeps its path, as a processor is the limit.
-    Settled { path: u32, settled: bool },
+    /// Each flow of this path's bond keeps its path, as a processor is the limit; or why that is not so any more.
+    Settled { path: u32, striped: Option<Cause> },
     /// The user took a path out or back (`netbond path down|up`).
     Admin { path: u32, up: bool },
 }

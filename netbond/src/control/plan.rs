@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::event::{Link, OspfInterface, Route};
 use super::liveness::Verdict;
 use super::quality::Shortcoming;
-use super::world::World;
+use super::world::{Neighbour, World};
 use crate::config::{self, Encap, Remedy, Weights};
 
 /// Bytes that a bond takes from the MTU of the device of a path with this outer address: IP, GRE with
@@ -117,6 +117,9 @@ pub struct PathPlan {
     #[serde(serialize_with = "label_of_reason")]
     pub reason: StateReason,
     pub standing: Standing,
+    /// Where its packets go on an Ethernet device; `None` on others, or where no route ever told: then the kernel's
+    /// decides.
+    pub next_hop: Option<KnownHop>,
     /// Whether packets pass though no route of OSPF leads there: probes say so, or BFD. Such a path still is better
     /// than none.
     pub passes: bool,
@@ -139,13 +142,11 @@ impl PathPlan {
     /// else.
     #[must_use]
     pub fn is_spare(&self) -> bool {
-        let ethernet = self.device.as_ref().is_none_or(|device| device.ethernet);
         self.standing == Standing::LastResort
             && match self.reason {
                 StateReason::Silent | StateReason::HeldDown | StateReason::PeerElsewhere => true,
-                // Packets leave over its own device, whatever the route says; on Ethernet to the next hop of
-                // that route.
-                StateReason::Elsewhere => !ethernet,
+                // Packets leave over its own device, whatever the route says.
+                StateReason::Elsewhere => self.needs_no_route(),
                 StateReason::NoRoute | StateReason::NotOspf | StateReason::Unreachable => {
                     self.passes
                 }
@@ -162,6 +163,21 @@ impl PathPlan {
             }
     }
 
+    /// Whether packets leave on it without a route over its device.
+    fn needs_no_route(&self) -> bool {
+        let device = self.device.as_ref();
+        device.is_some_and(|device| !device.ethernet || self.next_hop.is_some())
+    }
+
+    /// To whom its packets are sent, to be remembered.
+    pub(super) fn neighbour(&self) -> Option<Neighbour> {
+        Some(Neighbour {
+            ifindex: self.device.as_ref()?.ifindex,
+            remote: self.remote,
+            address: self.next_hop?.address,
+        })
+    }
+
     /// Its weight in modes that give all paths the same, in quarters.
     pub(super) const fn equal_quarters(&self) -> u32 {
         if self.reduced { 1 } else { 4 }
@@ -172,6 +188,14 @@ impl PathPlan {
         let devices = (self.route.as_ref(), self.device.as_ref());
         matches!(devices, (Some(route), Some(device)) if route.ifindex == device.ifindex)
     }
+}
+
+/// The next hop of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownHop {
+    pub address: IpAddr,
+    /// Whether OSPF's route over the path's device tells it now; else the last one did.
+    pub told: bool,
 }
 
 /// A path's device.
@@ -407,7 +431,7 @@ fn plan_path(
         (PathState::Down, StateReason::NoRoute)
     };
 
-    PathPlan {
+    let mut plan = PathPlan {
         id,
         name: path.name.clone(),
         local: path.local,
@@ -424,16 +448,48 @@ fn plan_path(
         state,
         reason,
         standing: Standing::Out,
-        // Without a route there is no next hop on an Ethernet device. Where OSPF's is gone another may match:
-        // the default route.
-        passes: matches!(
-            reason,
-            StateReason::NoRoute | StateReason::NotOspf | StateReason::Unreachable
-        ) && link.is_some_and(|link| link.mac.is_none())
-            && world.liveness.get(&id).is_some_and(passes),
+        next_hop: link.and_then(|link| next_hop(world, route_protocols, path, id, link)),
+        passes: false,
         route: route.and_then(|route| summary(route, link)),
         ospf: link.and_then(|link| ospf(world, &link.name, path.remote)),
-    }
+    };
+    // Where OSPF's route is gone another may match: the default route.
+    plan.passes = matches!(
+        reason,
+        StateReason::NoRoute | StateReason::NotOspf | StateReason::Unreachable
+    ) && plan.needs_no_route()
+        && world.liveness.get(&id).is_some_and(passes);
+    plan
+}
+
+/// The next hop on a path's Ethernet device, by the route, or by the last that led over it.
+fn next_hop(
+    world: &World,
+    route_protocols: &[u8],
+    path: &config::Path,
+    id: u32,
+    link: &Link,
+) -> Option<KnownHop> {
+    link.mac.as_ref()?;
+    let route = world.route(path.remote);
+    let trusted = route.filter(|route| route.usable && route_protocols.contains(&route.protocol));
+    let told = trusted.and_then(|route| {
+        let mut here = route.next_hops.iter();
+        let here = here.find(|next_hop| next_hop.ifindex == link.ifindex)?;
+        // Without a gateway it is the remote address itself.
+        Some(KnownHop {
+            address: here.gateway.unwrap_or(path.remote),
+            told: true,
+        })
+    });
+    told.or_else(|| {
+        let known = world.neighbours.get(&id)?;
+        let same = (known.ifindex, known.remote) == (link.ifindex, path.remote);
+        same.then_some(KnownHop {
+            address: known.address,
+            told: false,
+        })
+    })
 }
 
 /// How a path stands that has a route over its own device, by a verdict; `None` where that says

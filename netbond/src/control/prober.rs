@@ -838,11 +838,17 @@ impl Worker {
         }
         let settled = rates.is_settled();
         let told = self.settled.entry(bond).or_default();
-        if told.is_news(if settled { 1000 } else { 0 }, now) {
+        let has_settled = rates.has_settled();
+        if told.is_news(if has_settled { 1000 } else { 0 }, now) {
             let of_bond = bond * MAX_BOND_PATHS..(bond + 1) * MAX_BOND_PATHS;
             if let Some((&path, _)) = self.paths.range(of_bond).next() {
-                self.unsaid
-                    .push_back((path, Event::Settled { path, settled }));
+                self.unsaid.push_back((
+                    path,
+                    Event::Settled {
+                        path,
+                        striped: (!has_settled).then(|| rates.stripe_cause()),
+                    },
+                ));
             }
         }
         let settled_until = if settled {

@@ -33,8 +33,11 @@ const FULL_LOSS: f64 = 0.05;
 const ENOUGH: u64 = 5;
 /// No estimate falls by more in one step.
 const MOST_FALL: f64 = 0.25;
-/// A path whose estimate is to grow carried this much of it.
+/// A path whose estimate is to grow carried this much of it,
 const USED: f64 = 0.85;
+/// or this much where it never was full: the estimate is a guess then, and a sender that waits for what takes
+/// the full path keeps it from proving more.
+const USED_UNKNOWN: f64 = 0.5;
 /// By how much the estimate of a path with room grows in an epoch: little at first, as it may be nearly
 /// right, then twice as much each time,
 const FIRST_STEP: f64 = 0.03;
@@ -103,6 +106,8 @@ struct Rate {
     estimate: f64,
     /// Whether the path was ever full.
     known: bool,
+    /// Whether the estimate is an earlier controller's, and no mere guess.
+    taken_over: bool,
     /// By how much the estimate grew in the last epoch, 0 where it did not.
     step: f64,
     /// Not to be exceeded, bytes per second.
@@ -217,6 +222,7 @@ impl Rates {
                     .unwrap_or(candidate.weight * unit)
                     .clamp(LEAST, MOST),
                 known: false,
+                taken_over: candidate.taken_over.is_some(),
                 step: 0.0,
                 cap: None,
                 delay: None,
@@ -331,7 +337,9 @@ impl Rates {
         let Some(rate) = self.paths.get_mut(&path) else {
             return;
         };
-        let is_used = |last: Conclusion| last.delivered >= USED * rate.estimate;
+        let is_guess = !rate.known && !rate.taken_over;
+        let enough = if is_guess { USED_UNKNOWN } else { USED };
+        let is_used = |last: Conclusion| last.delivered >= enough * rate.estimate;
         if others_full && rate.last.is_some_and(is_used) {
             rate.step = if rate.known {
                 (2.0 * rate.step).clamp(FIRST_STEP, MOST_STEP)
@@ -382,6 +390,18 @@ impl Rates {
         self.load.settle.is_settled()
     }
 
+    /// The same, for people: not each look whether striping brings more.
+    #[must_use]
+    pub const fn has_settled(&self) -> bool {
+        self.load.settle.has_settled()
+    }
+
+    /// Why they were striped last.
+    #[must_use]
+    pub const fn stripe_cause(&self) -> settle::Cause {
+        self.load.settle.cause()
+    }
+
     /// Takes in whether the bond is put in order, and whether a processor of this host is saturated.
     pub const fn set_host(&mut self, in_order: bool, saturated: bool) {
         self.load.settle.set_host(in_order, saturated);
@@ -408,14 +428,20 @@ impl Rates {
             .map(|(_, rate)| rate.carries())
             .sum();
         let is_heavy = carried.is_some_and(|carried| offered > LIGHT * carried);
-        let usable = || self.paths.iter().filter(|(path, _)| usable(**path));
+        let mut usable = self.paths.iter().filter(|(path, _)| usable(**path));
+        let was_settled = self.is_settled();
         self.load.settle.look(&settle::Seen {
             now: self.load.now,
             pressed: self.load.pressed,
             packets,
-            alike: usable().all(|(_, rate)| rate.is_as_quick_as(shortest)),
+            alike: usable.all(|(_, rate)| rate.is_as_quick_as(shortest)),
             delivered: self.load.delivered,
         });
+        if self.is_settled() != was_settled {
+            // What came out of a path before says nothing of it now.
+            let rates = self.paths.values_mut();
+            rates.for_each(|rate| rate.epoch = Epoch::default());
+        }
         if is_heavy || offered > SMALL * packets {
             self.load.strained = self.load.now;
         }
@@ -598,6 +624,53 @@ mod tests {
             let got = sender.run(&mut rates, &mut links, 6_000);
             assert!(got > 0.93, "{mbits:?}: {got}");
         }
+    }
+
+    /// A sender that waits for what takes the full path proves little of what the others carry: what is a
+    /// guess grows all the same; what is known, or was to an earlier controller, does not.
+    #[test]
+    fn a_guess_grows_while_the_sender_waits() {
+        let mut now = 0;
+        let mut epoch = |rates: &mut Rates, mbits: [f64; 3], queues: [u64; 3]| {
+            now += EPOCH;
+            for (path, (mbit, queue_ms)) in (0..).zip(mbits.into_iter().zip(queues).rev()) {
+                let bytes = (mbit * 125_000.0 * EPOCH as f64 / 1e9) as u64;
+                let seen = Observation {
+                    at_ns: now,
+                    delivered_span_ns: EPOCH,
+                    offered_span_ns: EPOCH,
+                    delivered_bytes: bytes,
+                    offered_bytes: bytes,
+                    sent_packets: bytes / 1400,
+                    lost_packets: 0,
+                    queue_ns: queue_ms * MS,
+                };
+                rates.observe(2 - path, &seen);
+            }
+            let weights = rates.weights(|_| true);
+            f64::from(weights[&0]) / f64::from(weights[&2])
+        };
+        let mut waits = |taken_over| {
+            let mut rates = Rates::default();
+            rates.set(&[0, 1, 2].map(|path| Candidate {
+                taken_over,
+                ..candidate(path, 1.0)
+            }));
+            epoch(&mut rates, [1.2, 1.2, 0.9], [0, 0, 100]);
+            let before = epoch(&mut rates, [0.9, 0.9, 0.9], [0, 0, 30]);
+            let after = epoch(&mut rates, [1.1, 1.1, 0.9], [0, 0, 30]);
+            (rates, before, after)
+        };
+        let (_, before, after) = waits(Some(1.0));
+        assert_eq!(after, before);
+        let (mut rates, before, after) = waits(None);
+        assert!(after > 1.3 * before, "{before}, then {after}");
+        // Now the first path is full as well: 8 Mbit/s are known.
+        epoch(&mut rates, [8.0, 4.0, 0.9], [30, 0, 30]);
+        let known = rates.known(0);
+        assert!(known.is_some());
+        epoch(&mut rates, [5.0, 4.0, 0.9], [0, 0, 30]);
+        assert_eq!(rates.known(0), known);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! settle, on a path each, and their packets have no numbers.
 //!
 //! A saturated processor makes queues in which probes wait as in those of a full path. So it is tried: if as
-//! much comes out with flows settled, they stay so for a while, and then it is tried again.
+//! much comes out with flows settled, they stay so for a while. Then striping is tried for a moment, and only
+//! if more comes out so it stays.
+
+use serde::{Deserialize, Serialize};
 
 /// So many packets a second are worth it.
 const BUSY: f64 = 1000.0;
@@ -17,8 +20,14 @@ const WINDOW: u64 = 1_000_000_000;
 const SETTLING: u64 = 400_000_000;
 /// The trial succeeds with this share of what came out before: as much, but for what windows vary.
 const KEPT: f64 = 0.97;
-/// For so long that stands, ns.
+/// Less than this share of it is worse for sure, and seen
+const WORSE: f64 = 0.85;
+/// after so long, ns.
+const EARLY: u64 = 250_000_000;
+/// For so long that stands, ns, and each time that striping is found to bring no more for twice as long,
 const STANDS: u64 = 30_000_000_000;
+/// up to this.
+const LONGEST_STANDS: u64 = 240_000_000_000;
 /// After the first trial that fails there is none for so long, ns; then for twice as long each time,
 const PAUSE: u64 = 30_000_000_000;
 /// up to this.
@@ -39,6 +48,24 @@ pub struct Seen {
     pub delivered: u64,
 }
 
+/// Why flows that were settled are striped again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// There is little to send.
+    #[default]
+    LightLoad,
+    /// No processor of this host is saturated, or the bond is not put in order any more.
+    ProcessorFree,
+    /// The paths' ways are not alike any more.
+    UnlikePaths,
+    /// Less came out while they were.
+    CarriesLess,
+    /// More came out while flows were striped for a moment.
+    StripingCarriesMore,
+    /// Nothing waited while flows were striped for a moment.
+    NoQueue,
+}
+
 /// Whether the flows of a bond are settled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settle {
@@ -47,6 +74,8 @@ pub struct Settle {
     /// Whether a processor of this host is saturated.
     saturated: bool,
     state: State,
+    /// Why they were striped last.
+    cause: Cause,
     /// The beginning of what is being measured, ns, and [`Seen::delivered`] then.
     from: Option<(u64, u64)>,
     /// The length of the last pause, ns, 0 where no trial failed lately; and until when it is.
@@ -61,8 +90,16 @@ enum State {
     Striped,
     /// Settled since so long, ns, to find out; so many bytes a second came out before.
     Trial { since: u64, before: f64 },
-    /// Settled since so long, ns, as no less comes out: the processor is the limit.
-    Proven { since: u64 },
+    /// Settled since so long, ns, as no less comes out: the processor is the limit. So many bytes a second come
+    /// out, smoothed; for so long it stands, ns; and whether packets were lost in the present window.
+    Proven {
+        since: u64,
+        rate: f64,
+        stands: u64,
+        lost: bool,
+    },
+    /// Striped since so long, ns, to see whether that brings more than those bytes a second.
+    Check { since: u64, rate: f64, stood: u64 },
 }
 
 impl Settle {
@@ -75,55 +112,142 @@ impl Settle {
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         match self.state {
-            State::Striped => false,
+            State::Striped | State::Check { .. } => false,
             State::Trial { .. } | State::Proven { .. } => true,
         }
     }
 
-    /// Packets are lost: it is a path that is full.
+    /// The same, but for the moments in which it is looked whether striping brings more.
+    #[must_use]
+    pub const fn has_settled(&self) -> bool {
+        self.is_settled() || matches!(self.state, State::Check { .. })
+    }
+
+    /// Why flows were striped last.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Packets are lost. Senders do that who begin, or a path that is full, on which flows should not stay: that
+    /// has less come out, too. What was sent before flows settled does not count.
     pub fn lose(&mut self, now: u64) {
-        if self.is_settled() {
-            self.fail(now);
+        if let State::Proven {
+            since: then, lost, ..
+        } = &mut self.state
+        {
+            *lost = since(now, *then) > SETTLING;
         }
     }
 
     /// Concludes.
     pub fn look(&mut self, seen: &Seen) {
-        let may = self.in_order && self.saturated && seen.alike;
+        let prevented = if !self.in_order || !self.saturated {
+            Some(Cause::ProcessorFree)
+        } else if !seen.alike {
+            Some(Cause::UnlikePaths)
+        } else {
+            None
+        };
+        let is_pressed = since(seen.now, seen.pressed) <= RECENT;
         match self.state {
             State::Striped => {
-                let pressed = since(seen.now, seen.pressed) <= RECENT;
-                if !may || !pressed || seen.packets < BUSY || seen.now < self.not_before {
+                if prevented.is_some()
+                    || !is_pressed
+                    || seen.packets < BUSY
+                    || seen.now < self.not_before
+                {
                     self.from = None;
                 } else if let Some(before) = self.measure(seen, 0) {
                     let since = seen.now;
                     self.state = State::Trial { since, before };
                 }
             }
-            State::Trial { .. } if !may => self.fail(seen.now),
             State::Trial { since, before } => {
+                if let Some(cause) = prevented {
+                    return self.fail(seen.now, cause);
+                }
                 match self.measure(seen, since.saturating_add(SETTLING)) {
                     None => {}
                     Some(after) if after >= KEPT * before => {
-                        self.state = State::Proven { since: seen.now };
+                        self.prove(seen.now, after, STANDS);
                         self.pause = 0;
                     }
-                    Some(_) => self.fail(seen.now),
+                    Some(_) => self.fail(seen.now, Cause::CarriesLess),
                 }
             }
-            State::Proven { since: then } => {
-                if !may || since(seen.now, then) >= STANDS || seen.packets < BUSY / 2.0 {
-                    (self.state, self.from) = (State::Striped, None);
+            State::Proven { .. } | State::Check { .. }
+                if prevented.is_some() || seen.packets < BUSY / 2.0 =>
+            {
+                self.stripe(prevented.unwrap_or(Cause::LightLoad));
+            }
+            State::Proven {
+                since: then,
+                rate,
+                stands,
+                lost,
+            } => {
+                let window = self.measure(seen, then);
+                let is_doubtful = lost && window.is_some_and(|window| window < WORSE * rate);
+                // One window may be a pause of the senders.
+                let rate = window.map_or(rate, |window| (rate + window) / 2.0);
+                self.state = if is_doubtful || since(seen.now, then) >= stands {
+                    self.from = None;
+                    State::Check {
+                        since: seen.now,
+                        rate,
+                        stood: if is_doubtful { stands / 2 } else { stands },
+                    }
+                } else {
+                    State::Proven {
+                        since: then,
+                        rate,
+                        stands,
+                        lost: lost && window.is_none(),
+                    }
+                };
+            }
+            State::Check { since, rate, stood } => {
+                let early = self.so_far(seen, EARLY);
+                let is_worse = early.is_some_and(|striped| striped < WORSE * rate);
+                match self.measure(seen, since.saturating_add(SETTLING)) {
+                    None if is_worse => self.prove_again(seen.now, rate, stood),
+                    None => {}
+                    Some(striped) if KEPT * striped > rate => {
+                        self.fail(seen.now, Cause::StripingCarriesMore);
+                    }
+                    Some(_) if !is_pressed => self.stripe(Cause::NoQueue),
+                    Some(_) => self.prove_again(seen.now, rate, stood),
                 }
             }
         }
     }
 
+    /// Has flows settle for twice as long as before.
+    fn prove_again(&mut self, now: u64, rate: f64, stood: u64) {
+        self.from = None;
+        self.prove(now, rate, (2 * stood).min(LONGEST_STANDS));
+    }
+
+    /// Has flows settle for so long, ns, as so many bytes a second come out then.
+    fn prove(&mut self, now: u64, rate: f64, stands: u64) {
+        self.state = State::Proven {
+            since: now,
+            rate,
+            stands,
+            lost: false,
+        };
+    }
+
     /// Ends it, and lets it be for a while.
-    fn fail(&mut self, now: u64) {
+    fn fail(&mut self, now: u64, cause: Cause) {
         self.pause = (2 * self.pause).clamp(PAUSE, LONGEST_PAUSE);
         self.not_before = now.saturating_add(self.pause);
-        (self.state, self.from) = (State::Striped, None);
+        self.stripe(cause);
+    }
+
+    fn stripe(&mut self, cause: Cause) {
+        (self.state, self.cause, self.from) = (State::Striped, cause, None);
     }
 
     /// Bytes a second that came out in a [`WINDOW`], once there was one; it begins with the first call that
@@ -132,13 +256,17 @@ impl Settle {
         if seen.now < begin {
             return None;
         }
-        let (then, bytes) = *self.from.get_or_insert((seen.now, seen.delivered));
-        let span = since(seen.now, then);
-        if span < WINDOW {
-            return None;
-        }
+        self.from.get_or_insert((seen.now, seen.delivered));
+        let rate = self.so_far(seen, WINDOW)?;
         self.from = None;
-        Some(seen.delivered.wrapping_sub(bytes) as f64 / span as f64 * 1e9)
+        Some(rate)
+    }
+
+    /// Bytes a second that came out since what is being measured began, if that is so long ago, ns.
+    fn so_far(&self, seen: &Seen, enough: u64) -> Option<f64> {
+        let (then, bytes) = self.from?;
+        let span = since(seen.now, then);
+        (span >= enough).then(|| seen.delivered.wrapping_sub(bytes) as f64 / span as f64 * 1e9)
     }
 }
 
@@ -158,6 +286,8 @@ mod tests {
         seen: Seen,
         striped: u64,
         settled: u64,
+        /// Whether packets wait while flows are striped, too.
+        waits: bool,
     }
 
     impl Bond {
@@ -176,11 +306,11 @@ mod tests {
                 seen,
                 striped,
                 settled,
+                waits: true,
             }
         }
 
-        /// Lets so many ms go by, looking each `step` ms, in all of which packets wait; returns for how
-        /// many flows were settled.
+        /// Lets so many ms go by, looking each `step` ms; returns for how many flows were settled.
         fn run(&mut self, ms: u64, step: u64) -> u64 {
             let mut settled = 0;
             for _ in 0..ms / step {
@@ -191,7 +321,9 @@ mod tests {
                     self.striped
                 };
                 self.seen.now += step * MS;
-                self.seen.pressed = self.seen.now;
+                if self.waits || self.settle.is_settled() {
+                    self.seen.pressed = self.seen.now;
+                }
                 self.seen.delivered = self.seen.delivered.wrapping_add(rate * step / 1000);
                 self.settle.look(&self.seen);
             }
@@ -235,24 +367,110 @@ mod tests {
         }
     }
 
-    /// The load grows, or the path on which it settled is slower now: within half a minute all share it.
+    /// The load grows, or the path on which it settled is slower now: within half a minute all share it, or
+    /// four minutes where it stood for long.
     #[test]
     fn what_was_proven_is_tried_again() {
+        for (stood, longest) in [(10_000, 30_000), (3_600_000, 240_000)] {
+            let mut bond = Bond::new(5_000_000, 5_000_000);
+            bond.run(stood, 100);
+            (bond.striped, bond.settled) = (9_000_000, 5_000_000);
+            bond.run(longest + 2_000, 100);
+            let settled = bond.run(600_000, 100);
+            assert!(settled < 20_000, "{settled} ms of ten minutes");
+        }
+    }
+
+    /// Striping is tried for a moment, seldom, though packets are lost then, as a processor has no time to take
+    /// them in; what was lost is told a little later.
+    #[test]
+    fn looking_again_costs_little() {
+        for step in STEPS {
+            let mut bond = Bond::new(3_000_000, 5_000_000);
+            bond.run(5_000, step);
+            let (mut striped, mut until) = (0, 0);
+            while bond.seen.now < 3_600_000 * MS {
+                if bond.run(step, step) == 0 {
+                    striped += step;
+                    until = bond.seen.now + 300 * MS;
+                }
+                if bond.seen.now <= until {
+                    bond.settle.lose(bond.seen.now);
+                }
+            }
+            assert!(striped < 18_000, "{striped} ms of an hour, each {step}");
+        }
+    }
+
+    /// Where no packet waits once they are striped it was a path: senders find the room.
+    #[test]
+    fn room_is_left_to_senders() {
         let mut bond = Bond::new(5_000_000, 5_000_000);
         bond.run(10_000, 100);
-        (bond.striped, bond.settled) = (9_000_000, 5_000_000);
-        bond.run(30_000, 100);
+        bond.waits = false;
         let settled = bond.run(600_000, 100);
-        assert!(settled < 20_000, "{settled} ms of ten minutes");
+        assert!((15_000..30_000).contains(&settled), "{settled} ms");
+    }
+
+    /// Senders that begin lose packets, and less comes out for a second: it is looked at, and they stay settled.
+    #[test]
+    fn losses_of_senders_end_nothing() {
+        for step in STEPS {
+            let mut bond = Bond::new(4_000_000, 5_000_000);
+            bond.run(5_000, step);
+            bond.settled = 3_500_000;
+            let mut settled = 0;
+            for _ in 0..1_000 / step {
+                bond.settle.lose(bond.seen.now);
+                settled += bond.run(step, step);
+            }
+            bond.settled = 5_000_000;
+            for _ in 0..20_000 / step {
+                bond.settle.lose(bond.seen.now);
+                settled += bond.run(step, step);
+            }
+            assert!(settled > 18_000, "{settled} ms, each {step}");
+        }
     }
 
     #[test]
-    fn losses_end_it() {
-        let mut bond = Bond::new(5_000_000, 5_000_000);
+    fn a_path_that_is_full_ends_it() {
+        for step in STEPS {
+            let mut bond = Bond::new(5_000_000, 5_000_000);
+            bond.run(5_000, step);
+            assert!(bond.settle.is_settled());
+            (bond.striped, bond.settled) = (4_000_000, 2_000_000);
+            let mut settled = 0;
+            for _ in 0..25_000 / step {
+                bond.settle.lose(bond.seen.now);
+                settled += bond.run(step, step);
+            }
+            assert!(settled < 8_000, "{settled} ms, each {step}");
+            assert_eq!(bond.settle.cause(), Cause::StripingCarriesMore);
+        }
+    }
+
+    #[test]
+    fn why_flows_are_striped_again_is_told() {
+        let after = |change: fn(&mut Bond)| {
+            let mut bond = Bond::new(5_000_000, 5_000_000);
+            bond.run(10_000, 100);
+            assert!(bond.settle.is_settled());
+            change(&mut bond);
+            bond.run(28_000, 100);
+            assert!(!bond.settle.is_settled());
+            bond.settle.cause()
+        };
+        assert_eq!(after(|bond| bond.seen.packets = 100.0), Cause::LightLoad);
+        assert_eq!(after(|bond| bond.seen.alike = false), Cause::UnlikePaths);
+        let idle = after(|bond| bond.settle.set_host(true, false));
+        assert_eq!(idle, Cause::ProcessorFree);
+        let more = after(|bond| bond.striped = 9_000_000);
+        assert_eq!(more, Cause::StripingCarriesMore);
+        assert_eq!(after(|bond| bond.waits = false), Cause::NoQueue);
+        let mut bond = Bond::new(5_000_000, 4_000_000);
         bond.run(10_000, 100);
-        assert!(bond.settle.is_settled());
-        bond.settle.lose(bond.seen.now);
-        assert_eq!(bond.run(25_000, 100), 0);
+        assert_eq!(bond.settle.cause(), Cause::CarriesLess);
     }
 
     #[test]

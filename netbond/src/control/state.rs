@@ -14,7 +14,8 @@ use super::liveness::Verdict;
 use super::plan::{BondPlan, Member, PathPlan, headers, probe_headers};
 use super::prober::{Expected, How, Identity, Sizes, Watched};
 use super::quality::Shortcoming;
-use super::world::World;
+use super::settle::Cause;
+use super::world::{Neighbour, World};
 use crate::{bfd::SessionConfig, config};
 
 /// All that an event led to.
@@ -144,6 +145,8 @@ impl Controller {
         };
         self.world.liveness.retain(|id, _| same(id));
         self.world.path_mtu.retain(|id, _| same(id));
+        let paths: BTreeSet<u32> = self.path_ids().collect();
+        self.world.neighbours.retain(|id, _| paths.contains(id));
         let ids: BTreeSet<u32> = self.members.iter().map(|member| member.id).collect();
         self.plans.retain(|id, _| ids.contains(id));
         // Said of every bond, changed or not: what a plan leaves out (a key) may have changed.
@@ -298,6 +301,7 @@ impl Controller {
             | Event::Ospf(_)
             | Event::Liveness { .. }
             | Event::PathMtu { .. }
+            | Event::Neighbour { .. }
             | Event::Options { .. }
             | Event::Share { .. }
             | Event::Settled { .. }
@@ -420,6 +424,21 @@ impl Controller {
                 let by_bfd = self.members[index].config.bfd.is_some();
                 News::one(verdict_news(verdict, by_bfd), About::Path(*path), bad)
             }
+            Event::Neighbour {
+                path,
+                ifindex,
+                remote,
+                address,
+            } => {
+                let neighbour = Neighbour {
+                    ifindex: *ifindex,
+                    remote: *remote,
+                    address: *address,
+                };
+                // What a route says counts more. Said before there is any plan: no news.
+                world.neighbours.entry(*path).or_insert(neighbour);
+                Vec::new()
+            }
             Event::PathMtu { path, bytes } => {
                 let probed = |index: &usize| self.members[*index].config.probing.is_some();
                 let Some(index) = self.concerns.bond_of(*path).filter(probed) else {
@@ -475,14 +494,26 @@ impl Controller {
                 };
                 News::one(text, About::Path(*path), false)
             }
-            Event::Settled { path, settled } => {
+            Event::Settled { path, striped } => {
                 if self.concerns.bond_of(*path).is_none() {
                     return Vec::new();
                 }
-                let text = if *settled {
-                    "a processor is saturated: each flow keeps its path, as striping brings no more"
-                } else {
-                    "flows are striped again"
+                let text = match striped {
+                    None => "a processor is saturated: each flow keeps its path",
+                    Some(Cause::LightLoad) => "flows are striped again: there is little to send",
+                    Some(Cause::ProcessorFree) => {
+                        "flows are striped again: no processor is saturated"
+                    }
+                    Some(Cause::UnlikePaths) => {
+                        "flows are striped again: the paths' ways are not alike any more"
+                    }
+                    Some(Cause::CarriesLess) => {
+                        "flows are striped again: less came out with each on a path of its own"
+                    }
+                    Some(Cause::StripingCarriesMore) => {
+                        "flows are striped again: that brings more by now"
+                    }
+                    Some(Cause::NoQueue) => "flows are striped again: nothing waits then",
                 };
                 News::one(text.to_owned(), About::Bond, false)
             }
@@ -529,6 +560,9 @@ impl Controller {
             if before == Some(&plan) && !unchanged_too {
                 continue;
             }
+            let neighbours = plan.paths.iter();
+            let neighbours = neighbours.filter_map(|path| Some((path.id, path.neighbour()?)));
+            self.world.neighbours.extend(neighbours);
             let transitions = transitions(before, &plan, cause);
             self.plans.insert(plan.id, plan.clone());
             outcomes.push(Outcome { plan, transitions });

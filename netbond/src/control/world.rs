@@ -24,8 +24,18 @@ pub(super) struct World {
     /// The longest packets that paths carry, outer headers included, bytes, by path id; of those that
     /// are not here it is not known, or less than the bond needs.
     pub(super) path_mtu: BTreeMap<u32, u32>,
+    /// To whom packets of paths over Ethernet are sent, by path id, as a route told last.
+    pub(super) neighbours: BTreeMap<u32, Neighbour>,
     /// Ids of the paths that the user took out.
     pub(super) admin_down: BTreeSet<u32>,
+}
+
+/// The next hop of a path. It is that of this device and this remote address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) ifindex: u32,
+    pub(super) remote: IpAddr,
+    pub(super) address: IpAddr,
 }
 
 impl World {

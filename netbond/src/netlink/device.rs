@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::link::{self, LinkDetails};
+use super::route::RouteQuery;
 use super::socket::RequestSocket;
 use crate::control::event::Link;
 
@@ -49,6 +50,7 @@ pub struct BondDevice {
 pub struct Netlink {
     pub(super) handle: Handle,
     pub(super) requests: RequestSocket,
+    pub(super) routes: RouteQuery,
     connection: JoinHandle<()>,
 }
 
@@ -64,9 +66,11 @@ impl Netlink {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("cannot open a netlink socket")?;
         let requests = RequestSocket::open().context("cannot open a netlink socket")?;
+        let routes = RouteQuery::open().context("cannot open a netlink socket")?;
         Ok(Self {
             handle,
             requests,
+            routes,
             connection: tokio::spawn(connection),
         })
     }

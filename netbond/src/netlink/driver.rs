@@ -71,6 +71,17 @@ impl Netlink {
         Ok(details.is_some_and(|details| details.kind == "veth"))
     }
 
+    /// Whether a device is made of others, in whose drivers its program would run, and as theirs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub fn has_ports(&mut self, ifindex: u32) -> anyhow::Result<bool> {
+        let details = link::by_index(&mut self.requests, ifindex);
+        let details = details.context("cannot look up a device")?;
+        Ok(details.is_some_and(|details| ["bond", "team"].contains(&details.kind.as_str())))
+    }
+
     /// Of what kind of device another one is a port, so that what it receives is that one's: a bridge's, say.
     ///
     /// # Errors

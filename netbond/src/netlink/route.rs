@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tracing::debug;
 
+use super::Netlink;
 use super::socket::{
     Answer, RequestSocket, address, align, attributes, family_and_bytes, push_request, u16_at,
     u32_at,
@@ -186,6 +187,36 @@ impl RouteQuery {
     }
 }
 
+impl Netlink {
+    /// The route to an address; `None` where there is none, or the kernel does not tell.
+    pub fn route(&mut self, to: IpAddr) -> Option<Route> {
+        self.routes.lookup(&[to]).ok()?.pop()?.ok()?
+    }
+
+    /// To whom the kernel sends a packet from one address to another out of a device, by its rules and routes;
+    /// `None` where it does not. The address is `to` itself where that is on the link.
+    pub fn next_hop(&mut self, from: IpAddr, to: IpAddr, ifindex: u32) -> Option<IpAddr> {
+        let ((family, from), (_, bytes)) = (family_and_bytes(from), family_and_bytes(to));
+        let mut rtmsg = [0; RTMSG];
+        rtmsg[0] = family;
+        rtmsg[1] = 8 * bytes.len() as u8;
+        rtmsg[2] = 8 * from.len() as u8;
+        let selectors = [
+            (libc::RTA_DST, &bytes[..]),
+            (libc::RTA_SRC, &from[..]),
+            (libc::RTA_OIF, &ifindex.to_ne_bytes()[..]),
+        ];
+        let answer = self.requests.ask(libc::RTM_GETROUTE, 0, &rtmsg, &selectors);
+        let Ok(Answer::Body(body)) = answer else {
+            return None;
+        };
+        let route = decode(&body)?.route;
+        let mut here = route.next_hops.iter();
+        let here = here.find(|next_hop| next_hop.ifindex == ifindex)?;
+        route.usable.then(|| here.gateway.unwrap_or(to))
+    }
+}
+
 /// What a route message says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DecodedRoute {
@@ -351,6 +382,7 @@ mod tests {
 
     use super::*;
     use crate::netlink::link::tests::body;
+    use crate::netlink::netns::{in_netns, ip};
 
     fn rtmsg(family: i32, length: u8, protocol: u8, kind: u8, flags: u32) -> Vec<u8> {
         let mut fixed = vec![family as u8, length, 0, 0, 254, protocol, 0, kind];
@@ -521,5 +553,46 @@ mod tests {
             bytes.truncate(cut.index(bytes.len() + 1));
             let _ = (decode(&bytes), decode_nexthop(&bytes), scope(&bytes));
         }
+    }
+
+    /// Two addresses on one device whose packets leave by different routers, as rules by source address say.
+    #[test]
+    #[ignore = "needs root: cargo xtask test netns"]
+    fn a_next_hop_is_that_of_the_rules() {
+        in_netns(async || {
+            for line in [
+                "link add wan type veth peer name far",
+                "link set far up",
+                "link set wan up",
+                "addr add 198.51.100.1/24 dev wan",
+                "addr add 198.51.100.2/24 dev wan",
+                "addr add 2001:db8::1/64 dev wan nodad",
+                "route add 203.0.113.0/24 via 198.51.100.8 dev wan",
+                "route add default via 198.51.100.9 dev wan table 7",
+                "rule add from 198.51.100.2 lookup 7",
+                "-6 route add 2001:db8:9::/64 via fe80::9 dev wan",
+            ] {
+                ip(line);
+            }
+            let wan = nix::net::if_::if_nametoindex("wan").unwrap();
+            let mut netlink = Netlink::open().unwrap();
+            let mut found = |from: &str, to: &str| {
+                let next_hop = netlink.next_hop(from.parse().unwrap(), to.parse().unwrap(), wan);
+                next_hop.map(|address| address.to_string())
+            };
+            for (from, to, next_hop) in [
+                ("198.51.100.1", "203.0.113.6", Some("198.51.100.8")),
+                ("198.51.100.2", "203.0.113.6", Some("198.51.100.9")),
+                ("198.51.100.1", "198.51.100.77", Some("198.51.100.77")),
+                // Where no route leads there, one of IPv4 is taken for on the link.
+                ("198.51.100.1", "192.0.2.1", Some("192.0.2.1")),
+                ("2001:db8::1", "2001:db8:9::6", Some("fe80::9")),
+                ("2001:db8::1", "2001:db8:8::6", None),
+            ] {
+                assert_eq!(found(from, to).as_deref(), next_hop, "{from} -> {to}");
+            }
+            let route = netlink.route("203.0.113.6".parse().unwrap()).unwrap();
+            assert_eq!(route.prefix, ("203.0.113.0".parse().unwrap(), 24));
+        });
     }
 }

@@ -302,6 +302,7 @@ fn path(tables: &Tables, id: u32, stats: &PathStats, total: (u64, u64)) -> Optio
         tx_onward: stats.tx_onward,
         rx_onward: stats.rx_onward,
         route: route(&info),
+        next_hop: record.next_hop.address(),
         ospf_cost: (info.ospf_cost != 0).then_some(info.ospf_cost),
         neighbour: (info.neighbour != [0; 4]).then(|| Neighbour {
             router_id: info.neighbour.into(),

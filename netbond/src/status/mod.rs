@@ -194,6 +194,9 @@ pub struct Path {
     pub tx_onward: u64,
     pub rx_onward: u64,
     pub route: Option<Route>,
+    /// Over Ethernet: to whom packets are sent, as the kernel's rules and routes over `device` said last. `null` where it
+    /// is no such path, or none said so yet.
+    pub next_hop: Option<IpAddr>,
     pub ospf_cost: Option<u32>,
     pub neighbour: Option<Neighbour>,
     /// When state or reason last changed, seconds since 1970.

@@ -93,6 +93,7 @@ pub(crate) fn path(name: &str, state: PathState, reason: StateReason) -> Path {
             device: "wg-a-m1".to_owned(),
             via: None,
         }),
+        next_hop: None,
         ospf_cost: Some(10),
         neighbour: Some(Neighbour {
             router_id: [10, 65, 1, 1].into(),

@@ -53,6 +53,7 @@ fn full() -> Status {
     path.rate = Some(sample::rate(1, 1.0));
     path.hold_down_ms = Some(1.0);
     path.route.as_mut().unwrap().via = Some([10, 65, 0, 1].into());
+    path.next_hop = Some([10, 65, 0, 1].into());
     bond.paths.truncate(1);
     status
 }
@@ -69,7 +70,7 @@ fn empty() -> Status {
     let path = &mut bond.paths[0];
     (path.due_share, path.tx_share, path.rx_share) = (None, None, None);
     (path.rate, path.route, path.ospf_cost) = (None, None, None);
-    (path.neighbour, path.hold_down_ms) = (None, None);
+    (path.neighbour, path.next_hop, path.hold_down_ms) = (None, None, None);
     (path.proof, path.probe) = (None, None);
     status
 }

@@ -34,8 +34,8 @@ use netbond::{
 use netbond_common::{
     abi::{
         BOND_NUMBERED, BOND_SHARES, Bond, DRIVER_UNDERLAY, Driver, Lane, MAX_BOND_PATHS, NO_BOND,
-        PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares, Ticket,
-        TunnelKey,
+        NextHop, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares,
+        Ticket, TunnelKey,
     },
     fate::Fate,
     ipv4,
@@ -142,6 +142,7 @@ impl Kernel {
                 ifindex: IFINDEX,
                 sum: ipv4::constant_sum(local.octets(), remote.octets()),
                 key: key.unwrap_or(0).to_be_bytes(),
+                next_hop: NextHop::zeroed(),
                 local: ipv4::mapped(local.octets()),
                 remote: ipv4::mapped(remote.octets()),
             };
@@ -236,7 +237,7 @@ impl Kernel {
         self.tables.paths.set(path_id(slot), Raw(*path), 0).unwrap();
     }
 
-    /// Gives a path IPv6 outer addresses.
+    /// Gives a path IPv6 outer addresses; it still receives between those it had.
     pub(crate) fn over_ipv6(&mut self, slot: u32) {
         let Raw(path) = self.tables.paths.get(&path_id(slot), 0).unwrap();
         let (local, remote) = outer_v6(slot);
@@ -548,13 +549,29 @@ pub(crate) fn ipv6_frame(len: usize) -> Vec<u8> {
     frame
 }
 
+/// What the peer sends over IPv6 on a path: `next` is what the outer header says follows it, and `content` all
+/// that does.
+pub(crate) fn frame_over_ipv6(path: u32, tos: u8, next: u8, content: &[u8]) -> Vec<u8> {
+    let (local, remote) = outer_v6(path);
+    let mut frame = vec![0; 12];
+    frame.extend([0x86, 0xdd, 0x60 | tos >> 4, tos << 4, 0, 0]);
+    frame.extend((content.len() as u16).to_be_bytes());
+    frame.extend([next, 64]);
+    frame.extend(remote.octets());
+    frame.extend(local.octets());
+    frame.extend(content);
+    frame
+}
+
 /// What the peer sends: a frame whose Ethernet payload is wrapped in GRE on a path.
 pub(crate) struct Wrap {
     pub(crate) path: u32,
     pub(crate) tos: u8,
-    /// Bytes of IP options, a multiple of 4.
+    /// Between the path's addresses of IPv6.
+    pub(crate) ipv6: bool,
+    /// Bytes of IP options, a multiple of 4; of IPv6 8 in a header of their own where there are any.
     pub(crate) options: usize,
-    /// Flags and fragment offset.
+    /// Flags and fragment offset of IPv4.
     pub(crate) frags: u16,
     pub(crate) gre_flags: u16,
     /// What follows the GRE base header: key, sequence number.
@@ -568,6 +585,7 @@ impl Wrap {
         Self {
             path,
             tos: 0,
+            ipv6: false,
             options: 0,
             frags: 0,
             gre_flags: 0,
@@ -579,12 +597,36 @@ impl Wrap {
     /// The received frame around an inner one.
     #[must_use]
     pub(crate) fn frame(&self, inner: &[u8]) -> Vec<u8> {
-        let payload = &inner[14..];
+        let mut gre = self.gre_flags.to_be_bytes().to_vec();
+        gre.extend(self.gre_protocol.to_be_bytes());
+        gre.extend(&self.gre_fields);
+        gre.extend(&inner[14..]);
+        if !self.ipv6 {
+            let mut frame = vec![0; 12];
+            frame.extend([0x08, 0x00]);
+            frame.extend(self.ipv4_header(gre.len()));
+            frame.extend(gre);
+            return frame;
+        }
+        if self.options == 0 {
+            return frame_over_ipv6(self.path, self.tos, 47, &gre);
+        }
+        // Destination options: how many times 8 bytes more, and six bytes of padding.
+        let options = [47, 0, 1, 4, 0, 0, 0, 0];
+        frame_over_ipv6(
+            self.path,
+            self.tos,
+            60,
+            &[&options, gre.as_slice()].concat(),
+        )
+    }
+
+    /// The outer header before so many bytes of GRE.
+    fn ipv4_header(&self, len: usize) -> Vec<u8> {
         let (local, remote) = outer(self.path);
         let header_len = 20 + self.options;
-        let total = header_len + 4 + self.gre_fields.len() + payload.len();
         let mut ip = vec![0x40 | (header_len / 4) as u8, self.tos];
-        ip.extend((total as u16).to_be_bytes());
+        ip.extend(((header_len + len) as u16).to_be_bytes());
         ip.extend([0, 0]);
         ip.extend(self.frags.to_be_bytes());
         ip.extend([64, 47, 0, 0]);
@@ -595,13 +637,6 @@ impl Wrap {
             .add_slice(&ip)
             .ones_complement();
         ip[10..12].copy_from_slice(&check.to_ne_bytes());
-        let mut frame = vec![0; 12];
-        frame.extend([0x08, 0x00]);
-        frame.extend(ip);
-        frame.extend(self.gre_flags.to_be_bytes());
-        frame.extend(self.gre_protocol.to_be_bytes());
-        frame.extend(&self.gre_fields);
-        frame.extend(payload);
-        frame
+        ip
     }
 }

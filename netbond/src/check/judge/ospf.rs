@@ -1,13 +1,14 @@
 //! OSPF neighbours on the paths' devices.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::check::{
     Finding, Kind,
     facts::{Facts, paths},
 };
 use crate::config::{Config, default_route_protocols};
-use crate::control::event::OspfInterface;
+use crate::control::event::{OspfInterface, OspfNeighbour};
 
 pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let silent = facts.ospf_silent.iter();
@@ -19,15 +20,17 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     };
     let mut seen = BTreeSet::new();
     for (bond, path) in paths(config) {
+        let is_ospf = |protocol: u8| default_route_protocols().any(|known| known == protocol);
+        let way = facts.way(path);
         // A route that the user lets count, and that no OSPF makes, needs no neighbour.
-        let by_other = facts.way(path).is_some_and(|route| {
-            config.route_protocols.contains(&route.protocol)
-                && !default_route_protocols().any(|protocol| protocol == route.protocol)
+        let by_other = way.is_some_and(|route| {
+            config.route_protocols.contains(&route.protocol) && !is_ospf(route.protocol)
         });
+        let routed = way.is_some_and(|route| is_ospf(route.protocol));
         if let Some(device) = facts.device(path)
             && !by_other
-            && seen.insert((&bond.name, device))
-            && let Some((what, remedy)) = neighbour(interfaces, device)
+            && seen.insert((&bond.name, device, path.remote.is_ipv6()))
+            && let Some((what, remedy)) = neighbour(interfaces, device, path.remote, routed)
         {
             let finding = Finding::problem(Kind::OspfNeighbour, what, remedy);
             findings.push(finding.of_path(bond, path).of_device(device));
@@ -36,8 +39,15 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// What is wrong with OSPF on a device, and what to do.
-fn neighbour(interfaces: &[OspfInterface], device: &str) -> Option<(String, String)> {
+/// What is wrong with OSPF on the device of a path with this outer address, and what to do; `routed` where OSPF makes
+/// the route there.
+fn neighbour(
+    interfaces: &[OspfInterface],
+    device: &str,
+    outer: IpAddr,
+    routed: bool,
+) -> Option<(String, String)> {
+    let version = if outer.is_ipv6() { "OSPFv3" } else { "OSPF" };
     // Of several instances on a device one does.
     let on_device: Vec<&OspfInterface> = interfaces
         .iter()
@@ -45,14 +55,18 @@ fn neighbour(interfaces: &[OspfInterface], device: &str) -> Option<(String, Stri
         .collect();
     if on_device.is_empty() {
         return Some((
-            format!("OSPF does not run on {device}"),
+            format!("{version} does not run on {device}"),
             format!("name {device} in the daemon's OSPF area, type ptp"),
         ));
     }
-    let mut neighbours = on_device.iter().flat_map(|one| &one.neighbours).peekable();
-    let Some(first) = neighbours.peek().copied() else {
+    let all = || on_device.iter().flat_map(|one| &one.neighbours);
+    // Those of version 2 have addresses of IPv4, of version 3 of IPv6. That may make routes of IPv4 as well (RFC 5838).
+    let of_version = |neighbour: &&OspfNeighbour| neighbour.address.is_ipv6() == outer.is_ipv6();
+    let by_other_version = routed && !all().any(|neighbour| of_version(&neighbour));
+    let neighbours = || all().filter(|neighbour| by_other_version || of_version(neighbour));
+    let Some(first) = neighbours().next() else {
         return Some((
-            format!("no OSPF neighbour on {device}"),
+            format!("no {version} neighbour on {device}"),
             format!(
                 "does the other end run OSPF with the same area, hello and dead interval, authentication and \
                  subnet, and do its packets arrive? (`tcpdump -ni {device} proto 89`; AllowedIPs must hold \
@@ -60,7 +74,7 @@ fn neighbour(interfaces: &[OspfInterface], device: &str) -> Option<(String, Stri
             ),
         ));
     };
-    if neighbours.any(|neighbour| neighbour.state.eq_ignore_ascii_case("Full")) {
+    if neighbours().any(|neighbour| neighbour.state.eq_ignore_ascii_case("Full")) {
         return None;
     }
     let remedy = match first.state.to_ascii_lowercase().as_str() {
@@ -76,7 +90,7 @@ fn neighbour(interfaces: &[OspfInterface], device: &str) -> Option<(String, Stri
     };
     let (id, state) = (first.router_id, &first.state);
     Some((
-        format!("OSPF neighbour {id} on {device} is {state}, not Full"),
+        format!("{version} neighbour {id} on {device} is {state}, not Full"),
         remedy.to_owned(),
     ))
 }
@@ -120,6 +134,42 @@ mod tests {
         assert!(
             absent.what.contains("does not run on wg-a-m1"),
             "{absent:#?}"
+        );
+    }
+
+    /// A path over IPv6 has no use for a neighbour of version 2.
+    #[test]
+    fn each_version_has_its_own_neighbours() {
+        let neighbour = |address: &str, state: &str| OspfNeighbour {
+            router_id: [10, 65, 1, 1].into(),
+            address: address.parse().unwrap(),
+            state: state.to_owned(),
+        };
+        let interface = |neighbours| OspfInterface {
+            device: "e0".to_owned(),
+            cost: None,
+            neighbours,
+        };
+        let (four, six) = ("10.65.0.1".parse().unwrap(), "fd65::1".parse().unwrap());
+        let full = interface(vec![neighbour("10.65.0.1", "Full")]);
+        let says = |interfaces: &[OspfInterface], outer, routed| {
+            super::neighbour(interfaces, "e0", outer, routed).map(|(what, _)| what)
+        };
+        let both = [full.clone(), interface(vec![neighbour("fe80::1", "Init")])];
+        assert_eq!(says(&both, four, false), None);
+        let init = "OSPFv3 neighbour 10.65.1.1 on e0 is Init, not Full";
+        assert_eq!(says(&both, six, true).as_deref(), Some(init));
+        let alone = [full, interface(Vec::new())];
+        assert_eq!(
+            says(&alone, six, false).as_deref(),
+            Some("no OSPFv3 neighbour on e0")
+        );
+        // Version 3 makes the routes of IPv4, too.
+        let three = [interface(vec![neighbour("fe80::1", "Full")])];
+        assert_eq!(says(&three, four, true), None);
+        assert_eq!(
+            says(&three, four, false).as_deref(),
+            Some("no OSPF neighbour on e0")
         );
     }
 

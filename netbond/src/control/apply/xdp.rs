@@ -298,6 +298,14 @@ impl Applier {
                 ),
             });
         }
+        if self.netlink.has_ports(ifindex).map_err(refused)? {
+            return Err(NoXdp {
+                reason: Xdp::NoDriver,
+                error: anyhow!(
+                    "it is made of other devices, and a program would run in their drivers"
+                ),
+            });
+        }
         if self.netlink.hides_tags(ifindex, name).map_err(refused)? {
             return Err(NoXdp {
                 reason: Xdp::Vlans,
@@ -318,11 +326,19 @@ impl Applier {
         };
         let is_there = known.is_some();
         self.tell_roles(ifindex, &driver).map_err(refused)?;
-        if !is_there {
-            if let Err(no) = self.programs.attach_xdp(name, ifindex) {
+        let was_gone = match self.programs.attach_xdp(name, ifindex) {
+            Ok(was_gone) => was_gone,
+            Err(no) => {
                 let _ = self.tables.drivers.remove(&ifindex);
                 return Err(no);
             }
+        };
+        if is_there && was_gone {
+            let text =
+                format!("somebody took netbond's program out of the driver of {name}: it is back");
+            self.journal.failed(About::ALL, &text);
+        }
+        if !is_there {
             // One that was there already is no news.
             if !self.drivers.left.remove(&ifindex) {
                 let by = &wants.by;
