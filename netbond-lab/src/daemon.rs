@@ -243,6 +243,9 @@ fn render(bonds: &[&BondSpec]) -> String {
                 "\n[[bond.path]]\nname = {:?}\nlocal = \"{}\"\nremote = \"{}\"\ndevice = {:?}\n",
                 path.name, path.local, path.remote, path.device
             );
+            for line in &path.lines {
+                let _ = writeln!(text, "{line}");
+            }
         }
     }
     text

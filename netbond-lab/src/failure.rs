@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use crate::impair::Impairment;
 use crate::lab::Lab;
 use crate::namespace::iproute2;
-use crate::topology::{underlay_device, wireguard_device};
+use crate::topology::link_device;
 
 /// Packets that netem may hold back at a time.
 const NETEM_LIMIT: u32 = 100_000;
@@ -40,16 +40,16 @@ impl Lab {
         Ok(())
     }
 
-    /// Deletes every WireGuard device of a router, as if its WireGuard had crashed.
-    pub fn kill_wireguard(&self, name: &str) -> Result<()> {
+    /// Deletes every link's device of a router, as if its WireGuard had crashed.
+    pub fn delete_devices(&self, name: &str) -> Result<()> {
         let router = self.router(name);
         self.topology()
             .ends_of(name)
             .try_for_each(|end| router.delete_device(&end.device))
     }
 
-    /// Ends [`Lab::kill_wireguard`]: every device is there again.
-    pub fn restore_wireguard(&self, name: &str) -> Result<()> {
+    /// Ends [`Lab::delete_devices`]: every device is there again.
+    pub fn restore_devices(&self, name: &str) -> Result<()> {
         let router = self.router(name);
         self.topology()
             .ends_of(name)
@@ -72,19 +72,19 @@ impl Lab {
     /// Takes the peer's key from router `at`'s WireGuard device that leads to `peer`: whatever arrives
     /// from there is dropped, nothing is sent there.
     pub fn remove_key(&self, at: &str, peer: &str) -> Result<()> {
-        self.router(at).remove_peer(&wireguard_device(at, peer))
+        self.router(at).remove_peer(&link_device(at, peer))
     }
 
     /// Ends [`Lab::remove_key`].
     pub fn restore_key(&self, at: &str, peer: &str) -> Result<()> {
-        self.router(at).restore_peer(&wireguard_device(at, peer))
+        self.router(at).restore_peer(&link_device(at, peer))
     }
 
     /// From now on loses and delays what router `from` sends to its neighbour `to`; the default
-    /// [`Impairment`] ends it. Under the kernel's WireGuard this takes netem.
+    /// [`Impairment`] ends it. Except under WireGuard in user space this takes netem.
     pub fn impair(&self, from: &str, to: &str, impairment: Impairment) -> Result<()> {
         self.router(from)
-            .impair_device(&wireguard_device(from, to), impairment)
+            .impair_device(&link_device(from, to), impairment)
     }
 
     fn neighbours(&self, name: &str) -> Vec<String> {
@@ -92,11 +92,9 @@ impl Lab {
     }
 
     fn underlay(&self, from: &str, to: &str) -> Result<String> {
-        let device = underlay_device(from, to);
-        self.topology()
-            .ends_of(from)
-            .any(|end| end.underlay_device == device)
-            .then_some(device)
+        let mut ends = self.topology().ends_of(from);
+        ends.find(|end| end.peer == to)
+            .map(|end| end.underlay_device)
             .with_context(|| format!("there is no link from {from} to {to}"))
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::unistd::User;
 
 use crate::process::Process;
@@ -61,7 +61,8 @@ impl Router {
             START,
             || {
                 let answer = self.run(&["vtysh", "-c", "show ip ospf interface json"])?;
-                Ok(answer.contains("ospfEnabled").then_some(()))
+                ensure!(answer.contains("ospfEnabled"), "it says: {answer}");
+                Ok(Some(()))
             },
         )
     }

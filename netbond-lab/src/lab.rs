@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::daemon::last_lines;
 use crate::router::Router;
 use crate::state::{self, Claim, Record};
-use crate::topology::{LinkSpec, RouterSpec, Topology, link_prefix, underlay_device};
+use crate::topology::{LinkKind, LinkSpec, RouterSpec, Topology, link_prefix, underlay_device};
+use crate::underlay::Underlay;
 use crate::wait::wait_for;
 use crate::wireguard::{self, WireGuard};
 use crate::{anchor, binary, namespace};
@@ -71,6 +72,10 @@ impl Lab {
         topology
             .validate()
             .context("this topology cannot be built")?;
+        let mut topology = topology.clone();
+        if let Some(underlay) = Underlay::from_environment()? {
+            topology = underlay.apply(topology);
+        }
         ensure!(
             nix::unistd::geteuid().is_root(),
             "a lab needs root (network namespaces, mounts)"
@@ -90,7 +95,7 @@ impl Lab {
         let mut lab = Self {
             name: name.to_owned(),
             state,
-            topology: Arc::new(topology.clone()),
+            topology: Arc::new(topology),
             routers: BTreeMap::new(),
             wireguard: WireGuard::Embedded,
             claim: Some(claim),
@@ -115,8 +120,7 @@ impl Lab {
                 "router {router} of lab {name} is dead: `netbond-lab down --name {name}`"
             );
             let held = Router::new(
-                &router,
-                netns,
+                (name, &router),
                 &state,
                 (anchor, None),
                 record.wireguard,
@@ -232,8 +236,7 @@ impl Lab {
         self.lay_underlay()?;
         wireguard::write_configs(&self.state, &self.topology)?;
         for router in self.routers.values() {
-            let ends: Vec<_> = self.topology.ends_of(router.name()).collect();
-            router.create_devices(&ends)?;
+            router.create_devices(self.topology.ends_of(router.name()).collect())?;
         }
         for router in self.bonded() {
             if let Some(config) = router.default_config() {
@@ -289,8 +292,7 @@ impl Lab {
         let result = wait_ready(&mut child);
         let pid = i32::try_from(child.id())?;
         let router = Router::new(
-            &spec.name,
-            netns.clone(),
+            (&self.name, &spec.name),
             &self.state,
             (pid, Some(child)),
             self.wireguard,
@@ -330,7 +332,8 @@ impl Lab {
         for end in topology.ends_of(name) {
             // The kernel removes a namespace's devices in its own time, and their peers with them.
             let peer = self.router(&end.peer);
-            let device = underlay_device(&end.peer, name);
+            let mut far = topology.ends_of(&end.peer).filter(|far| far.peer == name);
+            let device = far.next().context("a link has one end")?.underlay_device;
             wait_for(&format!("end of {device}"), REMOVAL, || {
                 let path = format!("/sys/class/net/{device}");
                 Ok((!peer.host_path(&path).exists()).then_some(()))
@@ -370,15 +373,18 @@ impl Lab {
             .with_context(|| format!("cannot start the process of router {router}"))
     }
 
-    /// Connects the routers by veth pairs, made inside the namespaces: the host never sees them.
+    /// Lays the veth pairs below WireGuard, made inside the namespaces: the host never sees them.
     fn lay_underlay(&self) -> Result<()> {
-        self.topology
-            .links
-            .iter()
-            .try_for_each(|link| self.lay_link(link))
+        let mut links = self.topology.links.iter();
+        links.try_for_each(|link| self.lay_link(link))
     }
 
     fn lay_link(&self, link: &LinkSpec) -> Result<()> {
+        match link.kind {
+            LinkKind::WireGuard => {}
+            // Its devices are the wire.
+            LinkKind::Ethernet => return Ok(()),
+        }
         let [a, b] = &link.ends;
         let (in_a, in_b) = (
             underlay_device(&a.router, &b.router),

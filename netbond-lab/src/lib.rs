@@ -1,4 +1,4 @@
-//! A laboratory for netbond: routers in network namespaces, joined by WireGuard, with OSPF on top.
+//! A laboratory for netbond: routers in network namespaces, joined by WireGuard or Ethernet, with OSPF on top.
 //!
 //! ```no_run
 //! use netbond_lab::{Lab, Topology};
@@ -32,6 +32,7 @@ mod frr;
 mod goodput;
 mod impair;
 mod lab;
+mod link;
 mod losses;
 pub mod machine;
 mod namespace;
@@ -46,6 +47,7 @@ pub mod stream;
 pub mod topology;
 pub mod traffic;
 pub mod tunnels;
+mod underlay;
 mod wait;
 mod wireguard;
 

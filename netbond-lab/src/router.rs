@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
-use crate::topology::{PathSpec, Topology};
+use crate::topology::{LinkKind, LocalEnd, PathSpec, Topology};
 use crate::wireguard::WireGuard;
 use crate::{anchor, enter, namespace};
 
@@ -19,6 +19,7 @@ use crate::{anchor, enter, namespace};
 /// `/sys/fs/bpf`, `/run/netbond`, `/sys/class/net`.
 #[derive(Debug)]
 pub struct Router {
+    lab: String,
     name: String,
     netns: String,
     state: PathBuf,
@@ -40,10 +41,9 @@ pub(crate) struct Processes {
 }
 
 impl Router {
-    /// Takes hold of a router whose anchor runs. `child` is that anchor if this process started it.
+    /// Takes hold of a router of a lab whose anchor runs. `child` is that anchor if this process started it.
     pub(crate) fn new(
-        name: &str,
-        netns: String,
+        (lab, name): (&str, &str),
         state: &Path,
         anchor: (i32, Option<Child>),
         wireguard: WireGuard,
@@ -51,9 +51,10 @@ impl Router {
     ) -> Result<Self> {
         let (anchor, child) = anchor;
         let mut router = Self {
+            lab: lab.to_owned(),
             name: name.to_owned(),
             socket: anchor::socket_path(state, name),
-            netns,
+            netns: namespace::netns_name(lab, name),
             state: state.to_owned(),
             anchor,
             wireguard,
@@ -155,12 +156,10 @@ impl Router {
     /// Stops every process in the router where it stands, as if the machine hung: nothing is sent
     /// or received any more, no device changes its state.
     ///
-    /// Kernel WireGuard runs without processes: then the router's links are cut on its side, too.
+    /// The kernel's WireGuard and Ethernet run without processes: such links are cut on its side, too.
     pub fn freeze(&self) -> Result<()> {
-        if self.wireguard == WireGuard::Kernel {
-            for end in self.topology.ends_of(&self.name) {
-                crate::failure::cut(&self.netns, &end.underlay_device)?;
-            }
+        for end in self.of_the_kernel() {
+            crate::failure::cut(&self.netns, &end.underlay_device)?;
         }
         self.signal_all(Signal::SIGSTOP)
     }
@@ -168,12 +167,17 @@ impl Router {
     /// Lets a frozen router go on.
     pub fn thaw(&self) -> Result<()> {
         self.signal_all(Signal::SIGCONT)?;
-        if self.wireguard == WireGuard::Kernel {
-            for end in self.topology.ends_of(&self.name) {
-                crate::failure::mend(&self.netns, &end.underlay_device)?;
-            }
-        }
-        Ok(())
+        self.of_the_kernel()
+            .try_for_each(|end| crate::failure::mend(&self.netns, &end.underlay_device))
+    }
+
+    /// The links that run without a process of the router.
+    fn of_the_kernel(&self) -> impl Iterator<Item = LocalEnd> + '_ {
+        let ends = self.topology.ends_of(&self.name);
+        ends.filter(|end| match end.kind {
+            LinkKind::WireGuard => self.wireguard == WireGuard::Kernel,
+            LinkKind::Ethernet => true,
+        })
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
@@ -182,6 +186,11 @@ impl Router {
             let _ = nix::sys::signal::kill(pid, signal);
         }
         Ok(())
+    }
+
+    /// The name of its lab.
+    pub(crate) fn lab(&self) -> &str {
+        &self.lab
     }
 
     pub(crate) fn state(&self) -> &Path {

@@ -4,9 +4,10 @@
 //! `ping` sends more slowly while nothing returns, which makes an outage look smaller than it is.
 //! This sender keeps its pace. It prints `sent NUMBER MICROSECONDS` (since the epoch) for each
 //! packet and `back NUMBER` for each answer, until it is killed. The packets are echo requests, or
-//! UDP to a reflector, which sends them back and prints `here NUMBER` for each: so it is known on
-//! which way one was lost.
+//! UDP to a reflector, which sends each back once and prints `here NUMBER` whenever it comes: so it is known
+//! on which way one was lost.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::id;
@@ -71,20 +72,25 @@ pub fn send_udp(address: IpAddr, interval: Duration) -> Result<()> {
     pace(&socket, interval, packet, number)
 }
 
-/// Sends back every UDP packet that comes to `address`, for ever.
+/// Sends back every numbered UDP packet that comes to `address`, for ever; one that comes again is not
+/// answered again, or it would count for two at the sender.
 pub fn reflect(address: IpAddr) -> Result<()> {
     let socket = UdpSocket::bind((address, PORT))
         .with_context(|| format!("cannot reflect at {address}, port {PORT}"))?;
     let mut buffer = [0; 2048];
+    let mut answered = HashSet::new();
     loop {
         // An error is one of an answer before: its asker is gone.
         let Ok((length, from)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        if let Some(number) = number(&buffer[..length]) {
-            say(format_args!("here {number}"));
+        let Some(number) = number(&buffer[..length]) else {
+            continue;
+        };
+        say(format_args!("here {number}"));
+        if answered.insert(number) {
+            let _ = socket.send_to(&buffer[..length], from);
         }
-        let _ = socket.send_to(&buffer[..length], from);
     }
 }
 

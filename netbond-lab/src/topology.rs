@@ -1,4 +1,4 @@
-//! What a lab consists of: routers, the WireGuard links between them, and the bonds on top.
+//! What a lab consists of: routers, the links between them, and the bonds on top.
 //!
 //! A [`Topology`] is a plain value. Every test and benchmark builds one, usually from
 //! [`Topology::reference`], and changes what it wants to be different.
@@ -20,7 +20,7 @@ const FIRST_PORT: u16 = 51820;
 pub struct Topology {
     /// The routers; each becomes a network namespace.
     pub routers: Vec<RouterSpec>,
-    /// The links; each becomes a veth underlay with one WireGuard device per end.
+    /// The links; each becomes a veth underlay with one WireGuard device per end, or is a veth pair itself.
     pub links: Vec<LinkSpec>,
     /// The bonds; a router with at least one runs netbond.
     pub bonds: Vec<BondSpec>,
@@ -37,18 +37,30 @@ pub struct RouterSpec {
     pub router_id: Ipv4Addr,
 }
 
-/// A WireGuard link between two routers.
+/// What a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// A WireGuard device at each end, over a veth pair.
+    WireGuard,
+    /// A veth pair: its ends are named and addressed as the WireGuard devices would be.
+    Ethernet,
+}
+
+/// A link between two routers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
+    /// What its devices are.
+    pub kind: LinkKind,
     /// The two ends, in no particular order.
     pub ends: [LinkEnd; 2],
-    /// Whether the WireGuard devices have IPv6 addresses too, and OSPFv3 runs over them.
+    /// Whether its devices have IPv6 addresses too, and OSPFv3 runs over them.
     pub ipv6: bool,
     /// OSPF cost, the same in both directions.
     pub cost: u16,
-    /// MTU of the two WireGuard devices, in bytes.
+    /// MTU of the link's two devices, in bytes.
     pub mtu: u16,
-    /// MTU of the veth underlay, in bytes.
+    /// MTU of the veth underlay, in bytes; an Ethernet link has none.
     pub underlay_mtu: u16,
 }
 
@@ -57,7 +69,7 @@ pub struct LinkSpec {
 pub struct LinkEnd {
     /// The router's name.
     pub router: String,
-    /// Address on the WireGuard device, in a /30 shared with the other end.
+    /// Address on the link's device, in a /30 shared with the other end.
     pub overlay: Ipv4Addr,
     /// Address on the veth underlay, in a /30 shared with the other end, or a /64.
     pub underlay: IpAddr,
@@ -95,6 +107,8 @@ pub struct PathSpec {
     pub remote: IpAddr,
     /// The device the path leaves by.
     pub device: String,
+    /// Further lines of the path's table in netbond's configuration, such as `xdp = "native"`.
+    pub lines: Vec<String>,
 }
 
 /// OSPF settings, the same on every link.
@@ -184,13 +198,15 @@ impl Topology {
                 name: name.clone(),
                 local: a.into(),
                 remote: b.into(),
-                device: wireguard_device("A", &middle),
+                device: link_device("A", &middle),
+                lines: Vec::new(),
             });
             b_paths.push(PathSpec {
                 name,
                 local: b.into(),
                 remote: a.into(),
-                device: wireguard_device("B", &middle),
+                device: link_device("B", &middle),
+                lines: Vec::new(),
             });
         }
         let bond = |router: &str, host: u8, peer: &str, paths| BondSpec {
@@ -236,11 +252,37 @@ impl Topology {
 
     /// The IPv6 address of the link end that has this address, which it is given where it has none.
     fn give_ipv6(&mut self, address: IpAddr) -> Ipv6Addr {
-        for (index, link) in self.links.iter_mut().enumerate() {
+        let (index, place) = self.find_end(address);
+        self.links[index].ipv6 = true;
+        overlay_v6(index, place)
+    }
+
+    /// The same topology with Ethernet instead of WireGuard for these paths of every bond, counted from 0: the
+    /// links that they begin and end on.
+    ///
+    /// # Panics
+    ///
+    /// If a bond has no such path, or its addresses are of no link.
+    #[must_use]
+    pub fn over_ethernet(mut self, paths: &[usize]) -> Self {
+        for bond in 0..self.bonds.len() {
+            for &path in paths {
+                let PathSpec { local, remote, .. } = self.bonds[bond].paths[path];
+                for address in [local, remote] {
+                    let (index, _) = self.find_end(address);
+                    self.links[index].kind = LinkKind::Ethernet;
+                }
+            }
+        }
+        self
+    }
+
+    /// The number of the link that has this address, and which of its ends.
+    fn find_end(&self, address: IpAddr) -> (usize, usize) {
+        for (index, link) in self.links.iter().enumerate() {
             for (place, end) in link.ends.iter().enumerate() {
-                if IpAddr::V4(end.overlay) == address {
-                    link.ipv6 = true;
-                    return overlay_v6(index, place);
+                if address == end.overlay || address == overlay_v6(index, place) {
+                    return (index, place);
                 }
             }
         }
@@ -330,8 +372,8 @@ impl Topology {
                 b.router
             );
             for device in [
-                wireguard_device(&a.router, &b.router),
-                wireguard_device(&b.router, &a.router),
+                link_device(&a.router, &b.router),
+                link_device(&b.router, &a.router),
             ] {
                 ensure!(
                     device.len() <= MAX_DEVICE_NAME,
@@ -437,9 +479,10 @@ impl RouterSpec {
 }
 
 impl LinkSpec {
-    /// A link with OSPF cost 10, WireGuard MTU 1420 and underlay MTU 1500.
+    /// A WireGuard link with OSPF cost 10, MTU 1420 and underlay MTU 1500.
     pub fn new(one: LinkEnd, other: LinkEnd) -> Self {
         Self {
+            kind: LinkKind::WireGuard,
             ends: [one, other],
             ipv6: false,
             cost: 10,
@@ -452,11 +495,13 @@ impl LinkSpec {
 /// A link as one of its routers sees it, with the names of that router's devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalEnd {
+    /// What the link is.
+    pub kind: LinkKind,
     /// The router at the other end.
     pub peer: String,
-    /// The WireGuard device, such as `wg-a-m1`.
+    /// The link's device, such as `wg-a-m1`.
     pub device: String,
-    /// The veth device below it, such as `u-a-m1`.
+    /// The device of the wire: the veth device below WireGuard, such as `u-a-m1`, or the link's own.
     pub underlay_device: String,
     /// Own overlay address (a /30).
     pub overlay: Ipv4Addr,
@@ -470,7 +515,7 @@ pub struct LocalEnd {
     pub port: u16,
     /// OSPF cost.
     pub cost: u16,
-    /// MTU of the WireGuard device, in bytes.
+    /// MTU of the link's device, in bytes.
     pub mtu: u16,
     /// MTU of the veth device, in bytes.
     pub underlay_mtu: u16,
@@ -478,10 +523,15 @@ pub struct LocalEnd {
 
 impl LocalEnd {
     fn new((index, place): (usize, usize), link: &LinkSpec, own: &LinkEnd, peer: &LinkEnd) -> Self {
+        let device = link_device(&own.router, &peer.router);
         Self {
+            kind: link.kind,
             peer: peer.router.clone(),
-            device: wireguard_device(&own.router, &peer.router),
-            underlay_device: underlay_device(&own.router, &peer.router),
+            underlay_device: match link.kind {
+                LinkKind::WireGuard => underlay_device(&own.router, &peer.router),
+                LinkKind::Ethernet => device.clone(),
+            },
+            device,
             overlay: own.overlay,
             overlay_v6: link.ipv6.then(|| overlay_v6(index, place)),
             underlay: own.underlay,
@@ -493,19 +543,19 @@ impl LocalEnd {
         }
     }
 
-    /// The device's link-local address, where OSPFv3 runs: WireGuard's have none by themselves.
+    /// The device's link-local address, where OSPFv3 runs: none has one by itself.
     pub fn link_local(&self) -> Option<Ipv6Addr> {
         let [.., link, _, _, _, end] = self.overlay_v6?.segments();
         Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, link, end))
     }
 }
 
-/// Name of the WireGuard device in `router` that leads to `peer`.
-pub fn wireguard_device(router: &str, peer: &str) -> String {
+/// Name of the link's device in `router` that leads to `peer`, whatever it is.
+pub fn link_device(router: &str, peer: &str) -> String {
     format!("wg-{}-{}", router.to_lowercase(), peer.to_lowercase())
 }
 
-/// Name of the veth device in `router` that leads to `peer`.
+/// Name of the veth device below a WireGuard device in `router` that leads to `peer`.
 pub fn underlay_device(router: &str, peer: &str) -> String {
     format!("u-{}-{}", router.to_lowercase(), peer.to_lowercase())
 }
@@ -572,6 +622,21 @@ mod tests {
         assert_eq!(local, Some("fe80::3:2".parse().unwrap()));
         let loopback = topology.routers[0].loopback_v6().to_string();
         assert_eq!(loopback, "fd65:2::a41:202");
+    }
+
+    #[test]
+    fn paths_may_be_over_ethernet() {
+        let topology = Topology::reference().over_ipv6(&[1]).over_ethernet(&[1]);
+        topology.validate().unwrap();
+        let ends: Vec<_> = topology.ends_of("A").collect();
+        let wires: Vec<_> = ends
+            .iter()
+            .map(|end| end.underlay_device.as_str())
+            .collect();
+        assert_eq!(wires, ["u-a-m1", "wg-a-m2"]);
+        let kinds: Vec<_> = topology.links.iter().map(|link| link.kind).collect();
+        let (tunnel, wire) = (LinkKind::WireGuard, LinkKind::Ethernet);
+        assert_eq!(kinds, [tunnel, tunnel, wire, wire]);
     }
 
     #[test]

@@ -8,17 +8,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use gotatun::x25519::{PublicKey, StaticSecret};
 use serde::{Deserialize, Serialize};
 
-use crate::impair::Impairment;
+use crate::anchor;
 use crate::namespace::{ip, ip_batch};
 use crate::router::Router;
-use crate::topology::{LocalEnd, Topology, wireguard_device};
+use crate::topology::{LinkKind, LocalEnd, Topology, link_device};
 use crate::wait::wait_for;
-use crate::{anchor, failure};
 
 /// Seconds between keepalives: the handshake starts without traffic, and both ends learn of it.
 const KEEPALIVE: u16 = 10;
@@ -61,14 +60,15 @@ impl WireGuard {
 /// Writes the configuration of every WireGuard device of the lab, with fresh keys, to its state
 /// directory.
 pub(crate) fn write_configs(state: &Path, topology: &Topology) -> Result<()> {
-    for link in &topology.links {
+    let tunnels = topology.links.iter();
+    for link in tunnels.filter(|link| link.kind == LinkKind::WireGuard) {
         let keys = [new_key()?, new_key()?];
         let [one, other] = &link.ends;
         for (own, peer, key, peer_key) in [
             (one, other, &keys[0], &keys[1]),
             (other, one, &keys[1], &keys[0]),
         ] {
-            let device = wireguard_device(&own.router, &peer.router);
+            let device = link_device(&own.router, &peer.router);
             let Some(end) = topology
                 .ends_of(&own.router)
                 .find(|end| end.device == device)
@@ -121,21 +121,14 @@ fn config_path(state: &Path, device: &str) -> PathBuf {
 }
 
 impl Router {
-    /// Creates one of the router's WireGuard devices, with keys, peer, address and MTU, and sets it
-    /// up: as at the start of the lab, or after [`Router::delete_device`].
-    pub fn create_device(&self, device: &str) -> Result<()> {
-        self.create_devices(&[self.end(device)?])
-    }
-
-    /// Creates several devices, as [`Router::create_device`] does.
-    pub(crate) fn create_devices(&self, ends: &[LocalEnd]) -> Result<()> {
+    /// Creates WireGuard devices, with keys, peer, address and MTU, and sets them up.
+    pub(crate) fn create_tunnels(&self, ends: &[LocalEnd]) -> Result<()> {
         let (mut add, mut up) = (String::new(), String::new());
         for end in ends {
             let LocalEnd {
                 device,
                 mtu,
                 overlay,
-                overlay_v6,
                 ..
             } = end;
             match self.wireguard() {
@@ -146,11 +139,7 @@ impl Router {
             }
             add += &format!("link set {device} mtu {mtu}\naddr add {overlay}/30 dev {device}\n");
             up += &format!("link set {device} up\n");
-            // The kernel takes IPv6 addresses away from a device that goes down, and has none while it
-            // is: they come last.
-            for address in [*overlay_v6, end.link_local()].into_iter().flatten() {
-                up += &format!("addr add {address}/64 dev {device} nodad\n");
-            }
+            up += &end.addresses_v6();
         }
         self.ip(&add)?;
         for LocalEnd { device, .. } in ends {
@@ -164,19 +153,17 @@ impl Router {
         self.ip(&up)
     }
 
-    /// Deletes one of the router's WireGuard devices: the interface disappears.
-    pub fn delete_device(&self, device: &str) -> Result<()> {
-        self.end(device)?;
+    /// Deletes a WireGuard device.
+    pub(crate) fn delete_tunnel(&self, device: &str) -> Result<()> {
         match self.wireguard() {
             WireGuard::Kernel => ip(&["-n", self.netns(), "link", "del", device]),
             WireGuard::Embedded => anchor::request(self.socket(), &format!("delete {device}")),
         }
-        .with_context(|| format!("cannot delete {device} in router {}", self.name()))
     }
 
     /// Removes the peer of one of the router's WireGuard devices, its key included.
     pub(crate) fn remove_peer(&self, device: &str) -> Result<()> {
-        self.end(device)?;
+        self.tunnel(device)?;
         let peers = self.run(&["wg", "show", device, "peers"])?;
         for peer in peers.split_whitespace() {
             self.run(&["wg", "set", device, "peer", peer, "remove"])?;
@@ -186,7 +173,7 @@ impl Router {
 
     /// Gives a device the peer of its configuration.
     pub(crate) fn restore_peer(&self, device: &str) -> Result<()> {
-        self.end(device)?;
+        self.tunnel(device)?;
         let path = config_path(self.state(), device);
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -202,19 +189,6 @@ impl Router {
         self.run(&["wg", "addconf", device, path]).map(drop)
     }
 
-    /// Makes what a device sends suffer.
-    pub(crate) fn impair_device(&self, device: &str, impairment: Impairment) -> Result<()> {
-        let end = self.end(device)?;
-        match self.wireguard() {
-            WireGuard::Kernel => failure::impair(self.netns(), &end.underlay_device, impairment),
-            WireGuard::Embedded => {
-                let request = format!("impair {device} {}", impairment.words());
-                anchor::request(self.socket(), &request)
-            }
-        }
-        .with_context(|| format!("cannot impair {device} in router {}", self.name()))
-    }
-
     /// Waits until the WireGuard handshake of `device` is done.
     pub fn wait_handshake(&self, device: &str, deadline: Duration) -> Result<()> {
         let what = format!("WireGuard handshake on {device} in router {}", self.name());
@@ -225,21 +199,14 @@ impl Router {
         })
     }
 
-    fn end(&self, device: &str) -> Result<LocalEnd> {
-        self.topology()
-            .ends_of(self.name())
-            .find(|end| end.device == device)
-            .with_context(|| {
-                let known: Vec<_> = self
-                    .topology()
-                    .ends_of(self.name())
-                    .map(|e| e.device)
-                    .collect();
-                format!(
-                    "router {} has no device {device}; it has {}",
-                    self.name(),
-                    known.join(", ")
-                )
-            })
+    /// Fails where a device is not WireGuard's.
+    fn tunnel(&self, device: &str) -> Result<()> {
+        let end = self.end(device)?;
+        ensure!(
+            end.kind == LinkKind::WireGuard,
+            "{device} in router {} is Ethernet: it has no keys",
+            self.name()
+        );
+        Ok(())
     }
 }

@@ -159,6 +159,18 @@ fn what_stays_with_tc_says_why() {
     wait_xdp(b, "native");
     wait_proven(b);
     ping(a, B);
+    // Or takes the program out: it comes back, and tc stands in until then.
+    let link = b.run(&["cat", "/sys/class/net/e0/ifindex"]).unwrap();
+    let link = format!("/sys/fs/bpf/netbond/links/{}-xdp", link.trim());
+    b.run(&["bpftool", "link", "detach", "pinned", &link])
+        .unwrap();
+    ping(a, B);
+    let told = "somebody took netbond's program out of the driver of e0: it is back";
+    wait_for(told, SOON, || {
+        Ok(b.netbond_log().contains(told).then_some(()))
+    })
+    .unwrap();
+    wait_program(b, true);
     // A bond whose packets are numbered. To insist is refused, and changes nothing.
     let numbered = "mode = \"duplicate\"";
     for router in [a, b] {

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{A, B, SOON, counters, path, ping, reconfigure, reload, status};
+use common::{A, B, SOON, counters, path, ping, reconfigure, reload, silence, status};
+use netbond_lab::topology::LinkKind;
 use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -161,8 +162,9 @@ fn the_mtu_leaves_room_for_frames() {
         })
         .unwrap();
     }
-    let limit = "1419";
-    a.run(&["ip", "link", "set", "wg-a-m2", "mtu", limit])
+    let limit = a.topology().ends_of("A").last().unwrap().mtu - 1;
+    let limit = limit.to_string();
+    a.run(&["ip", "link", "set", "wg-a-m2", "mtu", &limit])
         .unwrap();
     wait_for("the bond's MTU to follow", SOON, || {
         Ok((status(a)["bonds"][0]["mtu"] == MTU - 1).then_some(()))
@@ -227,13 +229,6 @@ fn frame(to: [u8; 6], from: [u8; 6], payload: &[u8]) -> Vec<u8> {
     [&to[..], &from, &OURS, payload].concat()
 }
 
-/// Without IPv6 the kernel sends nothing of its own.
-fn silence(router: &Router) {
-    router
-        .run(&["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"])
-        .unwrap();
-}
-
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
 fn every_frame_is_carried_and_accounted_for() {
@@ -269,13 +264,26 @@ fn every_frame_is_carried_and_accounted_for() {
     ] {
         let before = (sum(a, "tx_packets"), sum(b, "rx_packets"));
         let bytes = (sum(a, "tx_bytes"), sum(b, "rx_bytes"));
+        let refused = fate(b, "rx_no_decap");
         send(&out, &sent, 20);
         let got = received(&inward);
         let after = (sum(a, "tx_packets"), sum(b, "rx_packets"));
-        assert_eq!((after.0 - before.0, after.1 - before.1), (20, 20), "{what}");
-        let octets = 20 * sent.len() as u64;
+        // The kernel does not lengthen what carries the sender's note of a tunnel, as over a veth pair: no IP
+        // header is so short.
+        let refused = fate(b, "rx_no_decap") - refused;
+        let mut links = lab.topology().links.iter();
+        let over_veth = links.any(|link| link.kind == LinkKind::Ethernet);
+        let may_be = over_veth && what.starts_with("short IP");
+        assert!(refused == 0 || may_be, "{what}");
+        let taken = 20 - refused;
+        assert_eq!(
+            (after.0 - before.0, after.1 - before.1),
+            (20, taken),
+            "{what}"
+        );
+        let octets = sent.len() as u64;
         let counted = (sum(a, "tx_bytes") - bytes.0, sum(b, "rx_bytes") - bytes.1);
-        assert_eq!(counted, (octets, octets), "{what}");
+        assert_eq!(counted, (20 * octets, taken * octets), "{what}");
         if whole {
             assert_eq!(got.len(), 20, "{what}");
             assert!(

@@ -51,9 +51,7 @@ fn up_with_lans(name: &str) -> Lab {
         ))
         .unwrap();
         for end in [router, host] {
-            // As with the links between A and B.
-            end.run(&["ethtool", "-K", "l0", "tx", "off", "gro", "on"])
-                .unwrap();
+            end.make_wire("l0").unwrap();
         }
     }
     lab

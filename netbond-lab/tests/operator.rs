@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::terminal::Terminal;
-use common::{B, SOON, path, reconfigure, status, wait_proven, wait_state};
+use common::{B, SOON, path, reconfigure, status, wait_proven, wait_reason, wait_state};
 use netbond_lab::{Lab, Router, Signal, Topology, daemon, traffic, wait_for};
 
 const PACE: Duration = Duration::from_millis(2);
@@ -97,8 +97,9 @@ fn top_shows_rates_and_takes_paths_out_and_back() {
     top.press(&["d"]);
     top.wait_text("Take via-m1 out?");
     top.press(&["y"]);
+    // The data plane obeys first, and the controller tells it then.
     wait_use(a, "via-m1", false);
-    assert_eq!(path(a, "via-m1")["reason"], "taken out by the user");
+    wait_reason(a, "via-m1", "taken out by the user");
     top.wait_text("up -> down (taken out by the user)");
     carry(true);
     top.press(&["u"]);

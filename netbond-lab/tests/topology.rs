@@ -246,9 +246,9 @@ fn a_frozen_router_is_silent_until_it_thaws() {
     lab.router("M1").thaw().unwrap();
     a.wait_route("10.65.0.6", Some("wg-a-m1"), SOON).unwrap();
 
-    lab.kill_wireguard("M1").unwrap();
+    lab.delete_devices("M1").unwrap();
     a.wait_route("10.65.0.6", Some("wg-a-m2"), SOON).unwrap();
-    lab.restore_wireguard("M1").unwrap();
+    lab.restore_devices("M1").unwrap();
     a.wait_route("10.65.0.6", Some("wg-a-m1"), SOON).unwrap();
 
     // A frozen router can be taken down, too.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{B, SOON, events, path, wait_reason, wait_state};
 use netbond_lab::daemon::Event;
-use netbond_lab::topology::{LinkEnd, LinkSpec, RouterSpec};
+use netbond_lab::topology::{LinkEnd, LinkSpec, PathSpec, RouterSpec};
 use netbond_lab::{Impairment, Lab, Ospf, Router, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
 
@@ -187,9 +187,11 @@ fn bfd_with_a_peer_that_is_no_netbond() {
     let (a, b) = (lab.router("A"), lab.router("B"));
     // Beside the BIRD that speaks OSPF, one for BFD alone; it ends with the lab.
     let config = b.host_path("/run/bfd.conf");
-    let neighbours = [("10.65.0.2", "10.65.0.6"), ("10.65.0.14", "10.65.0.10")]
-        .map(|(remote, local)| format!("  neighbor {remote} local {local} multihop yes;\n"))
-        .concat();
+    let neighbour = |path: &PathSpec| {
+        let (remote, local) = (path.local, path.remote);
+        format!("  neighbor {remote} local {local} multihop yes;\n")
+    };
+    let neighbours: String = a.paths().unwrap().iter().map(neighbour).collect();
     let text = format!(
         "router id 10.65.2.1;\nprotocol device {{ }}\nprotocol bfd {{\n  multihop {{ interval 50 ms; \
          multiplier 3; }};\n{neighbours}}}\n"

@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use crate::impair::Impairment;
 use crate::lab::Lab;
-use crate::topology::wireguard_device;
+use crate::topology::link_device;
 
 /// The routers that have bonds.
 pub(crate) const ENDS: [&str; 2] = ["A", "B"];
@@ -104,7 +104,7 @@ impl Fault {
             Kind::OneWayBack => lab.blackhole(middle, end),
             Kind::Hang => lab.router(middle).freeze(),
             Kind::Off => lab.kill_router(middle),
-            Kind::WireGuard => lab.kill_wireguard(middle),
+            Kind::WireGuard => lab.delete_devices(middle),
             Kind::Key => lab.remove_key(end, middle),
             Kind::Lossy => lab.impair(
                 end,
@@ -129,7 +129,7 @@ impl Fault {
             Kind::OneWayBack => lab.heal(middle, end),
             Kind::Hang => lab.router(middle).thaw(),
             Kind::Off => lab.revive_router(middle),
-            Kind::WireGuard => lab.restore_wireguard(middle),
+            Kind::WireGuard => lab.restore_devices(middle),
             Kind::Key => lab.restore_key(end, middle),
             Kind::Lossy => lab.impair(end, middle, Impairment::default()),
             Kind::Bird => lab.router(middle).bird_start(),
@@ -139,7 +139,7 @@ impl Fault {
     }
 
     fn set_device(&self, lab: &Lab, state: &str) -> Result<()> {
-        let device = wireguard_device(self.end, &self.middle);
+        let device = link_device(self.end, &self.middle);
         lab.router(self.end)
             .ip(&format!("link set {device} {state}\n"))
     }
@@ -153,7 +153,7 @@ impl Fault {
             .iter()
             .filter(|bond| bond.router == self.end)
         {
-            let device = wireguard_device(self.end, &self.middle);
+            let device = link_device(self.end, &self.middle);
             let Some(path) = bond.paths.iter().find(|path| path.device == device) else {
                 bail!("{} has no path over {device}", bond.name);
             };

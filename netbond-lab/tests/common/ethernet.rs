@@ -56,11 +56,7 @@ pub(crate) fn up(name: &str, bond: &str, path: &str) -> Lab {
             ))
             .unwrap();
         for link in DEVICES {
-            // No wire has packets without checksums, as a veth hands them over. And with GRO on veth keeps
-            // its queue when a program comes or goes, where it would throw away what is in it.
-            router
-                .run(&["ethtool", "-K", link, "tx", "off", "gro", "on"])
-                .unwrap();
+            router.make_wire(link).unwrap();
         }
         router.write_config(&config(router, bond, path)).unwrap();
         router.start_netbond().unwrap();
