@@ -45,6 +45,7 @@ const TOOLS: &[(&str, &[&str])] = &[
         &["/usr/lib/frr/zebra", "/usr/lib/frr/ospfd", "vtysh"],
     ),
     ("wireguard-tools", &["wg"]),
+    ("bpftool", &["bpftool"]),
     ("iperf3", &["iperf3"]),
     ("iproute2", &["ip", "tc"]),
     ("iputils-ping", &["ping"]),

@@ -23,12 +23,64 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Kernel>,
     /// In the layer `vm` all of the lab's tests, not only those that need what this machine's own kernel
-    /// may lack (an hour)
+    /// may lack (more than an hour)
     #[arg(long)]
     full: bool,
-    /// Run only tests of the layer `vm` whose names contain this (may be repeated)
+    /// Run only tests of the layer `vm` whose names contain this, or that are in the file of this name (may be
+    /// repeated)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// In the layers `lab` and `vm` run only the tests that hold on every underlay, over this one [default:
+    /// all tests, over WireGuard and IPv4 unless they choose another]
+    #[arg(long, value_name = "UNDERLAY")]
+    underlay: Option<Underlay>,
+}
+
+/// What the lab's paths run over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Underlay {
+    /// WireGuard, with IPv6 inside and outside of its tunnels
+    WireguardIpv6,
+    /// Ethernet
+    Ethernet,
+    /// Ethernet, whose packets are received in the devices' drivers (XDP)
+    EthernetXdp,
+    /// One path over WireGuard and IPv4, the others over Ethernet and IPv6, received in the driver
+    Mixed,
+}
+
+impl Underlay {
+    /// What the lab reads.
+    pub(crate) const VARIABLE: &str = "NETBOND_LAB_UNDERLAY";
+
+    /// Tests that make a path lose packets, which WireGuard in user space does by itself.
+    fn not_on_this_machine(self) -> &'static [&'static str] {
+        match self {
+            Self::Ethernet | Self::EthernetXdp => &[
+                "losses_of_data_are_counted_to_the_packet",
+                "a_lossy_path_is_avoided_where_the_policy_says_so",
+            ],
+            Self::WireguardIpv6 | Self::Mixed => &[],
+        }
+    }
+
+    /// Tests in which something happens below a path's device.
+    pub(crate) fn needs_a_tunnel(self) -> &'static [&'static str] {
+        match self {
+            Self::Ethernet | Self::EthernetXdp => &["an_mtu_black_hole_is_named_at_both_ends"],
+            Self::WireguardIpv6 | Self::Mixed => &[],
+        }
+    }
+
+    /// As the lab and the command line have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::WireguardIpv6 => "wireguard-ipv6",
+            Self::Ethernet => "ethernet",
+            Self::EthernetXdp => "ethernet-xdp",
+            Self::Mixed => "mixed",
+        }
+    }
 }
 
 /// In the order they are run.
@@ -116,7 +168,10 @@ impl Layer {
             Self::Fuzz => fuzz::briefly().map(Some),
             Self::TestRun => test_run().map(Some),
             Self::Netns => netns().map(Some),
-            Self::Lab => lab().map(Some),
+            Self::Lab => match args.underlay {
+                Some(underlay) => over(underlay).map(Some),
+                None => lab().map(Some),
+            },
             Self::Package => packages(!args.layers.is_empty()).map(Some),
             Self::Operations => operate().map(Some),
             Self::Vm => match vms {
@@ -204,6 +259,7 @@ fn start_vms(args: &Args) -> Result<vm_tests::Running> {
         kernels,
         full: args.full,
         only: args.only.clone(),
+        underlay: args.underlay,
     })
 }
 
@@ -257,17 +313,38 @@ fn ensure_root() -> Result<()> {
 }
 
 fn lab() -> Result<u32> {
+    let names = lab_tests()?;
+    run_in_lab(&names, |_| ())
+}
+
+/// Of the lab's tests those that hold on every underlay, over this one.
+fn over(underlay: Underlay) -> Result<u32> {
+    run_in_lab(&ON_EVERY_UNDERLAY, |test| {
+        test.env(Underlay::VARIABLE, underlay.name());
+        let netem = underlay.not_on_this_machine().iter();
+        let netem = netem.map(|name| (name, "this kernel may lack netem"));
+        let below = underlay.needs_a_tunnel().iter();
+        let below = below.map(|name| (name, "nothing is below the paths"));
+        for (name, why) in netem.chain(below) {
+            eprintln!("left out, as {why}: {name}");
+            test.args(["--skip", name]);
+        }
+    })
+}
+
+/// Runs test programs of the lab; `adjust` may add to their arguments.
+fn run_in_lab<S: AsRef<str>>(names: &[S], adjust: impl FnOnce(&mut Command)) -> Result<u32> {
     ensure_root()?;
     // The tests run the programs; cargo builds those only of the package it tests.
     build::programs_for_tests()?;
     let mut test = tests()?;
-    for name in lab_tests()? {
-        test.args(["--test", &name]);
+    for name in names {
+        test.args(["--test", name.as_ref()]);
     }
-    cargo_test(
-        test.args(["--", "--ignored"])
-            .arg(format!("--test-threads={LAB_THREADS}")),
-    )
+    test.args(["--", "--ignored"])
+        .arg(format!("--test-threads={LAB_THREADS}"));
+    adjust(&mut test);
+    cargo_test(&mut test)
 }
 
 /// `all`: with the archive for the other architecture, which takes minutes to compile.
@@ -307,6 +384,20 @@ pub(crate) const ONLY_IN_VM: &str = "kernel_";
 /// The lab's test programs that say nothing of a kernel, and run what is not in a VM, or want packages.
 pub(crate) const NOT_IN_VM: [&str; 5] =
     ["crash", "log", operations::TEST, PACKAGE_TEST, "prometheus"];
+
+/// The lab's test programs that say what holds whatever the paths run over.
+pub(crate) const ON_EVERY_UNDERLAY: [&str; 10] = [
+    "bond",
+    "gretap",
+    "lifecycle",
+    "liveness",
+    "load",
+    "modes",
+    "mtu",
+    "operator",
+    "tally",
+    "verdicts",
+];
 
 /// The lab's test programs that run on this machine's kernel.
 fn lab_tests() -> Result<Vec<String>> {
@@ -392,6 +483,22 @@ mod tests {
             Some(2)
         );
         assert_eq!(passed_in("test tests::a ... ok"), None);
+    }
+
+    #[test]
+    fn the_tests_for_every_underlay_exist() {
+        let names = integration_tests(&root().join("netbond-lab/tests")).expect("there are tests");
+        for name in ON_EVERY_UNDERLAY {
+            assert!(names.iter().any(|known| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn underlays_are_named_as_the_command_line_names_them() {
+        for underlay in Underlay::value_variants() {
+            let value = underlay.to_possible_value().expect("none is hidden");
+            assert_eq!(value.get_name(), underlay.name());
+        }
     }
 
     #[test]

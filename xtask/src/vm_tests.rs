@@ -1,7 +1,8 @@
 //! `cargo xtask test vm`: the lab's tests on Debian's kernels.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,12 +14,14 @@ use serde_json::Value;
 use crate::build;
 use crate::command::{check, root, shown};
 use crate::lab;
-use crate::test::{NOT_IN_VM, ONLY_IN_VM, integration_tests, passed_in, tests};
+use crate::test::{
+    NOT_IN_VM, ON_EVERY_UNDERLAY, ONLY_IN_VM, Underlay, integration_tests, passed_in, tests,
+};
 use crate::vm::{Job, Kernel, Pace, Vm};
 
 /// How long the tests may take with three kernels side by side on two cores, while this machine does
 /// other things as well: several times what they do take.
-const DEADLINE: Duration = Duration::from_secs(90 * 60);
+const DEADLINE: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// Which of the tests to run.
 #[derive(Clone, Debug)]
@@ -27,8 +30,10 @@ pub(crate) struct Choice {
     pub(crate) kernels: Vec<Kernel>,
     /// Only those that need what this machine's own kernel may lack.
     pub(crate) full: bool,
-    /// Only those whose names contain one of these, where there is one.
+    /// Only those whose names contain one of these, where there is one, or whose file has one of them for a name.
     pub(crate) only: Vec<String>,
+    /// Only those that hold on every underlay, over this one.
+    pub(crate) underlay: Option<Underlay>,
 }
 
 /// The tests under way, at the lowest priority: beside the lab on this machine they use the time in
@@ -42,10 +47,10 @@ impl Running {
     /// Makes everything ready and starts the tests. What they print is kept until they are waited for.
     pub(crate) fn start(choice: &Choice) -> Result<Self> {
         build::programs_for_tests()?;
-        let tests = test_programs(choice.full)?;
+        let tests = test_programs(choice)?;
         let mut programs = lab::programs()?;
         programs.extend(tests.iter().cloned());
-        let script = script(&tests, &choice.only);
+        let script = script(&tests, choice);
         let kernels = if choice.kernels.is_empty() {
             &Kernel::ALL[..]
         } else {
@@ -164,26 +169,52 @@ fn on(kernel: Kernel, vm: &Vm, programs: &[PathBuf], script: &str, output: &Outp
 }
 
 /// Runs each test program, going on to the next after one that failed.
-fn script(tests: &[PathBuf], only: &[String]) -> String {
-    let only: Vec<String> = only.iter().map(|text| lab::quoted(text)).collect();
+fn script(tests: &[PathBuf], choice: &Choice) -> String {
+    let only: Vec<String> = choice.only.iter().map(|text| lab::quoted(text)).collect();
     let only = only.join(" ");
+    let left_out = choice
+        .underlay
+        .into_iter()
+        .flat_map(Underlay::needs_a_tunnel);
+    let skip: String = left_out.map(|name| format!(" --skip {name}")).collect();
     // Errors among the rest, in their place.
     let mut script = "exec 2>&1\ncode=0\n".to_owned();
+    if let Some(underlay) = choice.underlay {
+        script.push_str(&format!(
+            "export {}={}\n",
+            Underlay::VARIABLE,
+            underlay.name()
+        ));
+    }
     for test in tests {
+        let only = if choice.only.iter().any(|name| is_of(test, name)) {
+            ""
+        } else {
+            &only
+        };
         let test = lab::quoted(&test.display().to_string());
         script.push_str(&format!(
-            "{test} --ignored --test-threads=1 {only} || code=1\n"
+            "{test} --ignored --test-threads=1{skip} {only} || code=1\n"
         ));
     }
     script.push_str("exit $code\n");
     script
 }
 
+/// Whether a test program, whose file cargo gave a hash, is that of `tests/NAME.rs`.
+fn is_of(program: &Path, name: &str) -> bool {
+    let file = program.file_name().and_then(OsStr::to_str);
+    file.and_then(|file| file.rsplit_once('-'))
+        .is_some_and(|(stem, _)| stem == name)
+}
+
 /// Compiles the lab's tests and tells where the programs lie.
-fn test_programs(full: bool) -> Result<Vec<PathBuf>> {
+fn test_programs(choice: &Choice) -> Result<Vec<PathBuf>> {
     let mut names = integration_tests(&root().join("netbond-lab/tests"))?;
-    names
-        .retain(|name| name.starts_with(ONLY_IN_VM) || full && !NOT_IN_VM.contains(&name.as_str()));
+    names.retain(|name| match choice.underlay {
+        Some(_) => ON_EVERY_UNDERLAY.contains(&name.as_str()),
+        None => name.starts_with(ONLY_IN_VM) || choice.full && !NOT_IN_VM.contains(&name.as_str()),
+    });
     compiled(&names)
 }
 
@@ -237,11 +268,34 @@ mod unit {
     }
 
     #[test]
-    fn one_failed_program_fails_the_script_which_runs_them_all() {
-        let script = script(
-            &["/bin/false".into(), "/bin/true".into()],
-            &["x".to_owned()],
+    fn tests_are_chosen_by_their_name_or_their_file() {
+        let choice = Choice {
+            kernels: Vec::new(),
+            full: true,
+            only: vec!["lan".to_owned(), "a_bond".to_owned()],
+            underlay: None,
+        };
+        let script = script(&["/t/lan-0a1b".into(), "/t/modes-2c3d".into()], &choice);
+        let mut lines = script.lines().filter(|line| line.contains("/t/"));
+        let mut next = || lines.next().expect("a line for each program");
+        let [lan, modes] = [next(), next()];
+        assert!(lan.contains("lan-0a1b") && !lan.contains("a_bond"), "{lan}");
+        assert!(
+            modes.contains("modes-2c3d") && modes.contains("a_bond"),
+            "{modes}"
         );
+    }
+
+    #[test]
+    fn one_failed_program_fails_the_script_which_runs_them_all() {
+        let choice = Choice {
+            kernels: Vec::new(),
+            full: false,
+            only: vec!["x".to_owned()],
+            underlay: Some(Underlay::Ethernet),
+        };
+        let script = script(&["/bin/false".into(), "/bin/true".into()], &choice);
+        assert!(script.contains("--skip an_mtu_black_hole"), "{script}");
         let script = script.replace("--ignored", "");
         let status = Command::new("bash").args(["-c", &script]).status();
         assert_eq!(status.expect("bash runs").code(), Some(1));

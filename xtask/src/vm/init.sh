@@ -18,7 +18,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tracefs trace /sys/kernel/tracing
 ip link set lo up
-for module in virtio_pci virtio_console virtio_rng; do
+for module in virtio_pci virtio_console virtio_rng virtio_net; do
     modprobe --quiet "$module"
 done
 

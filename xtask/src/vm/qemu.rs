@@ -196,6 +196,7 @@ impl Guest<'_> {
             "-no-reboot",
         ])
         .args(["-nic", "none", "-device", "virtio-rng-pci"])
+        .args(cards())
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .args(["-device", "virtio-serial-pci"]);
@@ -220,6 +221,18 @@ impl Guest<'_> {
             .arg(initrd)
             .args(["-append", &append]);
     }
+}
+
+/// Two network cards on one wire that leads nowhere else, for tests of drivers.
+fn cards() -> impl Iterator<Item = String> {
+    (0..2).flat_map(|number| {
+        [
+            "-netdev".to_owned(),
+            format!("hubport,id=port{number},hubid=0"),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=port{number},mac=52:54:00:00:00:0{number},romfile="),
+        ]
+    })
 }
 
 /// QEMU while it runs; killed when this is dropped.

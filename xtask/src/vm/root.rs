@@ -12,9 +12,10 @@ use crate::command::{check, output};
 use crate::files::{recreate, write};
 
 /// What a router needs. Debian 12 has some of it always, setup sees to the rest.
-const PACKAGES: [&str; 25] = [
+const PACKAGES: [&str; 27] = [
     "bash",
     "bird2",
+    "bpftool",
     "coreutils",
     "dash",
     "ethtool",
@@ -27,6 +28,8 @@ const PACKAGES: [&str; 25] = [
     // The locale C.UTF-8, which tmux needs.
     "libc-bin",
     "libmptcpwrap0",
+    // FRR's vtysh asks it whether it may.
+    "libpam-modules",
     "libteam-utils",
     "mawk",
     "mount",
@@ -73,6 +76,10 @@ pub(super) fn system(dir: &Path, archive: &Path) -> Result<()> {
     write(
         &stage.join("etc/nsswitch.conf"),
         "passwd: files\ngroup: files\nhosts: files\n",
+    )?;
+    write(
+        &stage.join("etc/pam.d/other"),
+        "account sufficient pam_permit.so\n",
     )?;
     let init = stage.join("init");
     write(&init, INIT)?;
