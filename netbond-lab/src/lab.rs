@@ -310,7 +310,7 @@ impl Lab {
         })?;
         let mut commands = format!("link set lo up\naddr add {}/32 dev lo\n", spec.router_id);
         if self.topology.has_ipv6() {
-            commands += &format!("addr add {}/128 dev lo\n", spec.loopback_v6());
+            commands += &format!("addr add {}/128 dev lo nodad\n", spec.loopback_v6());
         }
         namespace::ip_batch(&netns, &commands)
     }

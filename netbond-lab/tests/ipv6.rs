@@ -372,7 +372,7 @@ fn neighbours_are_found_on_ethernet() {
         );
         for link in 1..=2 {
             commands +=
-                &format!("addr add fd66:{link}::{own}/64 dev e{link}\nlink set e{link} up\n");
+                &format!("addr add fd66:{link}::{own}/64 dev e{link} nodad\nlink set e{link} up\n");
             text += &format!(
                 "[[bond.path]]\nname = \"via-m{link}\"\nlocal = \"fd66:{link}::{own}\"\n\
                  remote = \"fd66:{link}::{far}\"\n"

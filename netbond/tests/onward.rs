@@ -82,7 +82,7 @@ impl Router {
             "route add 198.51.100.0/24 dev nb0".to_owned(),
             "-6 route add 2001:db8::2/128 dev nb0".to_owned(),
             format!("addr add {local}/24 dev wan"),
-            format!("addr add {local_v6}/128 dev wan"),
+            format!("addr add {local_v6}/128 dev wan nodad"),
             format!("-6 route add {remote_v6}/128 dev wan src {local_v6}"),
             neighbour("wan", &remote.to_string(), GATEWAY),
             neighbour("wan", &remote_v6.to_string(), GATEWAY),
