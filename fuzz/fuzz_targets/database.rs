@@ -3,11 +3,12 @@
 
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
 use netbond::config::Prefix;
 use netbond::discover::{Found, Host, KernelRoute, KernelRoutes, View};
+use netbond::ospf::lsdb::Instance;
 use netbond::ospf::{Daemon, bird, frr};
 
 /// Routers looked at of one database: the time grows with their number.
@@ -18,19 +19,23 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let text = String::from_utf8_lossy(data);
-    let parsed = if which % 2 == 0 {
-        bird::state::parse(&text)
-    } else {
-        frr::database::parse(&text)
+    let parsed = match which % 3 {
+        0 => bird::state::parse(&text),
+        1 => frr::database::parse(&text),
+        _ => frr::six::database::parse(&text),
     };
     let Ok(Some(database)) = parsed else {
         return;
     };
     let host = host();
     let daemon = Daemon::Frr { vtysh: Vec::new() };
-    for view in View::all(&daemon, vec![database], &host) {
+    let instance = Instance {
+        database,
+        interfaces: Vec::new(),
+    };
+    for view in View::all(&daemon, vec![instance], &host) {
         for router in view.routers().into_iter().take(PEERS) {
-            let Some(Found::Router(peer)) = view.find(router.id) else {
+            let Some(Found::Router(peer)) = view.find(router.id.into()) else {
                 // Two routers may claim the same id.
                 continue;
             };
@@ -70,16 +75,19 @@ fuzz_target!(|data: &[u8]| {
 
 /// Router A of the seeds.
 fn host() -> Host {
-    let address = |(device, octets, length): (&str, [u8; 4], u8)| {
-        let address = IpAddr::V4(octets.into());
+    let address = |(device, address, length): (&str, &str, u8)| {
+        let address = address.parse().expect("an address");
         (device.to_owned(), Prefix { address, length })
     };
     Host {
         addresses: [
-            ("lo", [10, 65, 2, 2], 32),
-            ("wg-a-u", [10, 65, 0, 1], 30),
-            ("wg-a-v", [10, 65, 0, 13], 30),
-            ("wg-a-w", [10, 65, 8, 1], 32),
+            ("lo", "10.65.2.2", 32),
+            ("lo", "fd65:ffff::22", 128),
+            ("wg-a-u", "10.65.0.1", 30),
+            ("wg-a-u", "fd65:0:0:1::1", 126),
+            ("wg-a-v", "10.65.0.13", 30),
+            ("wg-a-v", "fd65:0:0:4::a", 64),
+            ("wg-a-w", "10.65.8.1", 32),
         ]
         .map(address)
         .into(),
@@ -87,11 +95,7 @@ fn host() -> Host {
     }
 }
 
-fn own(host: &Host) -> Vec<Ipv4Addr> {
-    let addresses = host.addresses.iter().map(|(_, prefix)| prefix.address);
-    let v4 = addresses.filter_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    v4.collect()
+fn own(host: &Host) -> Vec<IpAddr> {
+    let addresses = host.addresses.iter();
+    addresses.map(|(_, prefix)| prefix.address).collect()
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::process::Process;
 use crate::router::Router;
-use crate::topology::{LocalEnd, Topology};
+use crate::topology::{LocalEnd, RouterSpec, Topology};
 use crate::wait::wait_for;
 
 /// How long BIRD may take to answer after its start.
@@ -107,14 +107,13 @@ fn config_text(router: &Router) -> Result<String> {
         .routers
         .iter()
         .find(|spec| spec.name == router.name());
-    let id = spec
-        .context("the router is not in its own topology")?
-        .router_id;
-    Ok(render(topology, router.name(), &id.to_string()))
+    let spec = spec.context("the router is not in its own topology")?;
+    Ok(render(topology, spec))
 }
 
-fn render(topology: &Topology, router: &str, id: &str) -> String {
+fn render(topology: &Topology, router: &RouterSpec) -> String {
     let ospf = &topology.ospf;
+    let (name, id) = (&router.name, router.router_id);
     let ecmp = if ospf.ecmp {
         format!("yes limit {ECMP_LIMIT}")
     } else {
@@ -140,7 +139,7 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
     };
     // A route that went with its device BIRD installs again when it next scans the kernel: 60 s later,
     // unless told otherwise.
-    let version = |version: u8, name: &str, channel: &str, interfaces: String| {
+    let version = |version: u8, name: &str, channel: &str, loopback: &str, interfaces: String| {
         format!(
             "protocol kernel {{\n\
              \x20 {channel} {{ import none; export all; }};\n\
@@ -153,13 +152,13 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
              \x20 ecmp {ecmp};\n\
              \x20 {channel} {{ import all; export none; }};\n\
              \x20 area 0 {{\n\
-             \x20   interface \"lo\" {{ stub yes; }};\n\
+             \x20   {loopback}\n\
              {interfaces}\
              \x20 }};\n\
              }}\n"
         )
     };
-    let ends = || topology.ends_of(router);
+    let ends = || topology.ends_of(name);
     let mut text = format!(
         "log stderr all;\n\
          router id {id};\n\
@@ -168,10 +167,13 @@ fn render(topology: &Topology, router: &str, id: &str) -> String {
          {watch}"
     );
     let all = ends().map(|end| interface(&end)).collect();
-    text += &version(2, "lab", "ipv4", all);
+    text += &version(2, "lab", "ipv4", "interface \"lo\" { stub yes; };", all);
     if topology.has_ipv6() {
         let some = ends().filter(|end| end.overlay_v6.is_some());
-        text += &version(3, "lab6", "ipv6", some.map(|end| interface(&end)).collect());
+        // OSPFv3 runs on no device without a link-local address.
+        let loopback = format!("stubnet {}/128;", router.loopback_v6());
+        let some = some.map(|end| interface(&end)).collect();
+        text += &version(3, "lab6", "ipv6", &loopback, some);
     }
     text
 }
@@ -181,16 +183,18 @@ mod tests {
     use super::*;
     use crate::topology::Ospf;
 
+    fn render_of(topology: &Topology, router: &str) -> String {
+        let mut routers = topology.routers.iter();
+        render(topology, routers.find(|spec| spec.name == router).unwrap())
+    }
+
     #[test]
     fn timers_and_devices_come_from_the_topology() {
-        let text = render(
-            &Topology::reference().with_ospf(Ospf {
-                ecmp: false,
-                ..Ospf::field()
-            }),
-            "M2",
-            "10.65.1.2",
-        );
+        let topology = Topology::reference().with_ospf(Ospf {
+            ecmp: false,
+            ..Ospf::field()
+        });
+        let text = render_of(&topology, "M2");
         for part in [
             "router id 10.65.1.2;",
             "interface \"wg-m2-a\" {",
@@ -207,14 +211,15 @@ mod tests {
     #[test]
     fn version_3_runs_where_links_have_ipv6() {
         let topology = Topology::reference().over_ipv6(&[1]);
-        let text = render(&topology, "A", "10.65.2.2");
+        let text = render_of(&topology, "A");
         let (two, three) = text.split_once("protocol ospf v3 lab6 {").unwrap();
         assert!(two.contains("wg-a-m1") && two.contains("wg-a-m2"), "{two}");
         assert!(
             !three.contains("wg-a-m1") && three.contains("wg-a-m2"),
             "{three}"
         );
-        assert!(!render(&Topology::reference(), "A", "10.65.2.2").contains("v3"));
+        assert!(three.contains("stubnet fd65:2::a41:202/128;"), "{three}");
+        assert!(!render_of(&Topology::reference(), "A").contains("v3"));
     }
 
     #[test]
@@ -223,7 +228,7 @@ mod tests {
             bfd: true,
             ..Ospf::field()
         };
-        let text = render(&Topology::reference().with_ospf(ospf), "A", "10.65.2.2");
+        let text = render_of(&Topology::reference().with_ospf(ospf), "A");
         assert!(text.contains("protocol bfd {"), "{text}");
         assert_eq!(text.matches("      bfd yes;\n").count(), 2, "{text}");
     }

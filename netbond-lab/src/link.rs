@@ -1,5 +1,6 @@
 //! The links of a router: its devices come and go, whatever they are.
 
+use std::net::Ipv6Addr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -101,9 +102,16 @@ impl LocalEnd {
     /// Commands of ip(8) that give a device its IPv6 addresses. The kernel takes them away from one that goes
     /// down, and has none while it is: they come after it is up.
     pub(crate) fn addresses_v6(&self) -> String {
-        let addresses = [self.overlay_v6, self.link_local()];
-        let add = |address| format!("addr add {address}/64 dev {} nodad\n", self.device);
-        addresses.into_iter().flatten().map(add).collect()
+        // A prefix with room for two: OSPFv3 tells nobody else the addresses on a link.
+        let addresses = [(self.overlay_v6, 126), (self.link_local(), 64)];
+        let add = |(address, length): (Option<Ipv6Addr>, u8)| {
+            let address = address?;
+            Some(format!(
+                "addr add {address}/{length} dev {} nodad\n",
+                self.device
+            ))
+        };
+        addresses.into_iter().filter_map(add).collect()
     }
 }
 

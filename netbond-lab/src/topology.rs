@@ -505,7 +505,7 @@ pub struct LocalEnd {
     pub underlay_device: String,
     /// Own overlay address (a /30).
     pub overlay: Ipv4Addr,
-    /// Own IPv6 overlay address (a /64), where there is one.
+    /// Own IPv6 overlay address (a /126), where there is one.
     pub overlay_v6: Option<Ipv6Addr>,
     /// Own underlay address (a /30 or a /64).
     pub underlay: IpAddr,

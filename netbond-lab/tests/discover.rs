@@ -94,22 +94,18 @@ fn assert_whole(proposal: &Value) {
     }
 }
 
-/// Writes the files of both ends from one of them, and starts netbond with them.
-fn start_both(from: &Router, to: &Router, peer: &str) {
+/// Writes the files of both ends from one of them, and starts netbond with them. `peer`: what it is called, and
+/// options.
+fn start_both(from: &Router, to: &Router, peer: &[&str]) {
     let addresses = [
         "--address",
         "10.67.0.1/24",
         "--peer-address",
         "10.67.0.2/24",
     ];
-    let own: Vec<&str> = [peer, "-o", CONFIG]
-        .iter()
-        .chain(&addresses)
-        .copied()
-        .collect();
-    discover(from, &own);
-    let other: Vec<&str> = [peer, "--peer"].iter().chain(&addresses).copied().collect();
-    to.write_config(&discover(from, &other)).unwrap();
+    discover(from, &[peer, &["-o", CONFIG], &addresses].concat());
+    let other = discover(from, &[peer, &["--peer"], &addresses].concat());
+    to.write_config(&other).unwrap();
     for router in [from, to] {
         router.start_netbond().unwrap();
     }
@@ -191,7 +187,7 @@ fn two_paths_are_found_and_carry_traffic_when_a_middle_router_dies() {
         ]
     );
 
-    start_both(a, b, ROUTER_B);
+    start_both(a, b, &[ROUTER_B]);
     // What is there is not overwritten by mistake.
     let again = a.run(&["netbond", "discover", ROUTER_B, "-o", CONFIG]);
     assert!(format!("{:#}", again.unwrap_err()).contains("exists and is left as it is"));
@@ -239,8 +235,63 @@ fn three_paths_are_found_through_frr() {
     // FRR tells which address is whose.
     let passive = proposal(a, &["10.65.0.22", "--passive"]);
     assert_eq!(paths(&passive), paths(&found));
-    start_both(a, b, ROUTER_B);
+    start_both(a, b, &[ROUTER_B]);
     assert_traffic_on_all(a, b, 3);
+}
+
+/// By OSPFv3, which tells no router's address on a link: packets do.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn paths_over_ipv6_are_found_through_bird_and_frr() {
+    let lab = up("disc-six", Topology::reference().over_ipv6(&[0, 1]));
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    let wanted = Topology::reference().over_ipv6(&[0, 1]).bonds[0].clone();
+    let wanted: Vec<[String; 2]> = wanted
+        .paths
+        .iter()
+        .map(|path| [path.local.to_string(), path.remote.to_string()])
+        .collect();
+    let listed = discover(a, &["-6"]);
+    let line = listed.lines().find(|line| line.starts_with(ROUTER_B));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words[..3], [ROUTER_B, "2", "20"], "{listed}");
+    assert!(listed.contains("area 0.0.0.0 over IPv6, BIRD"), "{listed}");
+
+    let assert_found = |found: &Value| {
+        assert_whole(found);
+        assert_eq!(found["family"], "ipv6");
+        let paths = paths(found).into_iter();
+        let addresses: Vec<[&str; 2]> = paths.map(|[.., local, remote]| [local, remote]).collect();
+        assert_eq!(addresses, wanted);
+    };
+    let of_bird = proposal(a, &[ROUTER_B, "-6"]);
+    assert_found(&of_bird);
+    // The peer is known by its address as well, and the other end proposes the same.
+    let of_address = proposal(a, &[text(&of_bird, "peer_prefix").trim_end_matches("/128")]);
+    assert_eq!(paths(&of_address), paths(&of_bird));
+    let back = proposal(b, &[ROUTER_A, "-6"]);
+    for ([_, _, local, remote], wanted) in paths(&back).into_iter().zip(&wanted) {
+        assert_eq!([remote, local], [&wanted[0], &wanted[1]]);
+    }
+    // Unasked it is of as many paths over IPv4.
+    assert_eq!(proposal(a, &[ROUTER_B])["family"], "ipv4");
+
+    a.bird_stop().unwrap();
+    a.frr_start().unwrap();
+    let of_frr = wait_for("the same from ospf6d", SOON, || {
+        let mut command = a.command("netbond");
+        let output = command
+            .args(["discover", ROUTER_B, "-6", "--json"])
+            .output()?;
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let paths = found["paths"].as_array().map_or(0, Vec::len);
+        Ok((paths == 2).then_some(found))
+    })
+    .unwrap();
+    assert_eq!(of_frr["daemon"], "FRR's ospf6d by 'vtysh'");
+    assert_found(&of_frr);
+    start_both(a, b, &[ROUTER_B, "-6"]);
+    assert_traffic_on_all(a, b, 2);
 }
 
 #[test]
@@ -306,7 +357,7 @@ fn the_cheapest_path_is_given_up_for_two_that_carry_traffic() {
             ["via-10.65.1.2", "wg-a-v", "10.65.0.13", "10.65.0.10"]
         ]
     );
-    start_both(a, b, ROUTER_B);
+    start_both(a, b, &[ROUTER_B]);
     assert_traffic_on_all(a, b, 2);
     // The detours are meant.
     for router in [a, b] {

@@ -37,6 +37,12 @@ impl Prefix {
             && Self { address, ..self }.network() == self.network()
     }
 
+    /// Whether it has room for one address only.
+    #[must_use]
+    pub fn is_host(self) -> bool {
+        self.length == bits(self.address)
+    }
+
     /// Its two halves; `None` of a single address.
     #[must_use]
     pub fn halves(self) -> Option<[Self; 2]> {

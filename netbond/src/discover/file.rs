@@ -1,6 +1,6 @@
 //! The configuration files of a proposal, for both ends.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Proposal, ProposedPath};
 use crate::config::text::{Text, quoted};
@@ -137,7 +137,7 @@ fn bond(text: &mut Text, request: Request<'_>, peer: Option<Prefix>, detours: Ve
     }
 }
 
-fn addresses(text: &mut Text, path: &ProposedPath, [local, remote]: [Ipv4Addr; 2]) {
+fn addresses(text: &mut Text, path: &ProposedPath, [local, remote]: [IpAddr; 2]) {
     text.line("[[bond.path]]");
     text.line(format!("name = {}", quoted(&path.name)));
     text.line(format!("local = \"{local}\""));

@@ -1,6 +1,6 @@
 //! What the kernel tells of this host: its addresses, and its routes to the peer.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
@@ -16,10 +16,6 @@ use crate::netlink::{RouteQuery, inventory};
 /// The kernel does not tell them.
 pub fn read() -> Result<Host> {
     let known = inventory::devices_and_addresses()?;
-    let v4 = known
-        .addresses
-        .iter()
-        .filter(|one| one.own.address.is_ipv4());
     let links = getifaddrs().context("cannot list this host's devices")?;
     let ethernet = links.filter(|one| {
         let link = one
@@ -30,7 +26,10 @@ pub fn read() -> Result<Host> {
     });
     Ok(Host {
         // By number: getifaddrs(3) tells an address's label, such as eth0:1.
-        addresses: v4
+        addresses: known
+            .addresses
+            .iter()
+            .filter(|one| !is_link_local(one.own.address))
             .map(|one| (known.name_of(one.ifindex), one.own))
             .collect(),
         ethernet: ethernet.map(|one| one.interface_name).collect(),
@@ -38,14 +37,18 @@ pub fn read() -> Result<Host> {
     })
 }
 
+/// Such an address is no outer address of a path's: it says nothing without a device.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// The routes to some addresses; `protocols` (rtm_protocol) are those that count as OSPF's.
 ///
 /// # Errors
 /// The kernel does not tell them.
-pub fn routes(targets: &[Ipv4Addr], protocols: &[u8]) -> Result<KernelRoutes> {
+pub fn routes(targets: &[IpAddr], protocols: &[u8]) -> Result<KernelRoutes> {
     let mut query = RouteQuery::open().context("cannot open a netlink socket")?;
-    let addresses: Vec<IpAddr> = targets.iter().copied().map(IpAddr::V4).collect();
-    let answers = query.lookup(&addresses).context("cannot look up routes")?;
+    let answers = query.lookup(targets).context("cannot look up routes")?;
     let mut routes = KernelRoutes::new();
     for (&target, answer) in targets.iter().zip(answers) {
         let answer = answer.with_context(|| format!("cannot look up the route to {target}"))?;

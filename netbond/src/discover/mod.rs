@@ -30,7 +30,7 @@ use self::route::Routes;
 use self::select::{Candidate, Obstacle, Outer};
 use self::trace::{Answer, Question, Reply};
 use crate::config::{Prefix, text::unique};
-use crate::ospf::{Daemon, lsdb::Database};
+use crate::ospf::{Daemon, lsdb::Instance};
 
 pub use self::file::{Request, of_peer, of_this_end};
 pub use self::network::{Host, OwnBond};
@@ -43,10 +43,28 @@ const MAX_PATHS: usize = MAX_BOND_PATHS as usize;
 pub struct View {
     pub daemon: Daemon,
     pub area: Ipv4Addr,
+    pub family: Family,
     network: Network,
     bonds: Vec<OwnBond>,
     /// Paths that packets were seen not to take.
     refuted: Vec<Vec<Hop>>,
+}
+
+/// Of the addresses and prefixes of an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
 }
 
 /// A router that may be a peer.
@@ -58,7 +76,7 @@ pub struct RouterSummary {
     /// Link-disjoint paths to it, whether or not there are addresses for them.
     pub paths: usize,
     /// Of its own, besides those on links.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What names a peer.
@@ -79,6 +97,7 @@ pub struct Proposal {
     pub own: Ipv4Addr,
     pub peer: Ipv4Addr,
     pub area: Ipv4Addr,
+    pub family: Family,
     /// Prefixes of their own that OSPF knows, that of the router id if there is such.
     #[serde(serialize_with = "shown_if_any")]
     pub own_prefix: Option<Prefix>,
@@ -106,10 +125,10 @@ pub struct Proposal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProposedPath {
     pub name: String,
-    pub local: Ipv4Addr,
-    pub remote: Ipv4Addr,
+    pub local: IpAddr,
+    pub remote: IpAddr,
     /// Where neither the daemon nor packets tell which of a link's two addresses is the peer's: the other one.
-    pub remote_or: Option<Ipv4Addr>,
+    pub remote_or: Option<IpAddr>,
     /// This router's, and the middle routers between, the peer at last.
     pub device: String,
     pub hops: Vec<HopName>,
@@ -182,9 +201,9 @@ enum Told {
 }
 
 impl OwnBond {
-    fn leads_to(&self, addresses: &[Ipv4Addr]) -> bool {
-        let mut remotes = self.paths.iter().map(|(_, remote)| *remote);
-        remotes.any(|remote| matches!(remote, IpAddr::V4(remote) if addresses.contains(&remote)))
+    fn leads_to(&self, addresses: &[IpAddr]) -> bool {
+        let mut remotes = self.paths.iter().map(|(_, remote)| remote);
+        remotes.any(|remote| addresses.contains(remote))
     }
 }
 
@@ -232,13 +251,26 @@ impl fmt::Display for LinkName {
 impl View {
     /// The areas that this router is in.
     #[must_use]
-    pub fn all(daemon: &Daemon, databases: Vec<Database>, host: &Host) -> Vec<Self> {
+    pub fn all(daemon: &Daemon, instances: Vec<Instance>, host: &Host) -> Vec<Self> {
         let mut views = Vec::new();
-        for database in databases {
+        for Instance {
+            database,
+            interfaces,
+        } in instances
+        {
+            let host = Host {
+                interfaces,
+                ..host.clone()
+            };
             for area in &database.areas {
-                views.extend(Network::new(area, database.own, host).map(|network| Self {
+                views.extend(Network::new(area, database.own, &host).map(|network| Self {
                     daemon: daemon.clone(),
                     area: area.id,
+                    family: if area.is_ipv6() {
+                        Family::Ipv6
+                    } else {
+                        Family::Ipv4
+                    },
                     network,
                     bonds: host.bonds.clone(),
                     refuted: Vec::new(),
@@ -275,9 +307,9 @@ impl View {
 
     /// The router with that id, or else that address.
     #[must_use]
-    pub fn find(&self, peer: Ipv4Addr) -> Option<Found> {
+    pub fn find(&self, peer: IpAddr) -> Option<Found> {
         let mut routers = self.network.routers.iter();
-        let owners = match routers.position(|router| router.id == peer) {
+        let owners = match routers.position(|router| IpAddr::V4(router.id) == peer) {
             Some(router) => vec![router],
             None => self.network.owners(peer),
         };
@@ -291,9 +323,9 @@ impl View {
 
     /// The addresses to which a path may lead: of these [`View::propose`] wants to know the kernel's routes.
     #[must_use]
-    pub fn addresses_of(&self, peer: usize) -> Vec<Ipv4Addr> {
+    pub fn addresses_of(&self, peer: usize) -> Vec<IpAddr> {
         let addresses = select::addresses_of(&self.network, peer);
-        let possible: BTreeSet<Ipv4Addr> = addresses
+        let possible: BTreeSet<IpAddr> = addresses
             .iter()
             .flat_map(|(address, _)| address.possible().iter().copied())
             .collect();
@@ -322,7 +354,7 @@ impl View {
 
     /// The best bond to a peer; `own` are this host's addresses.
     #[must_use]
-    pub fn propose(&self, peer: usize, own: &[Ipv4Addr], kernel: &KernelRoutes) -> Proposal {
+    pub fn propose(&self, peer: usize, own: &[IpAddr], kernel: &KernelRoutes) -> Proposal {
         let network = &self.network;
         let (graph, routes) = (network.graph(), Routes::new(network));
         let here = network.own;
@@ -357,6 +389,7 @@ impl View {
             own: network.id(here),
             peer: network.id(peer),
             area: self.area,
+            family: self.family,
             own_prefix: self.own_prefix(here),
             peer_prefix: self.own_prefix(peer),
             possible: disjoint.paths.len(),
@@ -556,7 +589,7 @@ impl View {
     fn own_prefix(&self, router: usize) -> Option<Prefix> {
         let router = &self.network.routers[router];
         let stubs = router.stubs.iter().map(|stub| stub.prefix);
-        let mut hosts: Vec<Prefix> = stubs.filter(|prefix| prefix.length == 32).collect();
+        let mut hosts: Vec<Prefix> = stubs.filter(|prefix| prefix.is_host()).collect();
         hosts.sort_by_key(|prefix| prefix.address != IpAddr::V4(router.id));
         hosts.first().copied()
     }
@@ -564,6 +597,7 @@ impl View {
     /// Why a path has no addresses, and what to do.
     fn reasons(&self, routes: &Routes<'_>, peer: usize, path: &[Hop]) -> Vec<String> {
         let here = self.network.own;
+        let (_, host) = self.lengths();
         let back = select::reversed(here, path);
         let mut reasons = Vec::new();
         for (from, path) in [(here, path), (peer, &back[..])] {
@@ -573,27 +607,35 @@ impl View {
             );
         }
         if reasons.is_empty() {
-            reasons.push(
+            reasons.push(format!(
                 "packets would take it, but no pair of addresses is left that is no other path's: give both \
-                 routers one more address (a /32 on lo) that OSPF announces"
-                    .to_owned(),
-            );
+                 routers one more address (a {host} on lo) that OSPF announces"
+            ));
         }
         reasons
     }
 
+    /// Prefix lengths for a point-to-point link, and for a single address.
+    const fn lengths(&self) -> (&'static str, &'static str) {
+        match self.family {
+            Family::Ipv4 => ("/31", "/32"),
+            Family::Ipv6 => ("/127", "/128"),
+        }
+    }
+
     fn reason(&self, path: &[Hop], obstacle: &Obstacle) -> String {
+        let (link, host) = self.lengths();
         let end = path
             .last()
             .map_or(Ipv4Addr::UNSPECIFIED, |hop| self.network.id(hop.router));
         match obstacle {
             Obstacle::NoAddress => format!(
-                "{end} has no address there that OSPF tells: number the link (a /31 does), or give {end} an \
-                 address of its own (a /32 on lo) that OSPF announces"
+                "{end} has no address there that OSPF tells: number the link (a {link} does), or give {end} an \
+                 address of its own (a {host} on lo) that OSPF announces"
             ),
             Obstacle::OnLink(address) => format!(
                 "{address} of {end} is on a link with no router between, so that no route of OSPF leads there: \
-                 give {end} an address of its own (a /32 on lo) that OSPF announces"
+                 give {end} an address of its own (a {host} on lo) that OSPF announces"
             ),
             Obstacle::Astray {
                 address,
@@ -621,7 +663,7 @@ impl View {
                 };
                 format!(
                     "{router} {leads}: make its way by {wanted} cheaper, or give it a static route by \
-                     {wanted} for this address (/32)"
+                     {wanted} for this address ({host})"
                 )
             }
         }

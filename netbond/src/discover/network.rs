@@ -4,7 +4,7 @@
 //! of several links between the same two routers by the prefix that both announce.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::graph::{Edge, Graph, Hop};
 use crate::config::Prefix;
@@ -14,11 +14,11 @@ use crate::ospf::lsdb::{Area, PointToPoint, RouterLsa, Stub};
 /// What this host knows of its own ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Devices' IPv4 addresses, with their prefix lengths.
+    /// Devices' addresses, with their prefix lengths.
     pub addresses: Vec<(String, Prefix)>,
     /// Devices whose frames begin with an Ethernet header.
     pub ethernet: Vec<String>,
-    /// OSPF's interfaces and neighbours.
+    /// Interfaces and neighbours of the OSPF instance that is looked at.
     pub interfaces: Vec<OspfInterface>,
     /// Bonds that are there already.
     pub bonds: Vec<OwnBond>,
@@ -34,8 +34,8 @@ pub struct OwnBond {
 }
 
 impl Host {
-    fn device_of(&self, address: Ipv4Addr) -> Option<&str> {
-        let own = |(_, own): &&(String, Prefix)| own.address == IpAddr::V4(address);
+    fn device_of(&self, address: IpAddr) -> Option<&str> {
+        let own = |(_, own): &&(String, Prefix)| own.address == address;
         Some(&self.addresses.iter().find(own)?.0)
     }
 }
@@ -76,6 +76,15 @@ impl Link {
         !self.segment && !self.ethernet
     }
 
+    /// The routers that may have an address of it. What is on a point-to-point link is one of its ends'.
+    fn owners(&self, address: IpAddr) -> impl Iterator<Item = usize> + '_ {
+        let has = move |end: &End| end.address.possible().contains(&address);
+        let inside = self.prefix.is_some_and(|prefix| prefix.holds(address));
+        let is_open = !self.segment && inside && !self.ends.iter().any(has);
+        let may_have = move |end: &&End| has(end) || is_open && end.address == Address::Unknown;
+        self.ends.iter().filter(may_have).map(|end| end.router)
+    }
+
     pub(super) fn end_of(&self, router: usize) -> Option<&End> {
         self.ends.iter().find(|end| end.router == router)
     }
@@ -91,15 +100,21 @@ pub(super) struct End {
 /// A router's address on a link, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Address {
-    Known(Ipv4Addr),
+    Known(IpAddr),
     /// One of the link's two; the other one is that of the other end.
-    OneOf([Ipv4Addr; 2]),
+    OneOf([IpAddr; 2]),
     Unknown,
+}
+
+impl From<Option<Ipv4Addr>> for Address {
+    fn from(told: Option<Ipv4Addr>) -> Self {
+        told.map_or(Self::Unknown, |address| Self::Known(address.into()))
+    }
 }
 
 impl Address {
     /// Those that it may be.
-    pub(super) fn possible(&self) -> &[Ipv4Addr] {
+    pub(super) fn possible(&self) -> &[IpAddr] {
         match self {
             Self::Known(address) => std::slice::from_ref(address),
             Self::OneOf(both) => both,
@@ -139,21 +154,18 @@ impl Network {
         for segment in &area.segments {
             let mut ends: Vec<End> = Vec::new();
             for (router, lsa) in area.routers.iter().enumerate() {
-                let transit = lsa
-                    .transit
-                    .iter()
-                    .find(|link| link.prefix == segment.prefix);
+                let transit = lsa.transit.iter().find(|link| link.segment == segment.id);
                 if let Some(transit) = transit.filter(|_| segment.routers.contains(&lsa.id)) {
                     ends.push(End {
                         router,
                         cost: transit.cost,
-                        address: transit.address.map_or(Address::Unknown, Address::Known),
+                        address: transit.address.into(),
                     });
                 }
             }
             if ends.len() >= 2 {
                 network.links.push(Link {
-                    prefix: Some(segment.prefix),
+                    prefix: segment.prefix,
                     segment: true,
                     ends,
                     device: None,
@@ -182,7 +194,7 @@ impl Network {
             let end = |router, end: PointToPoint| End {
                 router,
                 cost: end.cost,
-                address: end.address.map_or(Address::Unknown, Address::Known),
+                address: end.address.into(),
             };
             self.links.push(Link {
                 prefix,
@@ -222,11 +234,9 @@ impl Network {
                 }
                 (_, Some(prefix)) => {
                     let inside = |(_, own): &&(String, Prefix)| own.network() == prefix;
-                    if let Some((device, own)) = host.addresses.iter().find(inside)
-                        && let IpAddr::V4(address) = own.address
-                    {
+                    if let Some((device, own)) = host.addresses.iter().find(inside) {
                         link.device = Some(device.clone());
-                        end.address = Address::Known(address);
+                        end.address = Address::Known(own.address);
                     }
                 }
                 (_, None) => {}
@@ -271,7 +281,8 @@ impl Network {
             link.ethernet = interface.is_some_and(|one| host.ethernet.contains(&one.device));
             for end in &mut link.ends {
                 let address = interface.and_then(|interface| with(interface, end.router));
-                if let (Address::Unknown, Some(IpAddr::V4(address))) = (end.address, address) {
+                // OSPFv3's are link-local.
+                if let (Address::Unknown, Some(address @ IpAddr::V4(_))) = (end.address, address) {
                     end.address = Address::Known(address);
                 }
             }
@@ -305,7 +316,7 @@ impl Network {
     }
 
     /// Settles that an address of a link is that router's, and the other one the other end's; whether it was open.
-    pub(super) fn settle(&mut self, router: Ipv4Addr, address: Ipv4Addr) -> bool {
+    pub(super) fn settle(&mut self, router: Ipv4Addr, address: IpAddr) -> bool {
         let routers = &self.routers;
         let is_its = |end: &End| {
             let open = matches!(end.address, Address::OneOf(both) if both.contains(&address));
@@ -362,25 +373,26 @@ impl Network {
             })
     }
 
+    /// The number of the router with that id.
+    #[cfg(test)]
+    pub(super) fn number(&self, id: Ipv4Addr) -> usize {
+        let mut routers = self.routers.iter();
+        routers.position(|router| router.id == id).unwrap()
+    }
+
     pub(super) fn id(&self, router: usize) -> Ipv4Addr {
         self.routers[router].id
     }
 
     /// The routers that may have an address: its own, as far as the database tells.
-    pub(super) fn owners(&self, address: Ipv4Addr) -> Vec<usize> {
+    pub(super) fn owners(&self, address: IpAddr) -> Vec<usize> {
         let of_hosts = self.routers.iter().enumerate().filter(|(_, router)| {
-            let host = |stub: &Stub| stub.prefix == host_prefix(address);
+            let host = |stub: &Stub| stub.prefix.is_host() && stub.prefix.address == address;
             router.stubs.iter().any(host)
         });
-        let of_links = self.links.iter().flat_map(|link| &link.ends);
-        let mut owners: Vec<usize> = of_hosts
-            .map(|(number, _)| number)
-            .chain(
-                of_links
-                    .filter(|end| end.address.possible().contains(&address))
-                    .map(|end| end.router),
-            )
-            .collect();
+        let of_links = self.links.iter().flat_map(|link| link.owners(address));
+        let of_hosts = of_hosts.map(|(number, _)| number);
+        let mut owners: Vec<usize> = of_hosts.chain(of_links).collect();
         owners.sort_unstable();
         owners.dedup();
         owners
@@ -393,7 +405,7 @@ fn ends_at(router: &RouterLsa, other: &RouterLsa) -> Vec<(Option<Prefix>, PointT
     let mut common: Vec<&Stub> = router
         .stubs
         .iter()
-        .filter(|stub| stub.prefix.length < 32)
+        .filter(|stub| !stub.prefix.is_host())
         .filter(|stub| other.stubs.iter().any(|far| far.prefix == stub.prefix))
         .collect();
     let links = router.point_to_point.iter();
@@ -404,7 +416,7 @@ fn ends_at(router: &RouterLsa, other: &RouterLsa) -> Vec<(Option<Prefix>, PointT
     for (prefix, link) in &mut ends {
         let holds = |stub: &&Stub| {
             link.address
-                .is_some_and(|address| contains(stub.prefix, address))
+                .is_some_and(|address| stub.prefix.holds(address.into()))
         };
         if let Some(found) = common.iter().position(holds) {
             *prefix = Some(common.remove(found).prefix);
@@ -426,39 +438,22 @@ fn ends_at(router: &RouterLsa, other: &RouterLsa) -> Vec<(Option<Prefix>, PointT
     ends
 }
 
-pub(super) fn contains(prefix: Prefix, address: Ipv4Addr) -> bool {
-    let inside = Prefix {
-        address: address.into(),
-        ..prefix
+/// The addresses of a point-to-point link, where its prefix has room for two: a /31 or a /127 (RFC 3021, RFC 6164),
+/// or a /30 or a /126 without its first and last.
+fn hosts(prefix: Prefix) -> Option<[IpAddr; 2]> {
+    let host = |number: u8| match prefix.address {
+        IpAddr::V4(network) => {
+            IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | u32::from(number)))
+        }
+        IpAddr::V6(network) => {
+            IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | u128::from(number)))
+        }
     };
-    inside.network() == prefix
-}
-
-pub(super) fn host_prefix(address: Ipv4Addr) -> Prefix {
-    Prefix {
-        address: address.into(),
-        length: 32,
+    match (prefix.address, prefix.length) {
+        (IpAddr::V4(_), 30) | (IpAddr::V6(_), 126) => Some([host(1), host(2)]),
+        (IpAddr::V4(_), 31) | (IpAddr::V6(_), 127) => Some([host(0), host(1)]),
+        (IpAddr::V4(_) | IpAddr::V6(_), _) => None,
     }
-}
-
-/// The addresses of a point-to-point link, where its prefix has room for two.
-fn hosts(prefix: Prefix) -> Option<[Ipv4Addr; 2]> {
-    let IpAddr::V4(network) = prefix.address else {
-        return None;
-    };
-    let first = match prefix.length {
-        30 => 1,
-        // RFC 3021.
-        31 => 0,
-        _ => return None,
-    };
-    let host = |number: u32| {
-        network
-            .to_bits()
-            .checked_add(number)
-            .map(Ipv4Addr::from_bits)
-    };
-    Some([host(first)?, host(first + 1)?])
 }
 
 #[cfg(test)]

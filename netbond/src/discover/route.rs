@@ -6,10 +6,10 @@
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::graph::Hop;
-use super::network::{Network, contains};
+use super::network::Network;
 use crate::config::Prefix;
 
 /// The routes of all routers of a network.
@@ -39,7 +39,7 @@ struct Tree {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// One that the router may have: of a link's two both are routed alike.
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     pub(super) owner: usize,
 }
 
@@ -111,7 +111,7 @@ impl<'n> Routes<'n> {
         let longest = self
             .prefixes
             .iter()
-            .find(|announced| contains(announced.prefix, target.address));
+            .find(|announced| announced.prefix.holds(target.address));
         let Some(Announced { prefix, by }) = longest else {
             return Next::Nowhere;
         };
@@ -225,16 +225,10 @@ impl<'n> Routes<'n> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::discover::fixtures::{self, A, B, Source, U, V};
-
-    fn number(network: &Network, id: Ipv4Addr) -> usize {
-        network
-            .routers
-            .iter()
-            .position(|router| router.id == id)
-            .unwrap()
-    }
 
     /// The ids of the routers on the way; where there is none, why.
     fn way(
@@ -244,10 +238,10 @@ mod tests {
         owner: Ipv4Addr,
     ) -> Result<Vec<Ipv4Addr>, Stray> {
         let routes = Routes::new(network);
-        let first = number(network, first);
+        let first = network.number(first);
         let target = Target {
             address: address.into(),
-            owner: number(network, owner),
+            owner: network.number(owner),
         };
         let hop = network
             .hops_from(network.own)
@@ -276,7 +270,7 @@ mod tests {
         // What `ip route` says in A.
         let network = fixtures::network(Source::Bird);
         let routes = Routes::new(&network);
-        let (b, w) = (number(&network, B), number(&network, [10, 65, 1, 3].into()));
+        let (b, w) = (network.number(B), network.number([10, 65, 1, 3].into()));
         let next = |address: [u8; 4], owner| {
             let target = Target {
                 address: address.into(),
@@ -315,13 +309,13 @@ mod tests {
     #[test]
     fn ties_and_loops_are_told() {
         let network = fixtures::network(Source::Frr);
-        let [a, b, u, v] = [A, B, U, V].map(|id| number(&network, id));
+        let [a, b, u, v] = [A, B, U, V].map(|id| network.number(id));
         let w = Ipv4Addr::new(10, 65, 1, 3);
         // W's way to B is by A, over both of its links.
-        let from_w = network.hops_from(number(&network, w));
+        let from_w = network.hops_from(network.number(w));
         let back = from_w.filter(|hop| hop.router == a).collect();
         let stray = way(&network, w, [10, 65, 0, 10], B).unwrap_err();
-        assert_eq!(stray, Stray::Tie(number(&network, w), back));
+        assert_eq!(stray, Stray::Tie(network.number(w), back));
         // V's way to the link of U and B is as long by either.
         let both = network
             .hops_from(v)
@@ -335,7 +329,7 @@ mod tests {
         let routes = Routes::new(&network);
         let first = network.hops_from(u).find(|hop| hop.router == a).unwrap();
         let target = Target {
-            address: V,
+            address: V.into(),
             owner: v,
         };
         assert_eq!(routes.trace(u, first, target), Err(Stray::Loop(u)));

@@ -1,7 +1,7 @@
 //! Pairs of addresses between which OSPF leads packets, and the largest set of them that has no link in common.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::graph::{self, Hop};
 use super::network::{Address, Network};
@@ -43,7 +43,7 @@ pub struct KernelRoute {
 }
 
 /// By address; those without a route are missing.
-pub type KernelRoutes = BTreeMap<Ipv4Addr, KernelRoute>;
+pub type KernelRoutes = BTreeMap<IpAddr, KernelRoute>;
 
 /// The addresses by which a router may be reached.
 pub(super) fn addresses_of(network: &Network, router: usize) -> Vec<(Address, Option<usize>)> {
@@ -55,13 +55,11 @@ pub(super) fn addresses_of(network: &Network, router: usize) -> Vec<(Address, Op
     });
     let known: Vec<_> = on_links.collect();
     let hosts = network.routers[router].stubs.iter().filter_map(|stub| {
-        let std::net::IpAddr::V4(address) = stub.prefix.address else {
-            return None;
-        };
+        let address = stub.prefix.address;
         let is_new = known
             .iter()
             .all(|(known, _)| *known != Address::Known(address));
-        (stub.prefix.length == 32 && is_new).then_some((Address::Known(address), None))
+        (stub.prefix.is_host() && is_new).then_some((Address::Known(address), None))
     });
     let hosts: Vec<_> = hosts.collect();
     known.into_iter().chain(hosts).collect()
@@ -72,7 +70,7 @@ pub(super) fn candidates(
     network: &Network,
     routes: &Routes<'_>,
     peer: usize,
-    own: &[Ipv4Addr],
+    own: &[IpAddr],
     kernel: &KernelRoutes,
 ) -> Vec<Candidate> {
     let graph = network.graph();
@@ -406,17 +404,14 @@ pub(super) fn obstacle(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::discover::fixtures::{self, A, B, Source, U, V};
 
-    fn number(network: &Network, id: Ipv4Addr) -> usize {
-        let mut routers = network.routers.iter();
-        routers.position(|router| router.id == id).unwrap()
-    }
-
     fn found(source: Source) -> (Network, Vec<Candidate>) {
         let network = fixtures::network(source);
-        let peer = number(&network, B);
+        let peer = network.number(B);
         let routes = Routes::new(&network);
         let own = fixtures::own_addresses();
         let all = candidates(
@@ -457,9 +452,10 @@ mod tests {
             let pair = |local: &str, here, remote: &str, there| {
                 ((local.to_owned(), here), (remote.to_owned(), there))
             };
-            let ends = match source {
-                Source::Bird => ["10.65.0.17", "10.65.0.9"],
-                Source::Frr => ["10.65.0.18", "10.65.0.10"],
+            let ends = if source == Source::Bird {
+                ["10.65.0.17", "10.65.0.9"]
+            } else {
+                ["10.65.0.18", "10.65.0.10"]
             };
             assert_eq!(
                 shown,
@@ -474,7 +470,7 @@ mod tests {
     #[test]
     fn a_way_is_the_same_from_its_other_end() {
         let (network, all) = found(Source::Frr);
-        let peer = number(&network, B);
+        let peer = network.number(B);
         for candidate in &all {
             let back = reversed(network.own, &candidate.hops);
             assert_eq!(back.last().map(|hop| hop.router), Some(network.own));
@@ -485,7 +481,7 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_take_for_ospf_is_no_outer_address() {
         let network = fixtures::network(Source::Frr);
-        let peer = number(&network, B);
+        let peer = network.number(B);
         let routes = Routes::new(&network);
         let mut kernel = fixtures::kernel(&network, peer);
         for route in kernel.values_mut() {
@@ -504,7 +500,7 @@ mod tests {
         for link in &mut network.links {
             link.ethernet = true;
         }
-        let peer = number(&network, B);
+        let peer = network.number(B);
         let routes = Routes::new(&network);
         let own = fixtures::own_addresses();
         let kernel = fixtures::kernel(&network, peer);
@@ -516,12 +512,12 @@ mod tests {
     #[test]
     fn to_a_neighbour_the_shared_link_has_no_route() {
         let network = fixtures::network(Source::Frr);
-        let w = number(&network, [10, 65, 1, 3].into());
+        let w = network.number([10, 65, 1, 3].into());
         let routes = Routes::new(&network);
         let own = fixtures::own_addresses();
         let all = candidates(&network, &routes, w, &own, &fixtures::kernel(&network, w));
         assert!(!all.is_empty());
-        let link = Some(Ipv4Addr::new(10, 65, 0, 26));
+        let link = Some(IpAddr::from([10, 65, 0, 26]));
         for remote in all.iter().flat_map(|candidate| &candidate.remotes) {
             assert_ne!(remote.address.possible().first().copied(), link);
         }
@@ -537,7 +533,7 @@ mod tests {
     #[test]
     fn what_is_in_the_way_is_told() {
         let mut network = fixtures::network(Source::Frr);
-        let [a, b, u, v] = [A, B, U, V].map(|id| number(&network, id));
+        let [a, b, u, v] = [A, B, U, V].map(|id| network.number(id));
         let routes = Routes::new(&network);
         let hop = |from, to| {
             network
@@ -564,7 +560,7 @@ mod tests {
             })
         );
         // By W, which is on a segment with B: B's own way to A is by V, and on a segment it counts.
-        let w = number(&network, [10, 65, 1, 3].into());
+        let w = network.number([10, 65, 1, 3].into());
         assert_eq!(
             obstacle(&network, &routes, a, &[hop(a, w), hop(w, b)]),
             None
@@ -578,7 +574,7 @@ mod tests {
         // On the link of both routers no route of OSPF leads to its addresses; W's own is another matter.
         network.routers[w]
             .stubs
-            .retain(|stub| stub.prefix.length < 32);
+            .retain(|stub| !stub.prefix.is_host());
         for link in &mut network.links {
             link.ends
                 .iter_mut()

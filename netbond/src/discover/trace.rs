@@ -1,13 +1,15 @@
 //! Sees where packets go: UDP datagrams with a small TTL, by a path's own device, which routers answer with ICMP
-//! (RFC 792). As tracepath(8) does, which needs no privilege.
+//! (RFC 792, RFC 4443). As tracepath(8) does, which needs no privilege.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use futures::future::join_all;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
 use tokio::io::Interest;
 use tokio::net::UdpSocket as AsyncSocket;
 use tokio::time::timeout;
@@ -19,17 +21,21 @@ const PORT: u16 = 33434;
 const PATIENCE: Duration = Duration::from_millis(1100);
 const ATTEMPTS: u32 = 2;
 
-// linux/errqueue.h, linux/icmp.h.
+// linux/errqueue.h, linux/icmp.h, linux/icmpv6.h.
 const SO_EE_ORIGIN_ICMP: u8 = 2;
+const SO_EE_ORIGIN_ICMP6: u8 = 3;
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMP_PORT_UNREACH: u8 = 3;
 const ICMP_TIME_EXCEEDED: u8 = 11;
+const ICMPV6_DEST_UNREACH: u8 = 1;
+const ICMPV6_TIME_EXCEED: u8 = 3;
+const ICMPV6_PORT_UNREACH: u8 = 4;
 
 /// The way of which packets is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    pub local: Ipv4Addr,
-    pub remote: Ipv4Addr,
+    pub local: IpAddr,
+    pub remote: IpAddr,
     pub device: String,
     /// How many to ask of.
     pub hops: usize,
@@ -42,7 +48,7 @@ pub struct Answer(pub Vec<Option<Reply>>);
 /// An answer of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// Whether the packet was at its destination.
     pub arrived: bool,
 }
@@ -94,11 +100,20 @@ async fn reply(question: &Question, ttl: usize) -> io::Result<Option<Reply>> {
         sockopt::BindToDevice,
         &question.device.clone().into(),
     )?;
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
-    socket.set_ttl(u32::try_from(ttl).unwrap_or(u32::MAX).min(255))?;
+    let ttl = u8::try_from(ttl).unwrap_or(u8::MAX);
+    match question.remote {
+        IpAddr::V4(_) => {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv4Ttl, &ttl.into())?;
+        }
+        IpAddr::V6(_) => {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv6Ttl, &ttl.into())?;
+        }
+    }
     socket.set_nonblocking(true)?;
     let socket = AsyncSocket::from_std(socket)?;
-    let to = SocketAddr::V4(SocketAddrV4::new(question.remote, PORT));
+    let to = SocketAddr::new(question.remote, PORT);
     for _ in 0..ATTEMPTS {
         // An answer to the one before may come as this one's error.
         let _ = socket.send_to(&[0; 32], to).await;
@@ -110,36 +125,46 @@ async fn reply(question: &Question, ttl: usize) -> io::Result<Option<Reply>> {
     Ok(None)
 }
 
-/// What an ICMP message says of a packet to `remote`; `None` where it says nothing of its way.
-fn reply_of(kind: u8, code: u8, from: Ipv4Addr, remote: Ipv4Addr) -> Option<Reply> {
-    let arrived = match (kind, code) {
+/// What an error says of a packet to `remote`; `None` where it is no ICMP message, or says nothing of its way.
+fn reply_of(error: &libc::sock_extended_err, from: IpAddr, remote: IpAddr) -> Option<Reply> {
+    let arrived = match (error.ee_origin, error.ee_type, error.ee_code) {
         // A firewall on the way may send the same (iptables' REJECT).
-        (ICMP_DEST_UNREACH, ICMP_PORT_UNREACH) if from == remote => true,
-        (ICMP_TIME_EXCEEDED, _) => false,
+        (SO_EE_ORIGIN_ICMP, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH)
+        | (SO_EE_ORIGIN_ICMP6, ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH)
+            if from == remote =>
+        {
+            true
+        }
+        (SO_EE_ORIGIN_ICMP, ICMP_TIME_EXCEEDED, _)
+        | (SO_EE_ORIGIN_ICMP6, ICMPV6_TIME_EXCEED, _) => false,
         _ => return None,
     };
     Some(Reply { from, arrived })
 }
 
-/// Reads the socket's error queue (ip(7), IP_RECVERR); `None` for what is no answer of a router.
-fn next_error(socket: &AsyncSocket, remote: Ipv4Addr) -> io::Result<Option<Reply>> {
+/// Reads the socket's error queue (ip(7), IP_RECVERR; ipv6(7), IPV6_RECVERR); `None` for what is no answer of a
+/// router.
+fn next_error(socket: &AsyncSocket, remote: IpAddr) -> io::Result<Option<Reply>> {
     let mut data = [0; 64];
-    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in);
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let mut buffers = [IoSliceMut::new(&mut data)];
-    let message = recvmsg::<SockaddrIn>(
+    let message = recvmsg::<SockaddrStorage>(
         socket.as_raw_fd(),
         &mut buffers,
         Some(&mut control),
         MsgFlags::MSG_ERRQUEUE,
     )?;
     for item in message.cmsgs()? {
-        if let ControlMessageOwned::Ipv4RecvErr(error, Some(offender)) = item {
+        let (error, from) = if let ControlMessageOwned::Ipv4RecvErr(error, Some(offender)) = item {
             let from = Ipv4Addr::from_bits(u32::from_be(offender.sin_addr.s_addr));
-            let icmp = error.ee_origin == SO_EE_ORIGIN_ICMP;
-            let reply = reply_of(error.ee_type, error.ee_code, from, remote);
-            if let Some(reply) = reply.filter(|_| icmp) {
-                return Ok(Some(reply));
-            }
+            (error, IpAddr::V4(from))
+        } else if let ControlMessageOwned::Ipv6RecvErr(error, Some(offender)) = item {
+            (error, IpAddr::V6(offender.sin6_addr.s6_addr.into()))
+        } else {
+            continue;
+        };
+        if let Some(reply) = reply_of(&error, from, remote) {
+            return Ok(Some(reply));
         }
     }
     Ok(None)
@@ -151,7 +176,7 @@ mod tests {
 
     fn answer(replies: &[Option<bool>]) -> Answer {
         let reply = |arrived: bool| Reply {
-            from: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::LOCALHOST.into(),
             arrived,
         };
         Answer(replies.iter().map(|arrived| arrived.map(reply)).collect())
@@ -183,18 +208,35 @@ mod tests {
 
     #[test]
     fn only_the_destination_tells_that_a_packet_arrived() {
-        let remote = Ipv4Addr::new(10, 0, 0, 6);
-        let middle = Ipv4Addr::new(10, 0, 0, 2);
+        let [remote, middle, remote_v6, middle_v6] = ["10.0.0.6", "10.0.0.2", "fd00::6", "fd00::2"]
+            .map(|address| address.parse::<IpAddr>().unwrap());
         let reply = |from, arrived| Some(Reply { from, arrived });
-        for (kind, code, from, wanted) in [
-            (3, 3, remote, reply(remote, true)),
-            (11, 0, middle, reply(middle, false)),
+        for (origin, kind, code, from, wanted) in [
+            (2, 3, 3, remote, reply(remote, true)),
+            (2, 11, 0, middle, reply(middle, false)),
+            (3, 1, 4, remote_v6, reply(remote_v6, true)),
+            (3, 3, 0, middle_v6, reply(middle_v6, false)),
             // REJECT of a firewall, with and without an option.
-            (3, 3, middle, None),
-            (3, 13, middle, None),
-            (3, 1, remote, None),
+            (2, 3, 3, middle, None),
+            (2, 3, 13, middle, None),
+            (2, 3, 1, remote, None),
+            (3, 1, 4, middle_v6, None),
+            (3, 1, 1, remote_v6, None),
+            // A packet too big; and what this host itself says.
+            (3, 2, 0, middle_v6, None),
+            (1, 3, 3, remote, None),
         ] {
-            assert_eq!(reply_of(kind, code, from, remote), wanted, "{kind} {code}");
+            let error = libc::sock_extended_err {
+                ee_errno: 0,
+                ee_origin: origin,
+                ee_type: kind,
+                ee_code: code,
+                ee_pad: 0,
+                ee_info: 0,
+                ee_data: 0,
+            };
+            let to = if from.is_ipv6() { remote_v6 } else { remote };
+            assert_eq!(reply_of(&error, from, to), wanted, "{origin} {kind} {code}");
         }
     }
 
@@ -214,45 +256,60 @@ mod tests {
                 middle.id()
             ));
             ip("addr add 10.0.0.1/30 dev e0");
+            ip("addr add fd00:0:0:1::1/64 dev e0 nodad");
             ip("link set e0 up");
             ip("link add nowhere type veth peer name nowhere-else");
             ip("link set nowhere up");
             middle.ip("addr add 10.0.0.2/30 dev e1");
+            middle.ip("addr add fd00:0:0:1::2/64 dev e1 nodad");
             middle.ip("link set e1 up");
             middle.ip(&format!(
                 "link add e2 type veth peer name e3 netns {}",
                 far.id()
             ));
             middle.ip("addr add 10.0.0.5/30 dev e2");
+            middle.ip("addr add fd00:0:0:2::1/64 dev e2 nodad");
             middle.ip("link set e2 up");
-            middle.run("sysctl -qw net.ipv4.ip_forward=1");
+            middle.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
             far.ip("addr add 10.0.0.6/30 dev e3");
+            far.ip("addr add fd00:0:0:2::2/64 dev e3 nodad");
             far.ip("link set e3 up");
             far.ip("route add default via 10.0.0.5");
+            far.ip("route add default via fd00:0:0:2::1");
             ip("route add 10.0.0.4/30 via 10.0.0.2");
-            let question = |remote: [u8; 4], device: &str| Question {
-                local: [10, 0, 0, 1].into(),
-                remote: remote.into(),
-                device: device.to_owned(),
-                hops: 2,
-            };
-            let questions = vec![
-                question([10, 0, 0, 6], "e0"),
-                question([10, 0, 0, 5], "e0"),
-                question([10, 0, 0, 6], "nowhere"),
-            ];
-            let answers = ask(questions).await.unwrap();
-            let reply = |from: [u8; 4], arrived| {
-                let from = from.into();
-                Some(Reply { from, arrived })
-            };
-            let (middle, near) = ([10, 0, 0, 2], [10, 0, 0, 5]);
-            let far = reply([10, 0, 0, 6], true);
-            assert_eq!(answers[0].1.0, [reply(middle, false), far]);
-            assert_eq!(answers[1].1.0, [reply(near, true), reply(near, true)]);
-            assert_eq!(answers[2].1.0, [None, None]);
-            assert_eq!(is_far(&answers[0].1, &answers[1].1), Some(true));
-            assert!(ask(vec![question([10, 0, 0, 6], "missing")]).await.is_err());
+            ip("route add fd00:0:0:2::/64 via fd00:0:0:1::2");
+            for [own, middle, near, far] in [
+                ["10.0.0.1", "10.0.0.2", "10.0.0.5", "10.0.0.6"],
+                [
+                    "fd00:0:0:1::1",
+                    "fd00:0:0:1::2",
+                    "fd00:0:0:2::1",
+                    "fd00:0:0:2::2",
+                ],
+            ] {
+                let question = |remote: &str, device: &str| Question {
+                    local: own.parse().unwrap(),
+                    remote: remote.parse().unwrap(),
+                    device: device.to_owned(),
+                    hops: 2,
+                };
+                let questions = vec![
+                    question(far, "e0"),
+                    question(near, "e0"),
+                    question(far, "nowhere"),
+                ];
+                let answers = ask(questions).await.unwrap();
+                let reply = |from: &str, arrived| {
+                    let from = from.parse().unwrap();
+                    Some(Reply { from, arrived })
+                };
+                let passed_on = reply(middle, false);
+                assert_eq!(answers[0].1.0, [passed_on, reply(far, true)]);
+                assert_eq!(answers[1].1.0, [reply(near, true), reply(near, true)]);
+                assert_eq!(answers[2].1.0, [None, None]);
+                assert_eq!(is_far(&answers[0].1, &answers[1].1), Some(true));
+                assert!(ask(vec![question(far, "missing")]).await.is_err());
+            }
         });
     }
 }

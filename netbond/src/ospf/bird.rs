@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::lsdb::Database;
+use super::lsdb::Instance;
 use super::{REPLY_LIMIT, entry};
 use crate::control::event::{OspfInterface, OspfNeighbour};
 
@@ -34,29 +34,30 @@ const ERRORS: u16 = 8000;
 /// No connection, an error of BIRD, or a reply that cannot be read.
 pub async fn interfaces(socket: &Path) -> anyhow::Result<Vec<OspfInterface>> {
     let mut client = Client::connect(socket).await?;
-    // Without a name `show ospf interface` fails as soon as there are several instances.
-    let protocols = client.ask("show protocols").await?;
     let mut all = Vec::new();
-    for name in parse_protocols(&protocols)? {
-        let interfaces = client.ask(&format!("show ospf interface '{name}'")).await?;
-        let neighbours = client.ask(&format!("show ospf neighbors '{name}'")).await?;
-        all.extend(parse_instance(&interfaces, &neighbours)?);
+    for name in client.protocols().await? {
+        all.extend(client.interfaces(&name).await?);
     }
     Ok(all)
 }
 
-/// The link-state databases of all instances of OSPFv2.
+/// All OSPF instances, v2 and v3, with their link-state databases; without those that are down.
 ///
 /// # Errors
 /// No connection, an error of BIRD, or a reply that cannot be read.
-pub async fn databases(socket: &Path) -> anyhow::Result<Vec<Database>> {
+pub async fn instances(socket: &Path) -> anyhow::Result<Vec<Instance>> {
     let mut client = Client::connect(socket).await?;
-    let protocols = client.ask("show protocols").await?;
     let mut all = Vec::new();
-    for name in parse_protocols(&protocols)? {
+    for name in client.protocols().await? {
         // Without `all` only what is reachable.
         let reply = client.ask(&format!("show ospf state '{name}'")).await?;
-        all.extend(state::parse(&reply)?);
+        if let Some(database) = state::parse(&reply)? {
+            let interfaces = client.interfaces(&name).await?;
+            all.push(Instance {
+                database,
+                interfaces,
+            });
+        }
     }
     Ok(all)
 }
@@ -80,6 +81,18 @@ impl Client {
             "the greeting is not BIRD's: {greeting:?}"
         );
         Ok(client)
+    }
+
+    /// The names of all OSPF instances.
+    async fn protocols(&mut self) -> anyhow::Result<Vec<String>> {
+        parse_protocols(&self.ask("show protocols").await?)
+    }
+
+    async fn interfaces(&mut self, name: &str) -> anyhow::Result<Vec<OspfInterface>> {
+        // Without a name these fail as soon as there are several instances.
+        let interfaces = self.ask(&format!("show ospf interface '{name}'")).await?;
+        let neighbours = self.ask(&format!("show ospf neighbors '{name}'")).await?;
+        parse_instance(&interfaces, &neighbours)
     }
 
     async fn ask(&mut self, command: &str) -> anyhow::Result<String> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::lsdb::Database;
+use super::lsdb::Instance;
 use super::{REPLY_LIMIT, entry, state};
 use crate::control::event::{OspfInterface, OspfNeighbour};
 
@@ -27,12 +27,19 @@ pub async fn interfaces(vtysh: &[String]) -> anyhow::Result<Vec<OspfInterface>> 
     parse(&run(vtysh, &NEIGHBOURS_AND_INTERFACES).await?)
 }
 
-/// The link-state database of the default VRF; `None` where OSPF is not configured.
+/// OSPFv2 of the default VRF, with its link-state database; `None` where it is not configured.
 ///
 /// # Errors
 /// The command fails, or its output cannot be read.
-pub async fn database(vtysh: &[String]) -> anyhow::Result<Option<Database>> {
-    database::parse(&run(vtysh, &database::COMMANDS).await?)
+pub async fn instance(vtysh: &[String]) -> anyhow::Result<Option<Instance>> {
+    let Some(database) = database::parse(&run(vtysh, &database::COMMANDS).await?)? else {
+        return Ok(None);
+    };
+    let interfaces = interfaces(vtysh).await?;
+    Ok(Some(Instance {
+        database,
+        interfaces,
+    }))
 }
 
 /// What vtysh prints for several commands, one after the other.

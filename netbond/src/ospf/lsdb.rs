@@ -1,9 +1,18 @@
-//! OSPFv2's link-state database (RFC 2328, 12.4), as far as the daemons tell it: which routers there are, which
-//! links join them, which prefixes they announce.
+//! OSPF's link-state database (RFC 2328, 12.4; of OSPFv3 RFC 5340, 4.4), as far as the daemons tell it: which
+//! routers there are, which links join them, which prefixes they announce.
 
 use std::net::Ipv4Addr;
 
 use crate::config::Prefix;
+use crate::control::event::OspfInterface;
+
+/// What one OSPF instance tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    pub database: Database,
+    /// Its own interfaces, with neighbours.
+    pub interfaces: Vec<OspfInterface>,
+}
 
 /// What one OSPF instance knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +31,20 @@ pub struct Area {
     pub segments: Vec<NetworkLsa>,
 }
 
-/// What a router says of itself (RFC 2328, 12.4.1), in the order in which it says it.
+impl Area {
+    /// Whether its prefixes are IPv6: all are of one family (RFC 5838, 2.1).
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        let stubs = self.routers.iter().flat_map(|router| &router.stubs);
+        let stubs = stubs.map(|stub| stub.prefix);
+        let segments = self.segments.iter().filter_map(|segment| segment.prefix);
+        let mut prefixes = stubs.chain(segments);
+        prefixes.any(|prefix| prefix.address.is_ipv6())
+    }
+}
+
+/// What a router says of itself (RFC 2328, 12.4.1), in the order in which it says it. In OSPFv3 its prefixes are in
+/// LSAs of their own (RFC 5340, 4.4.3.9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterLsa {
     /// Its router id.
@@ -50,8 +72,7 @@ impl RouterLsa {
 pub struct PointToPoint {
     /// Its router id.
     pub neighbour: Ipv4Addr,
-    /// The router's own address there; `None` where the link has none, or the daemon does not tell: BIRD never
-    /// does.
+    /// The router's own address there; `None` where the link has none, or nobody tells: OSPFv3 and BIRD never do.
     pub address: Option<Ipv4Addr>,
     pub cost: u32,
 }
@@ -59,11 +80,19 @@ pub struct PointToPoint {
 /// A link to a segment with several routers, such as an Ethernet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transit {
-    /// The segment's.
-    pub prefix: Prefix,
+    pub segment: SegmentId,
     /// The router's own address there, where the daemon tells.
     pub address: Option<Ipv4Addr>,
     pub cost: u32,
+}
+
+/// What a segment is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentId {
+    /// Its prefix, without host bits, in OSPFv2.
+    Prefix(Prefix),
+    /// The designated router, and the number of that one's interface, in OSPFv3.
+    Designated { router: Ipv4Addr, interface: u32 },
 }
 
 /// A prefix that the router announces: a host's, that of a point-to-point link, or of a segment without other
@@ -75,11 +104,12 @@ pub struct Stub {
     pub cost: u32,
 }
 
-/// A segment with several routers (RFC 2328, 12.4.2).
+/// A segment with several routers (RFC 2328, 12.4.2; RFC 5340, 4.4.3.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkLsa {
-    /// Without host bits.
-    pub prefix: Prefix,
+    pub id: SegmentId,
+    /// Without host bits; `None` where it has none but link-local ones.
+    pub prefix: Option<Prefix>,
     /// Ids of those who are on it.
     pub routers: Vec<Ipv4Addr>,
 }

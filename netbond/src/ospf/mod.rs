@@ -44,26 +44,29 @@ impl Daemon {
         let paths = || config.bonds.iter().flat_map(|bond| &bond.paths);
         let over_ipv6 = paths().any(|path| path.remote.is_ipv6());
         let over_ipv4 = paths().any(|path| path.remote.is_ipv4()) || !over_ipv6;
-        let mut daemons = Self::of_ospfv2(config);
-        if !over_ipv4 {
-            daemons.retain(|daemon| !matches!(daemon, Self::Frr { .. }));
-        }
-        if over_ipv6 {
-            daemons.extend(config.frr.iter().map(|frr| Self::Frr6 {
-                vtysh: frr.vtysh.clone(),
-            }));
-        }
+        let mut daemons = Self::all(config);
+        daemons.retain(|daemon| match daemon {
+            Self::Bird { .. } => true,
+            Self::Frr { .. } => over_ipv4,
+            Self::Frr6 { .. } => over_ipv6,
+        });
         daemons
     }
 
-    /// Those that a configuration names and that speak OSPFv2.
+    /// Those that a configuration names.
     #[must_use]
-    pub fn of_ospfv2(config: &Config) -> Vec<Self> {
+    pub fn all(config: &Config) -> Vec<Self> {
         let bird = config.bird.iter().map(|bird| Self::Bird {
             socket: bird.socket.clone(),
         });
-        let frr = config.frr.iter().map(|frr| Self::Frr {
-            vtysh: frr.vtysh.clone(),
+        let frr = config.frr.iter().flat_map(|frr| {
+            let vtysh = frr.vtysh.clone();
+            [
+                Self::Frr { vtysh },
+                Self::Frr6 {
+                    vtysh: frr.vtysh.clone(),
+                },
+            ]
         });
         bird.chain(frr).collect()
     }
@@ -84,16 +87,16 @@ impl Daemon {
         in_time(answer).await
     }
 
-    /// The link-state databases of its OSPFv2 instances.
+    /// Its OSPF instances with their link-state databases.
     ///
     /// # Errors
     /// No connection, a time-out, an error of the daemon, or a reply that cannot be read.
-    pub async fn databases(&self) -> anyhow::Result<Vec<lsdb::Database>> {
+    pub async fn instances(&self) -> anyhow::Result<Vec<lsdb::Instance>> {
         in_time(async {
             match self {
-                Self::Bird { socket } => bird::databases(socket).await,
-                Self::Frr { vtysh } => Ok(frr::database(vtysh).await?.into_iter().collect()),
-                Self::Frr6 { .. } => Ok(Vec::new()),
+                Self::Bird { socket } => bird::instances(socket).await,
+                Self::Frr { vtysh } => Ok(frr::instance(vtysh).await?.into_iter().collect()),
+                Self::Frr6 { vtysh } => Ok(frr::six::instance(vtysh).await?.into_iter().collect()),
             }
         })
         .await

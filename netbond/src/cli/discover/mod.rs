@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::future::join_all;
 use serde::Serialize;
 
@@ -14,8 +14,8 @@ use super::ConfigFile;
 use super::output::Output;
 use crate::config::{Config, Prefix};
 use crate::discover::{
-    Found, Host, KernelRoutes, OwnBond, Proposal, Request, RouterSummary, View, host, of_peer,
-    of_this_end, trace,
+    Family, Found, Host, KernelRoutes, OwnBond, Proposal, Request, RouterSummary, View, host,
+    of_peer, of_this_end, trace,
 };
 use crate::ospf::Daemon;
 use crate::pins::Pins;
@@ -26,7 +26,13 @@ pub(super) struct Args {
     /// The peer's OSPF router id, or an address of its; where it is left out, the routers that could be peers
     /// are listed
     #[arg(value_name = "PEER")]
-    to: Option<Ipv4Addr>,
+    to: Option<IpAddr>,
+    /// Only what goes over IPv4 [default: of the areas in which the peer is, that with the most paths]
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only what goes over IPv6
+    #[arg(short = '6', long)]
+    ipv6: bool,
     /// Write the other end's file, as far as it can be told from here
     #[arg(long, requires = "to")]
     peer: bool,
@@ -51,6 +57,16 @@ pub(super) struct Args {
     /// How to ask BIRD or FRR; where the usual file does not exist, or says nothing of them, both are tried
     #[command(flatten)]
     config: ConfigFile,
+}
+
+impl Args {
+    fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (false, false) => None,
+            (true, _) => Some(Family::Ipv4),
+            (false, true) => Some(Family::Ipv6),
+        }
+    }
 }
 
 /// A configuration that asks both daemons where they usually are.
@@ -84,12 +100,13 @@ struct Listings {
 struct Listing {
     daemon: String,
     area: Ipv4Addr,
+    family: Family,
     routers: Vec<RouterSummary>,
 }
 
 pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
     let config = config(&args.config.path)?;
-    let (daemons, protocols) = (Daemon::of_ospfv2(&config), &config.route_protocols);
+    let (daemons, protocols) = (Daemon::all(&config), &config.route_protocols);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -98,18 +115,22 @@ pub(super) fn run(args: &Args, pins: &Pins) -> Result<()> {
         bonds: bonds(&config, pins),
         ..host::read()?
     };
-    let views = runtime.block_on(views(&daemons, &host))?;
+    let mut views = runtime.block_on(views(&daemons, &host))?;
+    if let Some(family) = args.family() {
+        views.retain(|view| view.family == family);
+        ensure!(
+            !views.is_empty(),
+            "nobody tells of an OSPF area over {family}"
+        );
+    }
     let Some(to) = args.to else {
         return list(&views, args.json);
     };
-    let own: Vec<Ipv4Addr> = host
+    let own: Vec<IpAddr> = host
         .addresses
         .iter()
         .filter(|(device, _)| host.bonds.iter().all(|bond| bond.name != *device))
-        .filter_map(|(_, own)| match own.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
+        .map(|(_, own)| own.address)
         .collect();
     let mut best: Option<(View, usize, KernelRoutes, Proposal)> = None;
     for view in views {
@@ -192,22 +213,17 @@ fn bonds(config: &Config, pins: &Pins) -> Vec<OwnBond> {
     bonds
 }
 
-/// The areas that the daemons know; those that do not answer are told where none does.
+/// The areas that the daemons know, over IPv4 first; those that do not answer are told where none does.
 async fn views(daemons: &[Daemon], host: &Host) -> Result<Vec<View>> {
     let mut views = Vec::new();
     let mut silent = Vec::new();
-    let ask = async |daemon: &Daemon| Ok((daemon.databases().await?, daemon.interfaces().await?));
-    let answers: Vec<Result<_>> = join_all(daemons.iter().map(ask)).await;
+    let answers = join_all(daemons.iter().map(Daemon::instances)).await;
     for (daemon, answer) in daemons.iter().zip(answers) {
         match answer {
-            Ok((databases, interfaces)) => {
-                let host = Host {
-                    interfaces,
-                    ..host.clone()
-                };
-                let known = View::all(daemon, databases, &host);
+            Ok(instances) => {
+                let known = View::all(daemon, instances, host);
                 if known.is_empty() {
-                    silent.push(format!("{daemon} has no OSPFv2 area"));
+                    silent.push(format!("{daemon} has no OSPF area"));
                 }
                 views.extend(known);
             }
@@ -217,10 +233,12 @@ async fn views(daemons: &[Daemon], host: &Host) -> Result<Vec<View>> {
     if views.is_empty() {
         bail!("nobody tells of OSPF:\n{}", silent.join("\n"));
     }
+    // Of sets as large the first is proposed.
+    views.sort_by_key(|view| view.family);
     Ok(views)
 }
 
-fn peer_in(view: &View, to: Ipv4Addr) -> Result<Option<usize>> {
+fn peer_in(view: &View, to: IpAddr) -> Result<Option<usize>> {
     match view.find(to) {
         Some(Found::Router(peer)) => Ok(Some(peer)),
         Some(Found::Own) => Err(anyhow!("{to} is this router itself: name the other end")),
@@ -236,6 +254,7 @@ fn list(views: &[View], json: bool) -> Result<()> {
     let listings = views.iter().map(|view| Listing {
         daemon: view.daemon.to_string(),
         area: view.area,
+        family: view.family,
         routers: view.routers(),
     });
     let listings = Listings {

@@ -21,8 +21,8 @@ pub(super) fn routers(listing: &Listing) -> String {
         ]);
     }
     format!(
-        "area {}, {}; PATHS are link-disjoint ones:\n{table}",
-        listing.area, listing.daemon
+        "area {} over {}, {}; PATHS are link-disjoint ones:\n{table}",
+        listing.area, listing.family, listing.daemon
     )
 }
 
@@ -32,6 +32,7 @@ pub(super) fn explanation(proposal: &Proposal, daemon: &Daemon) -> String {
         own,
         peer,
         area,
+        family,
         possible,
         paths,
         missing,
@@ -43,8 +44,9 @@ pub(super) fn explanation(proposal: &Proposal, daemon: &Daemon) -> String {
         ..
     } = proposal;
     let s = if *possible == 1 { "" } else { "s" };
-    let mut text =
-        format!("{own} to {peer}, area {area}, {daemon}: {possible} link-disjoint path{s}");
+    let mut text = format!(
+        "{own} to {peer}, area {area} over {family}, {daemon}: {possible} link-disjoint path{s}"
+    );
     if paths.len() < *possible {
         // Writing to a string cannot fail.
         let _ = write!(text, ", {} with addresses", paths.len());
@@ -194,7 +196,7 @@ fn joined<T: ToString>(items: &[T], separator: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discover::{MissingPath, RouterSummary, SharedRouter};
+    use crate::discover::{Family, MissingPath, RouterSummary, SharedRouter};
 
     fn hop(last: u8, prefix: &str) -> HopName {
         HopName {
@@ -226,6 +228,7 @@ mod tests {
             own: [10, 65, 1, 98].into(),
             peer: [10, 65, 1, 99].into(),
             area: Ipv4Addr::UNSPECIFIED,
+            family: Family::Ipv4,
             own_prefix: None,
             peer_prefix: None,
             possible: paths.len(),
@@ -258,7 +261,7 @@ mod tests {
         assert_eq!(
             shown(&found),
             "\
-10.65.1.98 to 10.65.1.99, area 0.0.0.0, FRR by 'vtysh': 2 link-disjoint paths
+10.65.1.98 to 10.65.1.99, area 0.0.0.0 over IPv4, FRR by 'vtysh': 2 link-disjoint paths
 
 PATH   DEVICE  LOCAL      REMOTE     COST  BACK  THROUGH
 via-1  wg1     10.65.0.1  10.65.9.1    20    25  10.65.1.1
@@ -319,6 +322,7 @@ One more would take one of the links 10.65.1.98 - 10.65.1.1 (10.65.0.0/30), 10.6
         let listing = Listing {
             daemon: "BIRD".to_owned(),
             area: Ipv4Addr::UNSPECIFIED,
+            family: Family::Ipv4,
             routers: vec![RouterSummary {
                 id: [10, 65, 1, 1].into(),
                 cost: 20,
@@ -328,7 +332,7 @@ One more would take one of the links 10.65.1.98 - 10.65.1.1 (10.65.0.0/30), 10.6
         };
         assert_eq!(
             routers(&listing),
-            "area 0.0.0.0, BIRD; PATHS are link-disjoint ones:\n\
+            "area 0.0.0.0 over IPv4, BIRD; PATHS are link-disjoint ones:\n\
              ROUTER     PATHS  COST  ADDRESSES\n\
              10.65.1.1      2    20          -\n"
         );
@@ -393,6 +397,7 @@ One more would take one of the links 10.65.1.98 - 10.65.1.1 (10.65.0.0/30), 10.6
                 areas: vec![Listing {
                     daemon: "bird".to_owned(),
                     area: Ipv4Addr::UNSPECIFIED,
+                    family: Family::Ipv4,
                     routers: vec![RouterSummary {
                         id: [10, 65, 1, 1].into(),
                         cost: 10,

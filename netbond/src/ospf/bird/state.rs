@@ -1,11 +1,13 @@
 //! BIRD's `show ospf state` (proto/ospf/ospf.c, ospf_sh_state): the reachable part of the database. It tells no
-//! router's address on a link, only the link's prefix.
+//! router's address on a link, only the link's prefix. What OSPFv3 has in LSAs of their own is put together there.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{lines, malformed};
 use crate::config::Prefix;
-use crate::ospf::lsdb::{Area, Database, NetworkLsa, PointToPoint, RouterLsa, Stub, Transit};
+use crate::ospf::lsdb::{
+    Area, Database, NetworkLsa, PointToPoint, RouterLsa, SegmentId, Stub, Transit,
+};
 
 /// The lines of `show ospf state`.
 const STATE: u16 = 1016;
@@ -17,7 +19,7 @@ enum Subject {
     Segment,
 }
 
-/// Reads a reply; `None` where it is not of OSPFv2, or of an instance without areas.
+/// Reads a reply; `None` of an instance without areas.
 ///
 /// # Errors
 /// A code other than that of the state's lines, or a line of them that cannot be read.
@@ -25,7 +27,6 @@ pub fn parse(reply: &str) -> anyhow::Result<Option<Database>> {
     let mut own = None;
     let mut areas: Vec<Area> = Vec::new();
     let mut subject = Subject::Nothing;
-    let mut has_ipv6 = false;
     for line in lines(reply)? {
         if line.code != STATE {
             continue;
@@ -68,19 +69,16 @@ pub fn parse(reply: &str) -> anyhow::Result<Option<Database>> {
                 subject = Subject::Router;
             }
             (1, "network", _) => {
-                subject = Subject::Nothing;
-                match prefix(value) {
-                    Some(prefix) if prefix.address.is_ipv4() => {
-                        area.segments.push(NetworkLsa {
-                            prefix,
-                            routers: Vec::new(),
-                        });
-                        subject = Subject::Segment;
-                    }
-                    Some(_) => has_ipv6 = true,
-                    // `[id-number]`, of OSPFv3.
-                    None => {}
-                }
+                let id = segment_id(value).ok_or_else(fail)?;
+                area.segments.push(NetworkLsa {
+                    id,
+                    prefix: match id {
+                        SegmentId::Prefix(prefix) => Some(prefix),
+                        SegmentId::Designated { .. } => None,
+                    },
+                    routers: Vec::new(),
+                });
+                subject = Subject::Segment;
             }
             (1, _, _) => subject = Subject::Nothing,
             (2, "distance", Subject::Router) if value == Some("0") => {
@@ -90,6 +88,12 @@ pub fn parse(reply: &str) -> anyhow::Result<Option<Database>> {
                 let id = id()?;
                 let segment = area.segments.last_mut().ok_or_else(fail)?;
                 segment.routers.push(id);
+            }
+            (2, "address", Subject::Segment) => {
+                let prefix = prefix(value).ok_or_else(fail)?;
+                let segment = area.segments.last_mut().ok_or_else(fail)?;
+                // Of several the first will do.
+                segment.prefix = segment.prefix.or_else(|| global(prefix));
             }
             (2, "router" | "network" | "stubnet", Subject::Router) => {
                 let router = area.routers.last_mut().ok_or_else(fail)?;
@@ -102,32 +106,51 @@ pub fn parse(reply: &str) -> anyhow::Result<Option<Database>> {
                     });
                     continue;
                 }
-                match prefix(value) {
-                    Some(prefix) if prefix.address.is_ipv6() => has_ipv6 = true,
-                    Some(prefix) if word == "network" => router.transit.push(Transit {
-                        prefix,
-                        address: None,
-                        cost,
-                    }),
-                    Some(prefix) => router.stubs.push(Stub { prefix, cost }),
-                    // `[id]`: a segment whose own LSA is missing.
-                    None if word == "network" => {}
-                    None => return Err(fail()),
+                if word == "network" {
+                    // Not `[id]`: a segment whose own LSA is missing.
+                    router
+                        .transit
+                        .extend(segment_id(value).map(|segment| Transit {
+                            segment,
+                            address: None,
+                            cost,
+                        }));
+                    continue;
                 }
+                let prefix = prefix(value).ok_or_else(fail)?;
+                router
+                    .stubs
+                    .extend(global(prefix).map(|prefix| Stub { prefix, cost }));
             }
             // Virtual links, what comes from other areas and from outside.
             _ => {}
         }
     }
-    Ok(own.filter(|_| !has_ipv6).map(|own| Database { own, areas }))
+    Ok(own.map(|own| Database { own, areas }))
 }
 
 fn prefix(text: Option<&str>) -> Option<Prefix> {
-    let prefix: Prefix = text?.parse().ok()?;
-    // Of OSPFv3's link-local ones nothing can be made.
-    Some(prefix.network()).filter(|prefix| match prefix.address {
+    text?.parse().ok().map(Prefix::network)
+}
+
+/// Of link-local prefixes nothing can be made: on another link they are others.
+fn global(prefix: Prefix) -> Option<Prefix> {
+    Some(prefix).filter(|prefix| match prefix.address {
         IpAddr::V4(_) => true,
         IpAddr::V6(address) => !address.is_unicast_link_local(),
+    })
+}
+
+/// `10.65.9.0/24`, or in OSPFv3 `[10.65.2.1-4]`.
+fn segment_id(text: Option<&str>) -> Option<SegmentId> {
+    if let Some(prefix) = prefix(text) {
+        return Some(SegmentId::Prefix(prefix));
+    }
+    let designated = text?.strip_prefix('[')?.strip_suffix(']')?;
+    let (router, interface) = designated.split_once('-')?;
+    Some(SegmentId::Designated {
+        router: router.parse().ok()?,
+        interface: interface.parse().ok()?,
     })
 }
 
@@ -183,7 +206,7 @@ mod tests {
         assert_eq!(
             v.transit,
             [Transit {
-                prefix,
+                segment: SegmentId::Prefix(prefix),
                 address: None,
                 cost: 100
             }]
@@ -192,21 +215,50 @@ mod tests {
         assert_eq!(
             area.segments,
             [NetworkLsa {
-                prefix,
+                id: SegmentId::Prefix(prefix),
+                prefix: Some(prefix),
                 routers: routers.into()
             }]
         );
     }
 
     #[test]
-    fn what_is_no_ospf_v2_has_no_database() {
-        for reply in [
-            "0000 \n",
-            "1016-\n area 0.0.0.0\n0000 \n",
-            "1016-\n area 0.0.0.0\n \trouter 1.1.1.1\n \t\tdistance 0\n \tnetwork fd00::/64\n0000 \n",
-            "1016-\n area 0.0.0.0\n \trouter 1.1.1.1\n \t\tdistance 0\n \
-             \t\tstubnet fd00::/64 metric 1\n0000 \n",
-        ] {
+    fn of_ospf_v3_as_well() {
+        let state = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/ospf/bird-six-state.txt"
+        ));
+        let database = parse(state).unwrap().unwrap();
+        assert_eq!(database.own, Ipv4Addr::new(10, 65, 2, 2));
+        let area = &database.areas[0];
+        assert!(area.is_ipv6() && area.routers.len() == 5);
+        let id = SegmentId::Designated {
+            router: [10, 65, 2, 1].into(),
+            interface: 4,
+        };
+        let [segment] = &area.segments[..] else {
+            panic!("one segment")
+        };
+        assert_eq!((segment.id, segment.routers.len()), (id, 3));
+        assert_eq!(segment.prefix, "fd65:0:0:9::/64".parse().ok());
+        let v = &area.routers[1];
+        assert_eq!((v.transit[0].segment, v.transit[0].cost), (id, 100));
+        assert_eq!(v.point_to_point.len(), 3);
+        assert_eq!(
+            v.stubs.last().unwrap().prefix,
+            "fd65:ffff::12/128".parse().unwrap()
+        );
+        // Link-local prefixes are passed over.
+        let state = state.replace("fd65:0:0:9::/64", "fe80::/64");
+        let state = state.replace("fd65:0:0:4::/64", "fe80::/64");
+        let area = parse(&state).unwrap().unwrap().areas.remove(0);
+        assert_eq!(area.segments[0].prefix, None);
+        assert_eq!(area.routers[1].stubs.len(), v.stubs.len() - 1);
+    }
+
+    #[test]
+    fn without_ospf_there_is_no_database() {
+        for reply in ["0000 \n", "1016-\n area 0.0.0.0\n0000 \n"] {
             assert_eq!(parse(reply).unwrap(), None, "{reply}");
         }
         for reply in [
@@ -214,6 +266,8 @@ mod tests {
             "1016-\n area 0.0.0.0\n \trouter\n0000 \n",
             "1016-\n area 0.0.0.0\n \trouter 1.1.1.1\n \t\trouter 1.1.1.2 metric x\n0000 \n",
             "1016-\n area 0.0.0.0\n \trouter 1.1.1.1\n \t\tstubnet x metric 1\n0000 \n",
+            "1016-\n area 0.0.0.0\n \tnetwork [1.1.1.1]\n0000 \n",
+            "1016-\n area 0.0.0.0\n \tnetwork [1.1.1.1-2]\n \t\taddress x\n0000 \n",
         ] {
             assert!(
                 parse(reply)

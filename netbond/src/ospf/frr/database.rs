@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::config::Prefix;
-use crate::ospf::lsdb::{Area, Database, NetworkLsa, PointToPoint, RouterLsa, Stub, Transit};
+use crate::ospf::lsdb::{
+    Area, Database, NetworkLsa, PointToPoint, RouterLsa, SegmentId, Stub, Transit,
+};
 
 pub(super) const COMMANDS: [&str; 2] = [
     "show ip ospf database router json",
@@ -15,7 +17,7 @@ pub(super) const COMMANDS: [&str; 2] = [
 ];
 
 /// LSAs of this age are being withdrawn (RFC 2328, B), s.
-const MAX_AGE: u32 = 3600;
+pub(super) const MAX_AGE: u32 = 3600;
 
 /// `show ip ospf database router json`; empty where OSPF is not configured.
 #[derive(Deserialize)]
@@ -119,7 +121,8 @@ fn area(id: Ipv4Addr, routers: Vec<Router>, networks: Vec<Network>) -> Area {
                 length: network.network_mask,
             };
             let segment = NetworkLsa {
-                prefix: prefix.network(),
+                id: SegmentId::Prefix(prefix.network()),
+                prefix: Some(prefix.network()),
                 routers: network.attached_routers.into_keys().collect(),
             };
             (network.link_state_id, segment)
@@ -157,7 +160,7 @@ fn router_lsa(router: Router, segments: &BTreeMap<Ipv4Addr, NetworkLsa>) -> Rout
                 .designated_router_address
                 .and_then(|address| segments.get(&address));
             lsa.transit.extend(segment.map(|segment| Transit {
-                prefix: segment.prefix,
+                segment: segment.id,
                 address,
                 cost,
             }));
@@ -220,7 +223,7 @@ mod tests {
         assert_eq!(
             v.transit,
             [Transit {
-                prefix,
+                segment: SegmentId::Prefix(prefix),
                 address: Some(Ipv4Addr::new(10, 65, 9, 2)),
                 cost: 100
             }]
@@ -233,7 +236,7 @@ mod tests {
         let [segment] = &area.segments[..] else {
             panic!("one segment")
         };
-        assert_eq!((segment.prefix, segment.routers.len()), (prefix, 3));
+        assert_eq!((segment.prefix, segment.routers.len()), (Some(prefix), 3));
     }
 
     #[test]

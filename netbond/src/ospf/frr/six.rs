@@ -1,5 +1,7 @@
 //! FRR's OSPFv3 (ospf6d/ospf6_neighbor.c, ospf6d/ospf6_interface.c; FRR 8.4 and later).
 
+pub mod database;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,6 +9,7 @@ use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 
 use crate::control::event::{OspfInterface, OspfNeighbour};
+use crate::ospf::lsdb::Instance;
 use crate::ospf::{entry, state};
 
 /// Without `detail` neighbours have no address.
@@ -21,6 +24,22 @@ const NEIGHBOURS_AND_INTERFACES: [&str; 2] = [
 /// The command fails, or its output cannot be read.
 pub(in crate::ospf) async fn interfaces(vtysh: &[String]) -> anyhow::Result<Vec<OspfInterface>> {
     parse(&super::run(vtysh, &NEIGHBOURS_AND_INTERFACES).await?)
+}
+
+/// OSPFv3 of the default VRF, with its link-state database; `None` where it is not configured.
+///
+/// # Errors
+/// The command fails, or its output cannot be read.
+pub(in crate::ospf) async fn instance(vtysh: &[String]) -> anyhow::Result<Option<Instance>> {
+    let output = super::run(vtysh, &database::COMMANDS).await?;
+    let Some(database) = database::parse(&output)? else {
+        return Ok(None);
+    };
+    let interfaces = interfaces(vtysh).await?;
+    Ok(Some(Instance {
+        database,
+        interfaces,
+    }))
 }
 
 #[derive(Deserialize)]
