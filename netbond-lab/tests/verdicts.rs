@@ -208,6 +208,18 @@ fn bfd_with_a_peer_that_is_no_netbond() {
     })
     .unwrap();
     assert_eq!(path(a, "via-m1")["watch"], "bfd");
+    // Other programs are loaded, which takes longer than the peer waits for a packet.
+    let config = a.default_config().unwrap();
+    for mode in ["flow", "round-robin", "active-backup"] {
+        let text = config.replace("mode = \"round-robin\"", &format!("mode = \"{mode}\""));
+        a.write_config(&text).unwrap();
+        a.run(&["netbond", "reload"]).unwrap();
+    }
+    for path in ["via-m1", "via-m2"] {
+        let mut events = events(a, path).into_iter();
+        let down = events.find(|event| event.text.starts_with("bfd: session down"));
+        assert!(down.is_none(), "{path}: {down:?}");
+    }
     lab.blackhole("M1", "B").unwrap();
     let dead = wait_reason(a, "via-m1", "bfd session down");
     assert_eq!(dead["in_use"], false, "{dead}");

@@ -24,6 +24,7 @@ pub mod migrate;
 pub mod netlink;
 pub mod ospf;
 pub mod pins;
+mod priority;
 mod random;
 pub mod running;
 pub mod status;

@@ -127,7 +127,8 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Starts the sessions, in the network namespace of the runtime's threads.
+    /// Starts the sessions on the runtime at hand ([`super::Thread::enter`]), in the network namespace of its
+    /// threads.
     ///
     /// An address, device or port that cannot be had yet is tried again until it can. A receiver
     /// that is slow gets only the newest report of each session, and delays none.

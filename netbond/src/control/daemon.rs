@@ -376,6 +376,8 @@ struct Bfd {
     /// One speaker for the sessions of each local address, as they share its port. Held: they end when
     /// it is dropped.
     speakers: BTreeMap<IpAddr, (Vec<bfd::SessionConfig>, bfd::Speaker)>,
+    /// What they run on, since the first began.
+    thread: Option<bfd::Thread>,
     sender: mpsc::Sender<bfd::Report>,
     reports: mpsc::Receiver<bfd::Report>,
 }
@@ -385,6 +387,7 @@ impl Bfd {
         let (sender, reports) = mpsc::channel(QUEUE);
         Self {
             speakers: BTreeMap::new(),
+            thread: None,
             sender,
             reports,
         }
@@ -405,6 +408,11 @@ impl Bfd {
             if self.speakers.contains_key(&local) {
                 continue;
             }
+            let thread = match self.thread.take() {
+                Some(thread) => thread,
+                None => bfd::Thread::start().context("cannot start a thread for BFD")?,
+            };
+            let _on_it = self.thread.insert(thread).enter();
             begun.extend(sessions.iter().map(|session| session.id));
             let speaker = bfd::Speaker::spawn(sessions.clone(), self.sender.clone())?;
             self.speakers.insert(local, (sessions, speaker));

@@ -31,7 +31,6 @@ use nix::{
         AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket,
     },
 };
-use tracing::warn;
 
 use super::{
     agreement,
@@ -47,6 +46,7 @@ use crate::{
     clock::monotonic,
     config::{self, HoldDown, Policies, Probing},
     pins::Pins,
+    priority,
     tables::{Raw, Tables, value},
 };
 
@@ -76,8 +76,6 @@ const MAX_MTU: u32 = 9216;
 /// One in so many of the packets sent is lost, if not all, where they are too long: few are sent then, as TCP
 /// waits longer and longer.
 const DATA_LOST_OF: u64 = 2;
-/// The scheduler's favour.
-const NICE: i32 = -15;
 
 /// A path to be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,7 +192,7 @@ impl Prober {
         let thread = thread::Builder::new()
             .name("prober".to_owned())
             .spawn(move || {
-                favour();
+                priority::favour("probes");
                 worker.run(&orders);
             })?;
         Ok(Self {
@@ -243,15 +241,6 @@ impl Drop for Prober {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Puts the calling thread ahead of others; without the right to it all goes on as well.
-fn favour() {
-    // SAFETY: a plain system call on this thread.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    if result != 0 {
-        warn!("probes may be late on a busy machine: no right to priority (CAP_SYS_NICE)");
     }
 }
 
