@@ -1,7 +1,6 @@
 //! BIRD in every router: OSPF version 2 over the WireGuard links, and version 3 over those with IPv6.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
@@ -9,10 +8,7 @@ use nix::sys::signal::Signal;
 use crate::process::Process;
 use crate::router::Router;
 use crate::topology::{LocalEnd, RouterSpec, Topology};
-use crate::wait::wait_for;
-
-/// How long BIRD may take to answer after its start.
-const START: Duration = Duration::from_secs(10);
+use crate::wait::{PATIENCE, wait_for};
 
 /// How many equal routes are used side by side.
 const ECMP_LIMIT: u8 = 8;
@@ -27,7 +23,7 @@ impl Router {
         self.bird_spawn()?;
         wait_for(
             &format!("answer from BIRD in router {}", self.name()),
-            START,
+            PATIENCE,
             || {
                 if !self
                     .processes()

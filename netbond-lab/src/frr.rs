@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::chown;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::User;
@@ -12,15 +11,12 @@ use nix::unistd::User;
 use crate::process::Process;
 use crate::router::Router;
 use crate::topology::Topology;
-use crate::wait::wait_for;
+use crate::wait::{PATIENCE, wait_for};
 
 /// Where FRR keeps its sockets, inside the router.
 const PLACE: &str = "/run/frr";
 /// The user as whom Debian's FRR runs.
 const USER: &str = "frr";
-/// How long the daemons may take to answer after their start.
-const START: Duration = Duration::from_secs(10);
-
 impl Router {
     /// Starts zebra and the OSPF daemons, and waits until they know their interfaces.
     pub fn frr_start(&self) -> Result<()> {
@@ -51,14 +47,14 @@ impl Router {
             )?;
             self.processes().frr.push(process);
             // ospfd that finds no zebra tries again after ten seconds.
-            wait_for(&format!("answer from {daemon}"), START, || {
+            wait_for(&format!("answer from {daemon}"), PATIENCE, || {
                 self.run(&["vtysh", "-d", daemon, "-c", "show version"])
                     .map(Some)
             })?;
         }
         wait_for(
             &format!("answer from FRR in router {}", self.name()),
-            START,
+            PATIENCE,
             || {
                 let answer = self.run(&["vtysh", "-c", "show ip ospf interface json"])?;
                 ensure!(answer.contains("ospfEnabled"), "it says: {answer}");

@@ -9,9 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::router::Router;
 use crate::traffic::{Running, wait_iperf3};
-
-/// Longest time until the first bytes arrive, or a program ends that was killed.
-const GRACE: Duration = Duration::from_secs(10);
+use crate::wait::PATIENCE;
 
 /// Longer than anybody measures, in seconds.
 const ENDLESS: &str = "3600";
@@ -86,7 +84,7 @@ impl Stream {
             client.args(["--bitrate", &format!("{rate}M")]);
         }
         let client = Running::start(&mut client)?;
-        let first = intervals.recv_timeout(GRACE);
+        let first = intervals.recv_timeout(PATIENCE);
         first.with_context(|| format!("no TCP stream from {} to {address}", from.name()))?;
         Ok(Self {
             server,
@@ -99,8 +97,8 @@ impl Stream {
     pub(crate) fn stop(self) -> Result<Log> {
         self.client.signal(Signal::SIGKILL)?;
         self.server.signal(Signal::SIGKILL)?;
-        self.client.finish(GRACE)?;
-        self.server.finish(GRACE)?;
+        self.client.finish(PATIENCE)?;
+        self.server.finish(PATIENCE)?;
         Ok(Log(self.intervals.try_iter().collect()))
     }
 }

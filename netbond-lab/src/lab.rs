@@ -17,12 +17,9 @@ use crate::router::Router;
 use crate::state::{self, Claim, Record};
 use crate::topology::{LinkKind, LinkSpec, RouterSpec, Topology, link_prefix, underlay_device};
 use crate::underlay::Underlay;
-use crate::wait::wait_for;
+use crate::wait::{PATIENCE, wait_for};
 use crate::wireguard::{self, WireGuard};
 use crate::{anchor, binary, namespace};
-
-/// How long the kernel may take to remove what belonged to a router that is off.
-const REMOVAL: Duration = Duration::from_secs(10);
 
 /// What is left to choose when a lab is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,7 +250,7 @@ impl Lab {
             for router in self.bonded() {
                 router.start_netbond()?;
             }
-            self.wait_netbond(Duration::from_secs(30))?;
+            self.wait_netbond(PATIENCE)?;
         }
         Ok(())
     }
@@ -261,7 +258,7 @@ impl Lab {
     /// How long OSPF may take from its start: hellos both ways, database exchange and a lost packet
     /// or two.
     fn convergence_time(&self) -> Duration {
-        Duration::from_secs(30 + 2 * u64::from(self.topology.ospf.dead))
+        PATIENCE + 2 * Duration::from_secs(self.topology.ospf.dead.into())
     }
 
     /// Creates the namespaces and starts the process that holds each.
@@ -334,7 +331,7 @@ impl Lab {
             let peer = self.router(&end.peer);
             let mut far = topology.ends_of(&end.peer).filter(|far| far.peer == name);
             let device = far.next().context("a link has one end")?.underlay_device;
-            wait_for(&format!("end of {device}"), REMOVAL, || {
+            wait_for(&format!("end of {device}"), PATIENCE, || {
                 let path = format!("/sys/class/net/{device}");
                 Ok((!peer.host_path(&path).exists()).then_some(()))
             })?;

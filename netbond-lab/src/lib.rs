@@ -58,5 +58,5 @@ pub use namespace::netns_name;
 pub use nix::sys::signal::Signal;
 pub use router::Router;
 pub use topology::{Ospf, Topology};
-pub use wait::{catch_interrupts, check_interrupt, wait_for};
+pub use wait::{PATIENCE, catch_interrupts, check_interrupt, wait_for};
 pub use wireguard::WireGuard;

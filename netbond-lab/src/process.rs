@@ -3,17 +3,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::namespace;
-use crate::wait::wait_for_end;
-
-/// How long a program may take to end after a signal that should end it.
-const END: Duration = Duration::from_secs(10);
+use crate::wait::{PATIENCE, wait_for_end};
 
 /// A program that was started in a router, by this process or an earlier one.
 #[derive(Debug)]
@@ -83,7 +79,7 @@ impl Process {
             kill(self.pid, signal).with_context(|| format!("cannot send {signal}"))?;
             wait_for_end(
                 &format!("end of process {} on {signal}", self.pid),
-                END,
+                PATIENCE,
                 || Ok((!self.is_running()).then_some(())),
             )?;
         }

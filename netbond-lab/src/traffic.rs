@@ -15,10 +15,7 @@ use crate::binary;
 use crate::namespace::iproute2;
 use crate::router::Router;
 use crate::stream::PORT;
-use crate::wait::wait_for;
-
-/// Longest time a program may take beyond what it was asked to.
-const GRACE: Duration = Duration::from_secs(10);
+use crate::wait::{PATIENCE, wait_for};
 
 /// Replies that take longer count as lost.
 const LATE: Duration = Duration::from_millis(500);
@@ -54,7 +51,7 @@ impl Ping {
     pub fn stop(self) -> Result<PingLog> {
         let end = SystemTime::now() - LATE;
         self.running.signal(Signal::SIGKILL)?;
-        PingLog::read(&self.running.finish(GRACE)?.1, end)
+        PingLog::read(&self.running.finish(PATIENCE)?.1, end)
     }
 }
 
@@ -71,10 +68,14 @@ impl Numbered {
         let mut reflector = to.command(binary::lab()?);
         reflector.args(["reflect", address]);
         let reflector = Running::start(&mut reflector)?;
-        wait_for(&format!("reflector in router {}", to.name()), GRACE, || {
-            let sockets = to.run(&["ss", "-Hlun", &format!("sport = :{PORT}")])?;
-            Ok(sockets.contains(address).then_some(()))
-        })?;
+        wait_for(
+            &format!("reflector in router {}", to.name()),
+            PATIENCE,
+            || {
+                let sockets = to.run(&["ss", "-Hlun", &format!("sport = :{PORT}")])?;
+                Ok(sockets.contains(address).then_some(()))
+            },
+        )?;
         let mut sender = from.command(binary::lab()?);
         let interval = interval.as_micros().to_string();
         sender.args(["stream", "--udp", address, &interval]);
@@ -87,13 +88,13 @@ impl Numbered {
     /// Waits until whatever was sent before `end` is back or late, stops, and returns what happened to
     /// every packet until `end`.
     pub fn stop_after(self, end: SystemTime) -> Result<PingLog> {
-        wait_for("late packets", GRACE, || {
+        wait_for("late packets", PATIENCE, || {
             Ok((SystemTime::now() >= end + LATE).then_some(()))
         })?;
         let mut text = String::new();
         for program in [self.sender, self.reflector] {
             program.signal(Signal::SIGKILL)?;
-            text += &program.finish(GRACE)?.1;
+            text += &program.finish(PATIENCE)?.1;
         }
         PingLog::read(&text, end)
     }
@@ -288,7 +289,7 @@ pub fn ping(router: &Router, address: &str, count: u32, interval: Duration) -> R
     command.args(["-n", "-q", "-c", &count.to_string()]);
     command.args(["-i", &format!("{:.3}", interval.as_secs_f64()), address]);
     let text = Running::start(&mut command)?
-        .finish(interval * count + GRACE)?
+        .finish(interval * count + PATIENCE)?
         .1;
     let (sent, received) = text
         .lines()
@@ -371,7 +372,7 @@ fn iperf3(
     client.args(["--client", address, "--json", "--connect-timeout", "5000"]);
     client.args(["--parallel", &streams.to_string()]);
     client.args(amount);
-    let (success, text) = Running::start(&mut client)?.finish(deadline + GRACE)?;
+    let (success, text) = Running::start(&mut client)?.finish(deadline + PATIENCE)?;
     ensure!(
         success,
         "iperf3 from {} to {address} in {} failed: {}",
@@ -391,7 +392,7 @@ fn iperf3(
 
 /// Waits until an iperf3 server in a network namespace can be connected to.
 pub(crate) fn wait_iperf3(netns: &str, address: &str) -> Result<()> {
-    wait_for(&format!("iperf3 server in {netns}"), GRACE, || {
+    wait_for(&format!("iperf3 server in {netns}"), PATIENCE, || {
         let sockets = iproute2("ss", &["-N", netns, "-Hltn", "sport = :5201"])?;
         Ok(sockets.contains(address).then_some(()))
     })

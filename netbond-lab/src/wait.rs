@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+/// How long to wait for what takes next to no time on an idle machine, and a second or two where OSPF has to agree: on
+/// a busy one the kernel alone may take ten times as long, and what never comes fails all the same.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long to wait between two looks at a condition, at least.
 const POLL: Duration = Duration::from_millis(50);
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netbond_lab::{Lab, Life, Options, Topology, WireGuard, traffic, wait_for};
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = netbond_lab::PATIENCE;
 
 /// What the kernel puts into every network namespace once its tunnels and bonding are in use anywhere.
 const OF_THE_KERNEL: [&str; 4] = ["bonding_masters", "erspan0", "gre0", "gretap0"];

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 /// Long enough for OSPF with the lab's timers on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = netbond_lab::PATIENCE;
 
 /// The bond's addresses in A and B.
 pub(crate) const A: &str = "10.67.0.1";
