@@ -301,7 +301,7 @@ named! {
         /// The bond carries frames: they are bridged, or need neighbours.
         Frames = 14, "bond carries Ethernet frames";
         /// Its mode, or a class of it, is none that drivers have: they do with a wheel.
-        ByMode = 15, "mode or classes need tc";
+        ByMark = 15, "classes by mark need tc";
         /// No path leaves by a device whose driver sends.
         NoPort = 16, "no path's device sends for XDP";
         /// No LAN is forwarded in its driver.

@@ -2,7 +2,9 @@
 //! the verifier knows nothing. It need not walk through all that follows once for each way in which a
 //! value may have come about.
 
-use crate::{class::Subject, onward::Onward, route::Route, select::Copies, turns::Keys};
+use crate::{
+    abi::Turns, class::Subject, onward::Onward, route::Route, select::Copies, turns::Keys,
+};
 
 /// A CPU's notes: the one entry of `NOTES`. Nobody else reads them.
 #[repr(C)]
@@ -33,10 +35,12 @@ pub struct Notes {
     /// Of a packet that a driver may forward: what it is, and its way.
     pub onward: Onward,
     pub route: Route,
+    /// And the turns of its lane as they were before it: if it is left to the kernel after all, it has taken none.
+    pub turns: Turns,
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 488);
+const _: () = assert!(size_of::<Notes>() == 624);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

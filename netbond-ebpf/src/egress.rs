@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use netbond_common::{
     abi::{
-        BOND_ETHERNET, BOND_NUMBERED, Bond, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR, PATH_USABLE,
-        Path, PathStats, SETTLED_UNIT,
+        BOND_ETHERNET, BOND_NUMBERED, Bond, Lane, MAX_BOND_PATHS, PATH_KEY, PATH_NEIGHBOUR,
+        PATH_USABLE, Path, PathStats, SETTLED_UNIT,
     },
     class::{Subject, classify},
     fate::Fate,
@@ -37,7 +37,7 @@ use crate::{
     maps,
     packet::{
         Context, Packet, Refused, monotonic, monotonic_coarse, random, redirect,
-        redirect_to_neighbour,
+        redirect_to_neighbour, wire_len,
     },
     probe,
 };
@@ -438,28 +438,19 @@ const NO_CLASS: u32 = u32::MAX;
 
 /// The path that [`netbond_choose`] chose, or the wheel's next.
 #[inline(always)]
-pub(crate) fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
+fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
     if !F::has(feature::ALL) {
         let ticket = maps::ticket(id).ok_or(End::new(id, Fate::TxNoBond))?;
         let flags = |path| maps::path_flags(maps::path_of(id, path));
         let (path, choice) = select(bond, ticket, flags).ok_or(End::new(id, Fate::TxNoPath))?;
         return Way::new(id, path, choice);
     }
-    let choice = match (chosen >> CHOICE) as u8 {
-        WHEEL => Choice::Wheel,
-        STAND_IN => Choice::StandIn,
-        LAST_RESORT => Choice::LastResort,
-        NO_PATH => return Err(End::new(id, Fate::TxNoPath)),
-        _ => return Err(End::new(id, Fate::TxNoBond)),
-    };
+    let way = Way::chosen(id, chosen)?;
     let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
-    let path = chosen & (MAX_BOND_PATHS - 1);
     Ok(Way {
-        class: notes.class,
-        flow: notes.flow,
         copied: F::has(feature::DUPLICATE) && notes.copies.count > 1,
         settled: F::has(feature::MEASURED) && notes.settled != 0,
-        ..Way::new(id, path, choice)?
+        ..way.of_class(notes)
     })
 }
 
@@ -473,9 +464,17 @@ pub(crate) fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way,
 extern "C" fn netbond_choose(context: *mut __sk_buff, id: u32) -> u32 {
     let packet = Packet::new(TcContext::new(context));
     match by_mode::<Modes>(&packet, id) {
-        Some(Some((path, choice))) => path | (choice as u32) << CHOICE,
-        Some(None) => u32::from(NO_PATH) << CHOICE,
+        Some(found) => chosen(found),
         None => u32::from(NO_BOND) << CHOICE,
+    }
+}
+
+/// What a function tells its caller of a path that was found: see [`Way::chosen`].
+#[inline(always)]
+pub(crate) const fn chosen(found: Option<(u32, Choice)>) -> u32 {
+    match found {
+        Some((path, choice)) => path | (choice as u32) << CHOICE,
+        None => (NO_PATH as u32) << CHOICE,
     }
 }
 
@@ -490,16 +489,41 @@ const NO_BOND: u8 = 17;
 /// bond.
 #[inline(always)]
 fn by_mode<F: Features>(packet: &Packet, id: u32) -> Option<Option<(u32, Choice)>> {
-    const FLOWS: u32 =
-        feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::NUMBERED | feature::IPV6;
     let bond = maps::bond(id)?;
     let notes = maps::notes()?;
-    (notes.class, notes.flow, notes.settled) = (NO_CLASS, 0, 0);
     if F::has(feature::DUPLICATE) {
         notes.copies.count = 0;
     }
+    let lane = find_lane::<F, _>(packet, id, bond, packet.mark(), notes)?;
+    if F::has(feature::DUPLICATE) && lane.mode == Mode::Duplicate as u32 {
+        let flags = |path| maps::path_flags(maps::path_of(id, path));
+        let copies = &mut notes.copies;
+        copies.find(lane.order, lane.copies, flags);
+        // The last one has the packet itself, which the kernel sends whether or not anybody is known to answer.
+        let itself = netbond_first_unknown(packet.raw(), id);
+        copies.order = order::exchange(copies.order, itself, copies.count.wrapping_sub(1));
+        let first = order::first(copies.order);
+        let choice = Copies::choice(copies.last_resorts, copies.stand_ins, first);
+        return Some((copies.count != 0).then_some((first, choice)));
+    }
+    let len = wire_len(packet.len(), packet.wire_packets());
+    in_lane::<F>(id, bond, lane, len, notes)
+}
+
+/// The lane of a packet with this mark: of its class, or of the bond. Notes both, and its flow.
+#[inline(always)]
+pub(crate) fn find_lane<F: Features, C: Context>(
+    packet: &Packet<C>,
+    id: u32,
+    bond: &Bond,
+    mark: u32,
+    notes: &mut Notes,
+) -> Option<&'static Lane> {
+    const FLOWS: u32 =
+        feature::CLASSES | feature::FLOW | feature::FLOWLET | feature::NUMBERED | feature::IPV6;
+    (notes.class, notes.flow, notes.settled) = (NO_CLASS, 0, 0);
     if F::has(FLOWS) {
-        notes.subject = subject(packet);
+        notes.subject = subject(packet, mark);
         compiler_fence(Ordering::SeqCst);
         notes.flow = notes.subject.flow.hash();
     }
@@ -512,29 +536,19 @@ fn by_mode<F: Features>(packet: &Packet, id: u32) -> Option<Option<(u32, Choice)
         }
     }
     compiler_fence(Ordering::SeqCst);
-    in_lane::<F>(packet, id, bond, notes)
+    maps::lane(notes.lane)
 }
 
-/// The path that a lane's mode chooses, as above.
+/// The path that a lane's mode chooses for a packet that takes so many bytes of a path's, as above.
 #[inline(always)]
-fn in_lane<F: Features>(
-    packet: &Packet,
+pub(crate) fn in_lane<F: Features>(
     id: u32,
     bond: &Bond,
+    lane: &Lane,
+    len: u32,
     notes: &mut Notes,
 ) -> Option<Option<(u32, Choice)>> {
     let flags = |path| maps::path_flags(maps::path_of(id, path));
-    let lane = maps::lane(notes.lane)?;
-    if F::has(feature::DUPLICATE) && lane.mode == Mode::Duplicate as u32 {
-        let copies = &mut notes.copies;
-        copies.find(lane.order, lane.copies, flags);
-        // The last one has the packet itself, which the kernel sends whether or not anybody is known to answer.
-        let itself = netbond_first_unknown(packet.raw(), id);
-        copies.order = order::exchange(copies.order, itself, copies.count.wrapping_sub(1));
-        let first = order::first(copies.order);
-        let choice = Copies::choice(copies.last_resorts, copies.stand_ins, first);
-        return Some((copies.count != 0).then_some((first, choice)));
-    }
     let preferred = if F::has(feature::FLOW) && lane.mode == Mode::Flow as u32 {
         maps::flow_order(id, notes.flow)
     } else if F::has(feature::ACTIVE_BACKUP) && lane.mode == Mode::ActiveBackup as u32 {
@@ -546,7 +560,6 @@ fn in_lane<F: Features>(
         return Some(select::by_order(order, flags));
     }
     let (shares, turns) = maps::turns(id, lane.shares)?;
-    let len = packet.wire_len();
     let mut flowlet = None;
     let settled = F::has(feature::MEASURED)
         && lane.mode == Mode::Adaptive as u32
@@ -579,7 +592,7 @@ const SETTLED_GAP: u64 = 1_000_000_000;
 
 /// What rules and flows are made of: the IP packet in the frame, behind tags where there are any.
 #[inline(always)]
-fn subject(packet: &Packet) -> Subject {
+fn subject<C: Context>(packet: &Packet<C>, mark: u32) -> Subject {
     let (mut start, mut protocol) = (EthHdr::LEN, packet.protocol());
     // Those that are not beside the frame: at most two are sent on.
     for _ in 0..2 {
@@ -589,7 +602,7 @@ fn subject(packet: &Packet) -> Subject {
         }
     }
     let (flow, tos) = flow(packet, start, protocol);
-    Subject::new(flow, tos, packet.mark())
+    Subject::new(flow, tos, mark)
 }
 
 /// The flow of the packet of this EtherType at `start`, and its TOS.
@@ -613,6 +626,29 @@ pub(crate) fn flow<C: Context>(packet: &Packet<C>, start: usize, protocol: [u8; 
 }
 
 impl Way {
+    /// What [`chosen`] tells, for a packet of no class.
+    #[inline(always)]
+    pub(crate) fn chosen(id: u32, chosen: u32) -> Result<Self, End> {
+        let choice = match (chosen >> CHOICE) as u8 {
+            WHEEL => Choice::Wheel,
+            STAND_IN => Choice::StandIn,
+            LAST_RESORT => Choice::LastResort,
+            NO_PATH => return Err(End::new(id, Fate::TxNoPath)),
+            _ => return Err(End::new(id, Fate::TxNoBond)),
+        };
+        Self::new(id, chosen & (MAX_BOND_PATHS - 1), choice)
+    }
+
+    /// That of the packet whose class and flow [`find_lane`] noted.
+    #[inline(always)]
+    pub(crate) fn of_class(self, notes: &Notes) -> Self {
+        Self {
+            class: notes.class,
+            flow: notes.flow,
+            ..self
+        }
+    }
+
     /// That of a packet of no class.
     #[inline(always)]
     fn new(id: u32, path: u32, choice: Choice) -> Result<Self, End> {
@@ -664,9 +700,7 @@ impl Way {
         packets: u32,
         len: u32,
     ) -> Result<i32, End> {
-        if self.class != NO_CLASS {
-            maps::count_class(self.class, u64::from(packets), u64::from(len));
-        }
+        self.count_class(packets, len);
         if F::has(feature::DUPLICATE) && self.copied {
             let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
             (notes.copied.packets, notes.copied.len) = (packets, len);
@@ -678,6 +712,14 @@ impl Way {
         let path = self.path;
         self.count(packets, len);
         Ok(leave(packet, path))
+    }
+
+    /// Counts packets that were `len` bytes in all before, as those of their class.
+    #[inline(always)]
+    pub(crate) fn count_class(&self, packets: u32, len: u32) {
+        if self.class != NO_CLASS {
+            maps::count_class(self.class, u64::from(packets), u64::from(len));
+        }
     }
 
     /// Counts packets that were `len` bytes in all before, as sent on the path.

@@ -346,6 +346,14 @@ impl<C: Context> Packet<C> {
     }
 }
 
+/// Bytes that a frame of `len` bytes takes on a path, about: each segment of a super-packet has headers.
+#[inline(always)]
+pub(crate) const fn wire_len(len: u32, packets: u32) -> u32 {
+    // What GRE, WireGuard and TCP have over IPv4; the same for all, as it is to be compared.
+    const HEADERS: u32 = 24 + 60 + 52;
+    len + packets * HEADERS
+}
+
 impl Packet<XdpContext> {
     #[inline(always)]
     pub(crate) fn raw(&self) -> *mut xdp_md {
@@ -535,14 +543,6 @@ impl Packet {
     pub(crate) fn wire_packets(&self) -> u32 {
         let skb = self.skb();
         inner::wire_packets(skb.gso_segs, skb.gso_size, skb.len)
-    }
-
-    /// Bytes that the packet takes on a path, about: each segment of a super-packet has headers.
-    #[inline(always)]
-    pub(crate) fn wire_len(&self) -> u32 {
-        // What GRE, WireGuard and TCP have over IPv4; the same for all, as it is to be compared.
-        const HEADERS: u32 = 24 + 60 + 52;
-        self.len() + self.wire_packets() * HEADERS
     }
 
     /// Replaces two bytes that the checksum of a transport header, at `check`, covers; `odd` where they lie in two

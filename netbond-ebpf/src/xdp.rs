@@ -69,25 +69,18 @@ pub(crate) fn take_up(packet: &Packet<XdpContext>) -> Result<u32, Left> {
         action = netbond_xdp_in(packet.raw(), len);
     }
     if driver.roles & DRIVER_LAN != 0 && action == XDP_PASS {
-        action = netbond_xdp_out(packet.raw(), len);
+        action = send::send(packet, len)?;
     }
     Ok(action)
 }
 
 /// Receives the packet in `context`, in a frame of `len` bytes.
 ///
-/// As with the other way, a function with a symbol of its own: each has the stack almost to itself.
+/// A function with a symbol of its own, as those of the other way are: each has the stack almost to itself.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn netbond_xdp_in(context: *mut xdp_md, len: u32) -> u32 {
     receive(&Packet::new(XdpContext::new(context)), len).unwrap_or(XDP_PASS)
-}
-
-/// Sends it into a bond.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn netbond_xdp_out(context: *mut xdp_md, len: u32) -> u32 {
-    send::send(&Packet::new(XdpContext::new(context)), len).unwrap_or(XDP_PASS)
 }
 
 /// Receives a packet in a frame of `len` bytes.

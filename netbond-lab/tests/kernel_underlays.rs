@@ -232,6 +232,24 @@ fn a_network_cards_driver_receives() {
         "over the veth pair, as drivers' packets are"
     );
     tcp_both_ways(&lab);
+    // Whether drivers may send what comes from a LAN: before Linux 6.3 nobody tells.
+    let lan = format!(
+        "{}[[lan]]\nname = \"card\"\n",
+        config(a, &one, "xdp = \"auto\"")
+    );
+    reconfigure(a, &lan);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let word = if release.starts_with("6.1.") {
+        "kernel does not tell what the driver sends"
+    } else {
+        "native"
+    };
+    wait_for(word, SOON, || {
+        let now = status(a)["lans"][0]["xdp"].clone();
+        anyhow::ensure!(now == word, "{now}");
+        Ok(Some(()))
+    })
+    .unwrap();
     for router in [a, b] {
         reconfigure(router, &config(router, &one, ""));
     }

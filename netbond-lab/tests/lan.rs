@@ -255,6 +255,36 @@ fn a_bond_that_is_down_forwards_nothing() {
     ping(far, HOSTS[0][0]);
 }
 
+/// Whatever chooses the path, a driver does it as well as the kernel's program.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn every_mode_sends_past_the_kernel() {
+    let lab = up_native("lan-modes");
+    let (a, near) = (lab.router("A"), lab.router("M1"));
+    for bond in [
+        "mode = \"flow\"",
+        "mode = \"flowlet\"",
+        "mode = \"active-backup\"",
+        "mode = \"adaptive\"\nin_order = false",
+        "mode = \"weighted\"\n[[bond.class]]\nname = \"voice\"\ndscp = \"ef\"\nmode = \"flow\"",
+    ] {
+        reconfigure(a, &with_lan(a, bond, NATIVE, NATIVE));
+        wait_for(bond, SOON, || {
+            let now = status(a)["bonds"][0]["xdp_send"].clone();
+            Ok((now == "native").then_some(()))
+        })
+        .unwrap();
+        wait_proven(a);
+        let before = in_all(a);
+        for address in HOSTS[1] {
+            ping(near, address);
+        }
+        let [sent, _] = in_all(a);
+        // But for what is the kernel's turn, once a second.
+        assert!(sent >= before[0] + 20, "{bond}: {sent}, {before:?}");
+    }
+}
+
 /// What stays with the kernel says why, and works.
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
@@ -313,7 +343,10 @@ fn what_stays_with_the_kernel_says_why() {
     wait_lan(a, "native");
     // Bonds that drivers cannot send into say so.
     for (bond, word) in [
-        ("mode = \"flow\"", "mode or classes need tc"),
+        (
+            "[[bond.class]]\nname = \"marked\"\nmark = 1\nmode = \"flow\"",
+            "classes by mark need tc",
+        ),
         ("mode = \"duplicate\"", "bond numbers its packets"),
         ("encap = \"gretap\"", "bond carries Ethernet frames"),
     ] {

@@ -10,6 +10,7 @@ mod common;
 
 use std::process::Command;
 
+use bytemuck::Zeroable as _;
 use common::random::Random;
 use common::{
     BOND, Kernel, TC_ACT_REDIRECT, Wrap, XDP_DROP, XDP_PASS, XDP_REDIRECT, ipv4_frame, ipv6_frame,
@@ -18,11 +19,14 @@ use common::{
 use netbond::tables::Raw;
 use netbond_common::{
     abi::{
-        BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, DRIVER_LAN, DRIVER_UNDERLAY, Driver, PATH_IPV6,
-        PATH_KEY, PATH_USABLE, Path, PathStats,
+        BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, Class, DRIVER_LAN, DRIVER_UNDERLAY, Driver,
+        FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BONDS, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT,
+        PATH_USABLE, Path, PathStats, SHARES_EQUAL,
     },
+    class::Rule,
     fate::Fate,
-    names::{feature, program},
+    names::{Mode, feature, program},
+    order,
 };
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -55,6 +59,11 @@ fn sysctl(name: &str, value: &str) {
 
 impl Router {
     fn new(key: Option<u32>) -> Self {
+        Self::with_features(key, feature::IPV6)
+    }
+
+    /// With the programs that these `feature` bits ask for.
+    fn with_features(key: Option<u32>, features: u32) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for (name, address) in [("lan", LAN), ("wan", WAN)] {
             let address = address.map(|byte| format!("{byte:02x}")).join(":");
@@ -74,7 +83,8 @@ impl Router {
         ip(&format!("link set nb0 mtu {MTU}"));
         sysctl("ipv4/ip_forward", "1");
         sysctl("ipv6/conf/all/forwarding", "1");
-        let ((local, remote), (local_v6, remote_v6)) = (outer(0), outer_v6(1));
+        let ((local, remote), (other_local, other_remote)) = (outer(0), outer(1));
+        let (local_v6, remote_v6) = outer_v6(1);
         for line in [
             // The inner packets are from 192.0.2.1 to 198.51.100.1, or from 2001:db8::1 to 2001:db8::2.
             "addr add 192.0.2.254/24 dev lan".to_owned(),
@@ -82,9 +92,11 @@ impl Router {
             "route add 198.51.100.0/24 dev nb0".to_owned(),
             "-6 route add 2001:db8::2/128 dev nb0".to_owned(),
             format!("addr add {local}/24 dev wan"),
+            format!("addr add {other_local}/24 dev wan"),
             format!("addr add {local_v6}/128 dev wan nodad"),
             format!("-6 route add {remote_v6}/128 dev wan src {local_v6}"),
             neighbour("wan", &remote.to_string(), GATEWAY),
+            neighbour("wan", &other_remote.to_string(), GATEWAY),
             neighbour("wan", &remote_v6.to_string(), GATEWAY),
             neighbour("lan", "192.0.2.1", HOST),
             neighbour("lan", "2001:db8::1", HOST),
@@ -92,8 +104,10 @@ impl Router {
             ip(&line);
         }
         let [lan, wan, bond] = ["lan", "wan", "nb0"].map(|name| if_nametoindex(name).unwrap());
-        let mut kernel = Kernel::with_features(&[1, 1], key, feature::IPV6).with_xdp(MTU as u32);
-        kernel.over_ipv6(1);
+        let mut kernel = Kernel::with_features(&[1, 1], key, features).with_xdp(MTU as u32);
+        if features & feature::IPV6 != 0 {
+            kernel.over_ipv6(1);
+        }
         for slot in [0, 1] {
             let Raw(path) = kernel.tables.paths.get(&path_id(slot), 0).unwrap();
             kernel.set_path(
@@ -116,6 +130,8 @@ impl Router {
             tables.ports.insert(port, port, None, 0).unwrap();
         }
         kernel.never_the_kernels_turn();
+        // The turns of its paths; without other modes they go by the wheel.
+        kernel.set_order(0, 2);
         let mut router = Self { kernel, lan, wan };
         router.set_roles(DRIVER_LAN, DRIVER_UNDERLAY);
         router
@@ -139,6 +155,41 @@ impl Router {
         self.kernel.tables.path_stats(path_id(slot)).unwrap()
     }
 
+    /// As the controller writes it; the second path is preferred to the first.
+    fn choose_by(&mut self, way: &Way) {
+        let lane = |mode: Mode| {
+            Raw(Lane {
+                mode: mode as u32,
+                shares: SHARES_EQUAL,
+                order: order::pack([1, 0]),
+                ..Lane::zeroed()
+            })
+        };
+        let mut weights = [0; 16];
+        weights[..2].fill(1);
+        let tables = &mut self.kernel.tables;
+        tables.lanes.set(BOND, lane(way.mode), 0).unwrap();
+        tables.gaps.set(BOND, u64::MAX, 0).unwrap();
+        for bucket in 0..FLOW_BUCKETS {
+            let order = order::of_bucket(bucket, &weights, |_| 0);
+            let index = BOND * FLOW_BUCKETS + bucket;
+            tables.flow_table.set(index, order, 0).unwrap();
+        }
+        if let Some(mode) = way.class {
+            let class = Class {
+                rule: Rule {
+                    other_dscps: !(1 << 0x2a),
+                    ..Rule::ANY
+                },
+                counter: CLASS,
+                reserved: 0,
+            };
+            tables.classes.set(CLASS, Raw(class), 0).unwrap();
+            tables.lanes.set(MAX_BONDS + CLASS, lane(mode), 0).unwrap();
+            self.change(|bond| bond.classes = 1);
+        }
+    }
+
     /// The program leaves this frame to the kernel, untouched and uncounted, and takes no turn.
     fn assert_left(&mut self, what: &str, frame: &[u8], device: u32) {
         let state = |router: &Self| {
@@ -146,6 +197,8 @@ impl Router {
                 [router.stats(0), router.stats(1)],
                 router.kernel.fates(),
                 router.kernel.ticket(),
+                router.kernel.turns(),
+                router.kernel.tables.class_stats(CLASS).unwrap(),
             )
         };
         let before = state(self);
@@ -205,8 +258,6 @@ fn changed(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 fn packets_into_the_bond_leave_as_by_the_kernel_and_tc() {
     for key in [None, Some(7)] {
         let mut router = Router::new(key);
-        // For the program at the bond device, which has other modes as well here.
-        router.kernel.set_order(0, 2);
         let keyed = if key.is_some() { PATH_KEY } else { 0 };
         for (slot, outer) in [(0, [0x08, 0]), (1, [0x86, 0xdd])] {
             let over_ipv6 = if slot == 1 { PATH_IPV6 } else { 0 };
@@ -242,13 +293,16 @@ fn packets_into_the_bond_leave_as_by_the_kernel_and_tc() {
 #[test]
 #[ignore = "needs root: cargo xtask test test-run"]
 fn the_wheel_goes_on() {
-    let mut router = Router::new(None);
+    let mut router = Router::with_features(None, 0);
+    ip(&format!("link set wan mtu {LEAST_MTU}"));
     for _ in 0..10 {
         let ran = router.kernel.xdp_on(&sent(ipv4_frame(200)), router.lan);
         assert_eq!(ran.action, XDP_REDIRECT);
         // Whatever the kernel has to do has no turn.
         let left = changed(sent(ipv4_frame(200)), |frame| frame[22] = 1);
         router.assert_left("the last hop", &left, router.lan);
+        let left = sent(ipv4_frame(LEAST_MTU));
+        router.assert_left("too long for the path", &left, router.lan);
     }
     assert_eq!([0, 1].map(|slot| router.stats(slot).tx_packets), [5, 5]);
 }
@@ -481,7 +535,112 @@ fn paths_out_of_use_are_left_out() {
         assert_eq!(ran.frame[12..14], [0x86, 0xdd]);
     }
     let stats = router.stats(1);
-    assert_eq!((stats.tx_packets, stats.tx_stand_in), (4, 2));
+    assert_eq!((stats.tx_packets, stats.tx_stand_in > 0), (4, true));
+}
+
+/// The first class of the bond, and where its packets are counted.
+const CLASS: u32 = BOND * MAX_BOND_CLASSES;
+/// Of an underlay, bytes.
+const LEAST_MTU: usize = 1280;
+
+/// How a bond chooses paths.
+struct Way {
+    mode: Mode,
+    /// Of packets with the DSCP of `ipv6_frame`, where there is a class of them.
+    class: Option<Mode>,
+}
+
+/// Whatever chooses the path: a driver finds the one that tc finds, calls it the same, and counts the same.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn packets_take_the_path_that_they_take_by_tc() {
+    let plain = [
+        Mode::RoundRobin,
+        Mode::Weighted,
+        Mode::Flow,
+        Mode::Flowlet,
+        Mode::ActiveBackup,
+        Mode::Adaptive,
+    ];
+    let plain = plain.map(|mode| Way { mode, class: None });
+    let classed = [Mode::ActiveBackup, Mode::Flow].map(|class| Way {
+        mode: Mode::RoundRobin,
+        class: Some(class),
+    });
+    for way in plain.into_iter().chain(classed) {
+        let modes = [Some(way.mode), way.class].into_iter().flatten();
+        let features = modes.fold(feature::IPV6, |all, mode| all | feature::of(mode));
+        let classes = if way.class.is_some() {
+            feature::CLASSES
+        } else {
+            0
+        };
+        takes_the_same(features | classes, &way);
+    }
+}
+
+/// Sends the same packets by tc and by a driver, each in a router of its own, and compares.
+fn takes_the_same(features: u32, way: &Way) {
+    // Drivers' frames are of the namespace at hand, which is the second one's.
+    let mut routers = [0, 1].map(|_| {
+        let mut router = Router::with_features(None, features);
+        router.choose_by(way);
+        router
+    });
+    ip(&format!("link set wan mtu {LEAST_MTU}"));
+    let what = format!("{:?} {:?}", way.mode, way.class);
+    let mut taken = [0, 0];
+    for usable in [[true, true], [false, true], [true, false], [false, false]] {
+        for (slot, usable) in (0..).zip(usable) {
+            let over_ipv6 = if slot == 1 { PATH_IPV6 } else { 0 };
+            let state = if usable {
+                PATH_USABLE
+            } else {
+                PATH_LAST_RESORT
+            };
+            for router in &mut routers {
+                router.kernel.set_flags(slot, state | over_ipv6);
+            }
+        }
+        for port in 0..40_u16 {
+            // Of several lengths, as turns go by bytes.
+            let len = 200 + 21 * usize::from(port);
+            for (frame, at) in [(ipv4_frame as fn(usize) -> Vec<u8>, 34), (ipv6_frame, 54)] {
+                let of_flow = |len| {
+                    changed(frame(len), |frame| {
+                        frame[at..at + 2].copy_from_slice(&(port % 20).to_be_bytes());
+                    })
+                };
+                let inner = of_flow(len);
+                let [by_tc, by_driver] = &mut routers;
+                let tc = by_tc.kernel.egress(&one_hop_less(inner.clone()));
+                assert_eq!(tc.action, TC_ACT_REDIRECT, "{what}");
+                let ran = by_driver.kernel.xdp_on(&sent(inner), by_driver.lan);
+                assert_eq!(ran.action, XDP_REDIRECT, "{what}");
+                assert_eq!(ran.frame[14..], tc.frame[14..], "{what} {usable:?} {port}");
+                // One that is too long for the path is the kernel's, and so is its turn.
+                let long = sent(of_flow(LEAST_MTU));
+                by_driver.assert_left(&what, &long, by_driver.lan);
+            }
+        }
+        for slot in [0, 1] {
+            let [by_tc, by_driver] = [0, 1].map(|router| PathStats {
+                tx_onward: 0,
+                ..routers[router].stats(slot)
+            });
+            assert_eq!(by_driver, by_tc, "{what} {usable:?}");
+            taken[slot as usize] = by_tc.tx_packets;
+        }
+        let classes = |router: usize| routers[router].kernel.tables.class_stats(CLASS).unwrap();
+        let [by_tc, by_driver] = [0, 1].map(classes);
+        assert_eq!(by_driver, by_tc, "{what}");
+        assert_eq!(by_tc.tx_packets != 0, way.class.is_some(), "{what}");
+    }
+    assert!(
+        taken.iter().all(|&packets| packets > 50),
+        "{what}: {taken:?}"
+    );
+    assert_eq!(routers[1].kernel.fates(), [], "{what}");
 }
 
 /// How many mutated packets are tried, each way: `NETBOND_PACKETS` says otherwise.

@@ -4,33 +4,65 @@
 //! As with what is received, all else is left untouched and uncounted, and goes by the kernel and the program at
 //! the bond device's egress.
 
-use core::sync::atomic::{Ordering, compiler_fence};
-
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_REDIRECT},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
+        xdp_md,
+    },
     programs::XdpContext,
 };
 use netbond_common::{
     abi::{BOND_XDP_SEND, Bond},
     fate::Fate,
     gre, ipv4, ipv6,
-    notes::Notes,
+    names::feature,
     onward::Onward,
+    select::{Choice, select},
     sequence::Stamp,
 };
 use network_types::eth::EthHdr;
 
 use super::{Left, onward};
 use crate::{
-    egress::{Way, flow, gre_header, outward, outward_v6, way},
-    features::{Modes, Plain, is_over_ipv6},
+    egress::{Way, chosen, find_lane, gre_header, in_lane, outward, outward_v6},
+    features::{Features as _, Modes, is_over_ipv6},
     maps,
-    packet::{Packet, Refused, random},
+    packet::{Packet, Refused, random, wire_len},
 };
 
 /// Sends a packet that is routed into a bond, in a frame of `len` bytes; returns the kernel's action.
+///
+/// Functions with symbols of their own, as the verifier walks through each once; and each has the stack almost to itself.
 #[inline(always)]
 pub(super) fn send(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
+    let id = netbond_xdp_bond(packet.raw(), len);
+    let before = *maps::ticket(id).ok_or(Left)?;
+    let chosen = netbond_xdp_choose(packet.raw(), id);
+    let action = netbond_xdp_send(packet.raw(), len, id, chosen);
+    if action == XDP_PASS {
+        // The kernel's program takes this turn.
+        if Modes::has(feature::ALL) {
+            netbond_xdp_give_back(id);
+        } else if let Some(ticket) = maps::ticket(id) {
+            *ticket = before;
+        }
+    }
+    Ok(action)
+}
+
+/// The bond that the packet in `context` is routed into, in a frame of `len` bytes; [`NO_BOND`] where it is to be left
+/// to the kernel. What it is, and its way, is in this CPU's notes.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_bond(context: *mut xdp_md, len: u32) -> u32 {
+    find_bond(&Packet::new(XdpContext::new(context)), len).unwrap_or(NO_BOND)
+}
+
+/// More than any bond's id.
+const NO_BOND: u32 = u32::MAX;
+
+#[inline(always)]
+fn find_bond(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     let room = len - EthHdr::LEN as u32;
     let (protocol, device) = (packet.protocol(), packet.ifindex());
     let notes = maps::notes().ok_or(Left)?;
@@ -41,27 +73,65 @@ pub(super) fn send(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     if bond.xdp & BOND_XDP_SEND == 0 {
         return Err(Left);
     }
-    let before = *maps::ticket(id).ok_or(Left)?;
-    let sent = encapsulate(packet, room, id, bond, notes);
-    if sent.is_err()
-        && let Some(ticket) = maps::ticket(id)
-    {
-        // The kernel's program takes this turn.
-        *ticket = before;
-    }
-    sent
+    Ok(id)
 }
 
-/// Sends a packet, which has so many bytes of room in its frame, down a path of the bond, the wheel's next.
+/// Chooses the path of the packet in `context`, as the kernel's program would: for [`Way::chosen`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_choose(context: *mut xdp_md, id: u32) -> u32 {
+    let packet = Packet::new(XdpContext::new(context));
+    chosen(choose(&packet, id).flatten())
+}
+
 #[inline(always)]
-fn encapsulate(
-    packet: &Packet<XdpContext>,
-    room: u32,
-    id: u32,
-    bond: &Bond,
-    notes: &mut Notes,
-) -> Result<u32, Left> {
-    let mut way = way::<Plain>(id, bond, 0)?;
+fn choose(packet: &Packet<XdpContext>, id: u32) -> Option<Option<(u32, Choice)>> {
+    let bond = maps::bond(id)?;
+    if !Modes::has(feature::ALL) {
+        let flags = |path| maps::path_flags(maps::path_of(id, path));
+        return Some(select(bond, maps::ticket(id)?, flags));
+    }
+    let notes = maps::notes()?;
+    // A frame in a driver has no mark.
+    let lane = find_lane::<Modes, _>(packet, id, bond, 0, notes)?;
+    let (_, turns) = maps::turns(id, lane.shares)?;
+    notes.turns = *turns;
+    let len = wire_len(EthHdr::LEN as u32 + notes.onward.len, 1);
+    in_lane::<Modes>(id, bond, lane, len, notes)
+}
+
+/// Has the turns of a bond's lane be as they were before this CPU's packet was given one of them.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_give_back(id: u32) -> u32 {
+    if let Some(notes) = maps::notes()
+        && let Some(lane) = maps::lane(notes.lane)
+        && let Some((_, turns)) = maps::turns(id, lane.shares)
+    {
+        *turns = notes.turns;
+    }
+    0
+}
+
+/// Sends the packet in `context` down the path that was chosen.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn netbond_xdp_send(context: *mut xdp_md, len: u32, id: u32, chosen: u32) -> u32 {
+    let packet = Packet::new(XdpContext::new(context));
+    encapsulate(&packet, len - EthHdr::LEN as u32, id, chosen).unwrap_or(XDP_PASS)
+}
+
+/// Sends a packet, which has so many bytes of room in its frame, down a path of the bond.
+#[inline(always)]
+fn encapsulate(packet: &Packet<XdpContext>, room: u32, id: u32, chosen: u32) -> Result<u32, Left> {
+    let notes = maps::notes().ok_or(Left)?;
+    let bond = maps::bond(id).ok_or(Left)?;
+    let way = Way::chosen(id, chosen)?;
+    let way = if Modes::has(feature::ALL) {
+        way.of_class(notes)
+    } else {
+        way
+    };
     let Onward { inner, len, .. } = notes.onward;
     let gre = gre_header(way.path, inner, false, Stamp::NONE);
     let over_ipv6 = is_over_ipv6::<Modes>(way.path);
@@ -74,11 +144,6 @@ fn encapsulate(
     let whole = len + outer_len as u32;
     let route = &mut notes.route;
     let hop = onward::next_hop(packet, way.path_id, way.path, over_ipv6, whole, route)?;
-    if over_ipv6 {
-        (notes.subject.flow, _) = flow(packet, EthHdr::LEN, inner.protocol);
-        compiler_fence(Ordering::SeqCst);
-        way.flow = notes.subject.flow.hash();
-    }
     packet.make_room(outer_len)?;
     // It is not what came any more: what is not done ends here.
     let protocol = if over_ipv6 { gre::IPV6 } else { gre::IPV4 };
@@ -92,6 +157,7 @@ fn encapsulate(
         return Ok(XDP_DROP);
     }
     way.stats.tx_onward += 1;
+    way.count_class(1, len);
     way.count(1, len);
     Ok(XDP_REDIRECT)
 }

@@ -35,7 +35,7 @@ use netbond_common::{
     abi::{
         BOND_NUMBERED, BOND_SHARES, Bond, DRIVER_UNDERLAY, Driver, Lane, MAX_BOND_PATHS, NO_BOND,
         NextHop, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, SHARES_EQUAL, Shares,
-        Ticket, TunnelKey,
+        Ticket, TunnelKey, Turns,
     },
     fate::Fate,
     ipv4,
@@ -371,6 +371,13 @@ impl Kernel {
     #[must_use]
     pub(crate) fn ticket(&self) -> Ticket {
         self.tables.tickets.get(&BOND, 0).unwrap()[0].0
+    }
+
+    /// How far the first CPU is in the turns of equal shares.
+    #[must_use]
+    pub(crate) fn turns(&self) -> Turns {
+        let index = BOND * BOND_SHARES + SHARES_EQUAL;
+        self.tables.turns.get(&index, 0).unwrap()[0].0
     }
 
     /// Puts all CPUs at this place.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use bytemuck::Zeroable as _;
 use netbond_common::{
     abi::{BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, BondInfo, LanInfo, MAX_LANS},
-    names::{Mode, Xdp},
+    names::Xdp,
 };
 
 use super::{Applier, Driver, Wanted, needs_tc, planned};
@@ -351,8 +351,8 @@ impl Applier {
         if live.config.encap == Encap::Gretap {
             return Xdp::Frames;
         }
-        if !is_by_wheel(&live.config) {
-            return Xdp::ByMode;
+        if !is_chosen_in_drivers(&live.config) {
+            return Xdp::ByMark;
         }
         if !lans.any_is_open() {
             return Xdp::NoLan;
@@ -385,14 +385,14 @@ impl Applier {
 pub(in crate::control::apply) fn allowed(bond: &config::Bond) -> u32 {
     if needs_tc(bond).is_some() || bond.encap == Encap::Gretap {
         0
-    } else if is_by_wheel(bond) {
+    } else if is_chosen_in_drivers(bond) {
         BOND_XDP_ONWARD | BOND_XDP_SEND
     } else {
         BOND_XDP_ONWARD
     }
 }
 
-/// Whether the wheel is all that a bond's packets go by.
-fn is_by_wheel(bond: &config::Bond) -> bool {
-    bond.classes.is_empty() && matches!(bond.mode, Mode::RoundRobin | Mode::Weighted)
+/// Whether drivers know which path a bond's packets take: marks are made later (netfilter, tc).
+fn is_chosen_in_drivers(bond: &config::Bond) -> bool {
+    bond.classes.iter().all(|class| class.rule.mark_mask == 0)
 }
