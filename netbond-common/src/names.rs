@@ -300,7 +300,7 @@ named! {
         Untold = 13, "kernel does not tell what the driver sends";
         /// The bond carries frames: they are bridged, or need neighbours.
         Frames = 14, "bond carries Ethernet frames";
-        /// Its mode, or a class of it, is none that drivers have: they do with a wheel.
+        /// A class of it goes by marks, which no frame in a driver has.
         ByMark = 15, "classes by mark need tc";
         /// No path leaves by a device whose driver sends.
         NoPort = 16, "no path's device sends for XDP";

@@ -3,7 +3,12 @@
 //! value may have come about.
 
 use crate::{
-    abi::Turns, class::Subject, onward::Onward, route::Route, select::Copies, turns::Keys,
+    abi::{Flowlet, Turns},
+    class::Subject,
+    onward::Onward,
+    route::Route,
+    select::Copies,
+    turns::Keys,
 };
 
 /// A CPU's notes: the one entry of `NOTES`. Nobody else reads them.
@@ -37,10 +42,12 @@ pub struct Notes {
     pub route: Route,
     /// And the turns of its lane as they were before it: if it is left to the kernel after all, it has taken none.
     pub turns: Turns,
+    /// Likewise where its flow went last.
+    pub flowlet: Flowlet,
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 624);
+const _: () = assert!(size_of::<Notes>() == 640);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

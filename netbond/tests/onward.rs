@@ -613,14 +613,14 @@ fn takes_the_same(features: u32, way: &Way) {
                 };
                 let inner = of_flow(len);
                 let [by_tc, by_driver] = &mut routers;
+                // One that is too long for the path is the kernel's, and so is its turn.
+                let long = sent(of_flow(LEAST_MTU));
+                by_driver.assert_left(&what, &long, by_driver.lan);
                 let tc = by_tc.kernel.egress(&one_hop_less(inner.clone()));
                 assert_eq!(tc.action, TC_ACT_REDIRECT, "{what}");
                 let ran = by_driver.kernel.xdp_on(&sent(inner), by_driver.lan);
                 assert_eq!(ran.action, XDP_REDIRECT, "{what}");
                 assert_eq!(ran.frame[14..], tc.frame[14..], "{what} {usable:?} {port}");
-                // One that is too long for the path is the kernel's, and so is its turn.
-                let long = sent(of_flow(LEAST_MTU));
-                by_driver.assert_left(&what, &long, by_driver.lan);
             }
         }
         for slot in [0, 1] {

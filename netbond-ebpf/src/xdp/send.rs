@@ -96,11 +96,14 @@ fn choose(packet: &Packet<XdpContext>, id: u32) -> Option<Option<(u32, Choice)>>
     let lane = find_lane::<Modes, _>(packet, id, bond, 0, notes)?;
     let (_, turns) = maps::turns(id, lane.shares)?;
     notes.turns = *turns;
+    if Modes::has(feature::FLOWLET) {
+        notes.flowlet = *maps::flowlet(id, notes.flow)?;
+    }
     let len = wire_len(EthHdr::LEN as u32 + notes.onward.len, 1);
     in_lane::<Modes>(id, bond, lane, len, notes)
 }
 
-/// Has the turns of a bond's lane be as they were before this CPU's packet was given one of them.
+/// Has the turns of a bond's lane, and where the flow went last, be as they were before this CPU's packet.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn netbond_xdp_give_back(id: u32) -> u32 {
@@ -109,6 +112,11 @@ extern "C" fn netbond_xdp_give_back(id: u32) -> u32 {
         && let Some((_, turns)) = maps::turns(id, lane.shares)
     {
         *turns = notes.turns;
+        if Modes::has(feature::FLOWLET)
+            && let Some(flowlet) = maps::flowlet(id, notes.flow)
+        {
+            *flowlet = notes.flowlet;
+        }
     }
     0
 }

@@ -24,16 +24,25 @@ impl Thread {
     /// # Errors
     /// The kernel has no thread or no epoll descriptor left.
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
+        let (sender, made) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("bfd".to_owned())
             .spawn(move || {
+                // Here, as another runtime's thread must not drop one.
+                let runtime = match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        let _ = sender.send(Err(error));
+                        return;
+                    }
+                };
                 priority::favour("BFD");
+                let _ = sender.send(Ok(runtime.handle().clone()));
                 // Never a value: the sender is dropped.
                 let _: Result<Infallible, _> = runtime.block_on(stopped);
             })?;
+        let handle = made.recv().map_err(io::Error::other)??;
         Ok(Self {
             handle,
             stop: Some(stop),

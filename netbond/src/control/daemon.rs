@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::ops::RangeFrom;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -373,13 +374,23 @@ impl Daemon {
 
 /// The BFD sessions, and what they report.
 struct Bfd {
-    /// One speaker for the sessions of each local address, as they share its port. Held: they end when
-    /// it is dropped.
-    speakers: BTreeMap<IpAddr, (Vec<bfd::SessionConfig>, bfd::Speaker)>,
+    /// One speaker for the sessions of each local address, as they share its port.
+    speakers: BTreeMap<IpAddr, Speaking>,
+    /// By the number that a speaker has for a session, its path. What is still to be read of a session that was
+    /// begun anew is not this one's: numbers are given once.
+    paths: BTreeMap<u32, u32>,
+    numbers: RangeFrom<u32>,
     /// What they run on, since the first began.
     thread: Option<bfd::Thread>,
     sender: mpsc::Sender<bfd::Report>,
     reports: mpsc::Receiver<bfd::Report>,
+}
+
+/// Sessions of a local address, by their paths' ids.
+struct Speaking {
+    sessions: Vec<bfd::SessionConfig>,
+    /// Held: they end when it is dropped.
+    _speaker: bfd::Speaker,
 }
 
 impl Bfd {
@@ -387,6 +398,8 @@ impl Bfd {
         let (sender, reports) = mpsc::channel(QUEUE);
         Self {
             speakers: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            numbers: 0..,
             thread: None,
             sender,
             reports,
@@ -402,7 +415,12 @@ impl Bfd {
         }
         // The old ones go first: the ports are theirs.
         self.speakers
-            .retain(|local, (sessions, _)| wanted.get(local) == Some(sessions));
+            .retain(|local, speaking| wanted.get(local) == Some(&speaking.sessions));
+        let speaking = self.speakers.values();
+        let kept: BTreeSet<u32> = speaking
+            .flat_map(|speaking| speaking.sessions.iter().map(|session| session.id))
+            .collect();
+        self.paths.retain(|_, path| kept.contains(path));
         let mut begun = Vec::new();
         for (local, sessions) in wanted {
             if self.speakers.contains_key(&local) {
@@ -414,14 +432,27 @@ impl Bfd {
             };
             let _on_it = self.thread.insert(thread).enter();
             begun.extend(sessions.iter().map(|session| session.id));
-            let speaker = bfd::Speaker::spawn(sessions.clone(), self.sender.clone())?;
-            self.speakers.insert(local, (sessions, speaker));
+            let mut numbered = sessions.clone();
+            for (session, number) in numbered.iter_mut().zip(&mut self.numbers) {
+                self.paths.insert(number, session.id);
+                session.id = number;
+            }
+            let speaking = Speaking {
+                sessions,
+                _speaker: bfd::Speaker::spawn(numbered, self.sender.clone())?,
+            };
+            self.speakers.insert(local, speaking);
         }
         Ok(begun)
     }
 
-    /// The next report. Never `None`: a sender is kept.
+    /// The next report of a session that is kept, by its path's id. Never `None`: a sender is kept.
     async fn heard(&mut self) -> Option<bfd::Report> {
-        self.reports.recv().await
+        loop {
+            let report = self.reports.recv().await?;
+            if let Some(&id) = self.paths.get(&report.id) {
+                return Some(bfd::Report { id, ..report });
+            }
+        }
     }
 }

@@ -76,13 +76,11 @@ impl Link {
         !self.segment && !self.ethernet
     }
 
-    /// The routers that may have an address of it. What is on a point-to-point link is one of its ends'.
-    fn owners(&self, address: IpAddr) -> impl Iterator<Item = usize> + '_ {
-        let has = move |end: &End| end.address.possible().contains(&address);
+    /// Its ends of unknown address, one of which an address on it has to be: on a segment it may be a host's.
+    fn open_ends(&self, address: IpAddr) -> impl Iterator<Item = &End> {
         let inside = self.prefix.is_some_and(|prefix| prefix.holds(address));
-        let is_open = !self.segment && inside && !self.ends.iter().any(has);
-        let may_have = move |end: &&End| has(end) || is_open && end.address == Address::Unknown;
-        self.ends.iter().filter(may_have).map(|end| end.router)
+        let ends = self.ends.iter().filter(move |_| !self.segment && inside);
+        ends.filter(|end| end.address == Address::Unknown)
     }
 
     pub(super) fn end_of(&self, router: usize) -> Option<&End> {
@@ -298,7 +296,11 @@ impl Network {
             let Some(both) = hosts(prefix) else {
                 continue;
             };
-            let rest = |known| both.into_iter().find(|&address| address != known);
+            // Of a /126 an end may have the last as well: then nothing is known of the other one.
+            let rest = |known| {
+                let mut others = both.into_iter().filter(|_| both.contains(&known));
+                others.find(|&address| address != known)
+            };
             match (one.address, other.address) {
                 (Address::Unknown, Address::Unknown) => {
                     one.address = Address::OneOf(both);
@@ -384,15 +386,20 @@ impl Network {
         self.routers[router].id
     }
 
-    /// The routers that may have an address: its own, as far as the database tells.
+    /// The routers that may have an address: its own, as far as the database tells; else those on whose link it is.
     pub(super) fn owners(&self, address: IpAddr) -> Vec<usize> {
         let of_hosts = self.routers.iter().enumerate().filter(|(_, router)| {
             let host = |stub: &Stub| stub.prefix.is_host() && stub.prefix.address == address;
             router.stubs.iter().any(host)
         });
-        let of_links = self.links.iter().flat_map(|link| link.owners(address));
         let of_hosts = of_hosts.map(|(number, _)| number);
-        let mut owners: Vec<usize> = of_hosts.chain(of_links).collect();
+        let ends = self.links.iter().flat_map(|link| &link.ends);
+        let known = ends.filter(|end| end.address.possible().contains(&address));
+        let mut owners: Vec<usize> = of_hosts.chain(known.map(|end| end.router)).collect();
+        if owners.is_empty() {
+            let open = self.links.iter().flat_map(|link| link.open_ends(address));
+            owners.extend(open.map(|end| end.router));
+        }
         owners.sort_unstable();
         owners.dedup();
         owners
@@ -531,6 +538,43 @@ mod tests {
         assert_eq!(owner(&frr, [10, 65, 0, 9]), 1);
         assert_eq!(owner(&bird, [10, 65, 1, 1]), 1);
         assert_eq!(owner(&bird, [10, 65, 0, 99]), 0);
+    }
+
+    #[test]
+    fn only_of_two_addresses_the_other_one_is_known() {
+        for (own, far) in [("::1", "fd00::2"), ("::2", "fd00::1"), ("::3", "-")] {
+            let router = |id: u8, neighbour: u8| {
+                let mut lsa = RouterLsa::new([1, 1, 1, id].into());
+                lsa.point_to_point.push(PointToPoint {
+                    neighbour: [1, 1, 1, neighbour].into(),
+                    address: None,
+                    cost: 5,
+                });
+                lsa.stubs.push(Stub {
+                    prefix: "fd00::/126".parse().unwrap(),
+                    cost: 5,
+                });
+                lsa
+            };
+            let area = Area {
+                id: Ipv4Addr::UNSPECIFIED,
+                routers: vec![router(1, 2), router(2, 1)],
+                segments: Vec::new(),
+            };
+            let host = Host {
+                addresses: vec![("wg0".to_owned(), format!("fd00{own}/126").parse().unwrap())],
+                ..Host::default()
+            };
+            let network = Network::new(&area, [1, 1, 1, 1].into(), &host).unwrap();
+            assert_eq!(
+                addresses(&network.links[0]),
+                [format!("fd00{own}"), far.to_owned()]
+            );
+            // Whoever answers from there is the far router.
+            let owners = network.owners("fd00::2".parse().unwrap());
+            let own_is_two = own == "::2";
+            assert_eq!(owners, [usize::from(!own_is_two)], "{own}");
+        }
     }
 
     #[test]

@@ -85,8 +85,8 @@ impl<'n> Routes<'n> {
             }
         }
         for link in network.links.iter().filter(|link| link.segment) {
-            for (prefix, end) in link.prefix.iter().zip(&link.ends) {
-                announce(*prefix, end.router, end.cost);
+            for (prefix, end) in link.ends.iter().filter_map(|end| Some((link.prefix?, end))) {
+                announce(prefix, end.router, end.cost);
             }
         }
         // The longest first.
@@ -304,6 +304,30 @@ mod tests {
         assert_eq!(routes.next(network.own, unknown), Next::Nowhere);
         assert_eq!(routes.distance(network.own, b), Some(30));
         assert_eq!(routes.distance(network.own, w), Some(30));
+    }
+
+    /// To a segment by the cheapest of those who are on it.
+    #[test]
+    fn all_on_a_segment_lead_to_it() {
+        let mut network = fixtures::network(Source::Frr);
+        let segment = network.links.iter_mut().find(|link| link.segment).unwrap();
+        for (end, cost) in segment.ends.iter_mut().zip([1000, 1000, 10]) {
+            end.cost = cost;
+        }
+        let cheapest = segment.ends[2].router;
+        let owner = segment.ends[0].router;
+        let routes = Routes::new(&network);
+        let target = Target {
+            address: [10, 65, 9, 1].into(),
+            owner,
+        };
+        let by = routes
+            .prefixes
+            .iter()
+            .find(|one| one.prefix.holds(target.address));
+        let by = &by.unwrap().by;
+        assert_eq!(by.len(), 3);
+        assert!(by.contains(&(cheapest, 10)), "{by:?}");
     }
 
     #[test]
