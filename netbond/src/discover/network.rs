@@ -485,6 +485,26 @@ mod tests {
             .collect()
     }
 
+    /// Two routers with a link between them, of cost 5, that has this prefix.
+    fn two_routers(prefix: &str) -> Area {
+        let router = |id: u8, neighbour: u8| {
+            let mut lsa = RouterLsa::new([1, 1, 1, id].into());
+            lsa.point_to_point.push(PointToPoint {
+                neighbour: [1, 1, 1, neighbour].into(),
+                address: None,
+                cost: 5,
+            });
+            let prefix = prefix.parse().unwrap();
+            lsa.stubs.push(Stub { prefix, cost: 5 });
+            lsa
+        };
+        Area {
+            id: Ipv4Addr::UNSPECIFIED,
+            routers: vec![router(1, 2), router(2, 1)],
+            segments: Vec::new(),
+        }
+    }
+
     #[test]
     fn both_daemons_tell_the_same_links() {
         for source in [Source::Bird, Source::Frr] {
@@ -542,25 +562,8 @@ mod tests {
 
     #[test]
     fn only_of_two_addresses_the_other_one_is_known() {
+        let area = two_routers("fd00::/126");
         for (own, far) in [("::1", "fd00::2"), ("::2", "fd00::1"), ("::3", "-")] {
-            let router = |id: u8, neighbour: u8| {
-                let mut lsa = RouterLsa::new([1, 1, 1, id].into());
-                lsa.point_to_point.push(PointToPoint {
-                    neighbour: [1, 1, 1, neighbour].into(),
-                    address: None,
-                    cost: 5,
-                });
-                lsa.stubs.push(Stub {
-                    prefix: "fd00::/126".parse().unwrap(),
-                    cost: 5,
-                });
-                lsa
-            };
-            let area = Area {
-                id: Ipv4Addr::UNSPECIFIED,
-                routers: vec![router(1, 2), router(2, 1)],
-                segments: Vec::new(),
-            };
             let host = Host {
                 addresses: vec![("wg0".to_owned(), format!("fd00{own}/126").parse().unwrap())],
                 ..Host::default()
@@ -605,25 +608,7 @@ mod tests {
 
     #[test]
     fn a_far_end_is_known_as_neighbour_where_the_prefix_has_room_for_more() {
-        let stub = |length| Stub {
-            prefix: format!("10.0.0.0/{length}").parse().unwrap(),
-            cost: 5,
-        };
-        let router = |id: u8, neighbour: u8| {
-            let mut lsa = RouterLsa::new([1, 1, 1, id].into());
-            lsa.point_to_point.push(PointToPoint {
-                neighbour: [1, 1, 1, neighbour].into(),
-                address: None,
-                cost: 5,
-            });
-            lsa.stubs.push(stub(24));
-            lsa
-        };
-        let area = Area {
-            id: Ipv4Addr::UNSPECIFIED,
-            routers: vec![router(1, 2), router(2, 1)],
-            segments: Vec::new(),
-        };
+        let area = two_routers("10.0.0.0/24");
         let host = Host {
             addresses: vec![("wg0".to_owned(), "10.0.0.7/24".parse().unwrap())],
             ethernet: Vec::new(),
