@@ -21,6 +21,8 @@ pub mod lock;
 mod log;
 pub mod metrics;
 pub mod migrate;
+#[cfg(test)]
+mod mutated;
 pub mod netlink;
 pub mod ospf;
 pub mod pins;

@@ -417,6 +417,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mutated;
     use crate::netlink::link::tests::body;
     use crate::netlink::netns::{in_netns, ip};
 
@@ -671,16 +672,8 @@ mod tests {
     proptest! {
         #[test]
         fn mutated_messages_never_panic(
-            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-            cut in any::<prop::sample::Index>(),
-            gre: bool,
+            bytes in prop_oneof![mutated::bytes(gretap()), mutated::bytes(bond())],
         ) {
-            let mut bytes = if gre { gretap() } else { bond() };
-            for (at, value) in flips {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            bytes.truncate(cut.index(bytes.len() + 1));
             let _ = (decode_device(&bytes), decode_address(&bytes));
             let _ = (decode_neighbour(&bytes), decode_route(&bytes));
         }

@@ -149,6 +149,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mutated;
     use crate::netlink::socket::{messages, push_request};
 
     /// An RTM_NEWLINK body of an Ethernet-type device.
@@ -243,16 +244,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn mutated_messages_never_panic(
-            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let mut bytes = link_body(0, 9, "bond0", libc::IFF_UP);
-            for (at, value) in flips {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            bytes.truncate(cut.index(bytes.len() + 1));
+        fn mutated_messages_never_panic(bytes in mutated::bytes(link_body(0, 9, "bond0", libc::IFF_UP))) {
             let _ = (decode(&bytes), decode_address(&bytes), ifindex(&bytes));
         }
     }

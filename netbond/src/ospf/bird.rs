@@ -283,6 +283,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mutated;
 
     macro_rules! fixture {
         ($name:literal) => {
@@ -478,23 +479,13 @@ mod tests {
     proptest! {
         #[test]
         fn mutated_replies_never_panic(
-            which in 0..4_usize,
-            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-            cut in any::<prop::sample::Index>(),
+            text in prop_oneof![
+                mutated::text(fixture!("protocols.txt")),
+                mutated::text(fixture!("interface.txt")),
+                mutated::text(fixture!("neighbors.txt")),
+                mutated::text(fixture!("syntax.txt")),
+            ],
         ) {
-            let whole = [
-                fixture!("protocols.txt"),
-                fixture!("interface.txt"),
-                fixture!("neighbors.txt"),
-                fixture!("syntax.txt"),
-            ][which];
-            let mut bytes = whole.as_bytes().to_vec();
-            for (at, value) in edits {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            bytes.truncate(cut.index(bytes.len() + 1));
-            let text = String::from_utf8_lossy(&bytes);
             let _ = (parse_protocols(&text), parse_instance(&text, &text));
         }
     }
