@@ -46,6 +46,22 @@ pub const fn header(to: [u8; 6], from: [u8; 6], protocol: [u8; 2]) -> Header {
     ]
 }
 
+/// What follows a header, a tag or the EtherType, big-endian.
+#[inline(always)]
+#[must_use]
+pub const fn protocol(header: &Header) -> [u8; 2] {
+    [header[TYPE_AT], header[TYPE_AT + 1]]
+}
+
+/// Whether a header is that of a frame to this address.
+#[inline(always)]
+#[must_use]
+pub const fn is_to(header: &Header, address: [u8; 6]) -> bool {
+    let [a, b, c, d, e, f, ..] = *header;
+    let [u, v, w, x, y, z] = address;
+    (a ^ u) | (b ^ v) | (c ^ w) | (d ^ x) | (e ^ y) | (f ^ z) == 0
+}
+
 /// A header with tags put in, the outermost first; `N` is the length of the whole.
 #[inline(always)]
 #[must_use]
@@ -108,6 +124,17 @@ mod tests {
         );
         assert_eq!(tags.inner.vlan_identifier().value(), 5);
         assert!(sliced.transport.is_some(), "behind them is what was");
+    }
+
+    #[test]
+    fn each_byte_of_an_address_counts() {
+        let own = [2, 0, 0, 0, 0, 1];
+        assert!(is_to(&header(own, [7; 6], [8, 0]), own));
+        for at in 0..6 {
+            let mut other = own;
+            other[at] ^= 0x10;
+            assert!(!is_to(&header(other, own, [8, 0]), own), "{at}");
+        }
     }
 
     #[test]

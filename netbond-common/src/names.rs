@@ -286,20 +286,16 @@ named! {
         Refused = 6, "driver refused the program";
         /// The driver would hide the tags of frames that are for VLAN devices.
         Vlans = 7, "VLAN devices and rx-vlan-offload";
-        /// Packets of the bond are numbered, and may have to wait for their turn.
-        Numbered = 8, "bond numbers its packets";
+        /// Packets of the bond are copied, by tc alone.
+        Copies = 8, "copies need tc";
         /// The bond device takes frames from a driver only with GRO on.
         NoGro = 9, "GRO is off on the bond device";
         /// A veth, whose other end leaves checksums to others, unless the user insists.
         Veth = 10, "veth leaves out checksums";
-        /// What TCP announces in the bond is clamped, by tc alone.
-        Clamped = 11, "bond clamps TCP's segments";
         /// The driver receives for XDP, and sends nothing for it as the device is set up.
         NoSend = 12, "driver does not send for XDP";
         /// The kernel does not tell whether a driver does (before Linux 6.3).
         Untold = 13, "kernel does not tell what the driver sends";
-        /// The bond carries frames: they are bridged, or need neighbours.
-        Frames = 14, "bond carries Ethernet frames";
         /// A class of it goes by marks, which no frame in a driver has.
         ByMark = 15, "classes by mark need tc";
         /// No path leaves by a device whose driver sends.

@@ -5,6 +5,7 @@
 use crate::{
     abi::{Flowlet, Turns},
     class::Subject,
+    frame::Header,
     onward::Onward,
     route::Route,
     select::Copies,
@@ -40,6 +41,10 @@ pub struct Notes {
     /// Of a packet that a driver may forward: what it is, and its way.
     pub onward: Onward,
     pub route: Route,
+    /// And of a bond that carries frames, the header of that in which it goes to the bond's neighbour.
+    pub frame: Header,
+    /// 1 where there is one.
+    pub framed: u16,
     /// And the turns of its lane as they were before it: if it is left to the kernel after all, it has taken none.
     pub turns: Turns,
     /// Likewise where its flow went last.
@@ -47,7 +52,7 @@ pub struct Notes {
 }
 
 // The size of a map's values: another one is another `ABI_VERSION`.
-const _: () = assert!(size_of::<Notes>() == 640);
+const _: () = assert!(size_of::<Notes>() == 656);
 
 /// What the outer headers say of a packet that is sent on several paths, whichever that is.
 #[repr(C)]

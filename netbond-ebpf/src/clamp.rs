@@ -14,7 +14,7 @@ use network_types::{
 
 use crate::{
     features::{Features as _, Modes},
-    packet::Packet,
+    packet::{Context, Packet},
 };
 
 /// Clamps what the packet of this EtherType behind its frame's header announces, where the bond asks for it.
@@ -36,11 +36,31 @@ extern "C" fn netbond_clamp(context: *mut __sk_buff, mtu: u32, protocol: u32) ->
     u32::from(clamp_to(&packet, mtu, protocol).is_some())
 }
 
+/// Whether [`clamp`] would look at what the packet of this EtherType at `start` announces.
 #[inline(always)]
-fn clamp_to(packet: &Packet, mtu: u32, protocol: [u8; 2]) -> Option<()> {
+pub(crate) fn is_clamped<C: Context>(
+    packet: &Packet<C>,
+    start: usize,
+    bond: &Bond,
+    protocol: [u8; 2],
+) -> bool {
+    Modes::has(feature::MSS_CLAMP)
+        && bond.clamp_mtu != 0
+        && find_syn(packet, start, protocol).is_some()
+}
+
+/// Where TCP's header is and how long, if the packet of this EtherType at `start` begins a connection.
+#[inline(always)]
+fn find_syn<C: Context>(
+    packet: &Packet<C>,
+    start: usize,
+    protocol: [u8; 2],
+) -> Option<(usize, usize)> {
     let ip_len = match protocol {
         gre::IPV4 => {
-            let ip: Ipv4Hdr = packet.read(EthHdr::LEN)?;
+            let (true, ip): (_, Ipv4Hdr) = packet.load(start) else {
+                return None;
+            };
             if ip.proto != inner::TCP || ipv4::is_fragment(ip.frags) {
                 return None;
             }
@@ -48,19 +68,23 @@ fn clamp_to(packet: &Packet, mtu: u32, protocol: [u8; 2]) -> Option<()> {
         }
         // Behind extension headers nothing is looked for.
         gre::IPV6 => {
-            let next: u8 = packet.read(EthHdr::LEN + 6)?;
-            if next != inner::TCP {
+            let (true, inner::TCP) = packet.load(start + 6) else {
                 return None;
-            }
+            };
             Ipv6Hdr::LEN
         }
         _ => return None,
     };
-    let tcp = EthHdr::LEN + ip_len;
+    let tcp = start + ip_len;
     let (true, length) = packet.load(tcp + LENGTH_AT) else {
         return None;
     };
-    let header_len = mss::of_syn(length)?;
+    Some((tcp, mss::of_syn(length)?))
+}
+
+#[inline(always)]
+fn clamp_to(packet: &Packet, mtu: u32, protocol: [u8; 2]) -> Option<()> {
+    let (tcp, header_len) = find_syn(packet, EthHdr::LEN, protocol)?;
     let wanted = mss::of_mtu(mtu, protocol == gre::IPV6);
     let mut at = TCP_LEN;
     for _ in 0..MAX_OPTIONS {

@@ -276,15 +276,8 @@ fn send_packet<F: Features>(
     let way = way::<F>(id, bond, chosen)?;
     let (packets, len) = (packet.wire_packets(), packet.len() - EthHdr::LEN as u32);
     let (stamped, stamp) = stamp::<F>(&way, id, bond, packets);
-    let identification = if stamped {
-        stamp.identification()
-    } else if inner.dont_fragment {
-        0
-    } else {
-        random() as u16
-    };
-    let gre = gre_header(way.path, inner, stamped, stamp);
-    let outward = outward(way.path, bond, inner, len, identification);
+    let gre = gre_header(way.path, inner, gre_layout(way.path, stamped), stamp);
+    let outward = outward(way.path, bond, inner, len, stamped, stamp);
     let made = if is_over_ipv6::<F>(way.path) {
         let outward = outward_v6(&way, bond, inner, len, stamped, stamp);
         packet.encapsulate_v6(&outward, way.path, gre)
@@ -314,9 +307,8 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     let len = packet.len() + (tags.count * frame::TAG_LEN) as u32;
     let packets = packet.wire_packets();
     let (stamped, stamp) = stamp::<F>(&way, id, bond, packets);
-    let identification = if stamped { stamp.identification() } else { 0 };
-    let outward = outward(way.path, bond, inner, len, identification);
-    let gre = gre_header(way.path, inner, stamped, stamp);
+    let outward = outward(way.path, bond, inner, len, stamped, stamp);
+    let gre = gre_header(way.path, inner, gre_layout(way.path, stamped), stamp);
     let frame = frame::HEADER_LEN + tags.count * frame::TAG_LEN;
     let (made, at) = if is_over_ipv6::<F>(way.path) {
         let outward = outward_v6(&way, bond, inner, len, stamped, stamp);
@@ -336,37 +328,62 @@ fn send_frame<F: Features>(packet: &Packet, id: u32, bond: &Bond, chosen: u32) -
     way.leave::<F>(packet, id, packets, len)
 }
 
-/// The place in its flow's strand of a packet that stands for so many; false where the bond numbers none.
+/// Whether a packet is to have a number.
+#[inline(always)]
+pub(crate) fn is_numbered<F: Features>(way: &Way, bond: &Bond) -> bool {
+    F::has(feature::NUMBERED) && bond.flags & BOND_NUMBERED != 0 && !way.settled
+}
+
+/// The place in its flow's strand of a packet that stands for so many; false where it has none.
 #[inline(always)]
 fn stamp<F: Features>(way: &Way, id: u32, bond: &Bond, packets: u32) -> (bool, Stamp) {
-    if !F::has(feature::NUMBERED) || bond.flags & BOND_NUMBERED == 0 || way.settled {
+    if !is_numbered::<F>(way, bond) {
         return (false, Stamp::NONE);
     }
-    match maps::stamp(id, way.flow, packets) {
-        Some(stamp) => (true, stamp.copied(way.copied)),
+    match number(way, id, packets) {
+        Some(stamp) => (true, stamp),
         None => (false, Stamp::NONE),
     }
 }
 
+/// The next place in its flow's strand, for a packet that stands for so many.
+#[inline(always)]
+pub(crate) fn number(way: &Way, id: u32, packets: u32) -> Option<Stamp> {
+    Some(maps::stamp(id, way.flow, packets)?.copied(way.copied))
+}
+
 /// The GRE header of a packet.
 #[inline(always)]
-pub(crate) fn gre_header(path: &Path, inner: Inner, stamped: bool, stamp: Stamp) -> gre::Header {
-    let layout = Layout {
+pub(crate) fn gre_header(path: &Path, inner: Inner, layout: Layout, stamp: Stamp) -> gre::Header {
+    gre::Header::new(inner.protocol, layout, path.key, stamp.to_field())
+}
+
+/// What is in the GRE header of a path's packet.
+#[inline(always)]
+pub(crate) const fn gre_layout(path: &Path, stamped: bool) -> Layout {
+    Layout {
         key: path.flags & PATH_KEY != 0,
         sequence: stamped,
-    };
-    gre::Header::new(inner.protocol, layout, path.key, stamp.to_field())
+    }
 }
 
 /// The outer headers of a packet of `len` bytes.
 #[inline(always)]
-pub(crate) const fn outward<'a>(
+pub(crate) fn outward<'a>(
     path: &'a Path,
     bond: &Bond,
     inner: Inner,
     len: u32,
-    identification: u16,
+    stamped: bool,
+    stamp: Stamp,
 ) -> Outward<'a> {
+    let identification = if stamped {
+        stamp.identification()
+    } else if inner.dont_fragment {
+        0
+    } else {
+        random() as u16
+    };
     Outward {
         local: &path.local,
         remote: &path.remote,
@@ -449,8 +466,7 @@ fn way<F: Features>(id: u32, bond: &Bond, chosen: u32) -> Result<Way, End> {
     let notes = maps::notes().ok_or(End::new(id, Fate::TxNoBond))?;
     Ok(Way {
         copied: F::has(feature::DUPLICATE) && notes.copies.count > 1,
-        settled: F::has(feature::MEASURED) && notes.settled != 0,
-        ..way.of_class(notes)
+        ..way.noted::<F>(notes)
     })
 }
 
@@ -639,12 +655,13 @@ impl Way {
         Self::new(id, chosen & (MAX_BOND_PATHS - 1), choice)
     }
 
-    /// That of the packet whose class and flow [`find_lane`] noted.
+    /// That of the packet of which [`find_lane`] and [`in_lane`] took notes.
     #[inline(always)]
-    pub(crate) fn of_class(self, notes: &Notes) -> Self {
+    pub(crate) fn noted<F: Features>(self, notes: &Notes) -> Self {
         Self {
             class: notes.class,
             flow: notes.flow,
+            settled: F::has(feature::MEASURED) && notes.settled != 0,
             ..self
         }
     }

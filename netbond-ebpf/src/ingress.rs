@@ -290,7 +290,7 @@ fn take_frame<const L3: usize, const CLAMPS: bool>(
     }
     let start = L3 + cover.len;
     let (header, mark) = in_frame(packet, start, cover.tos)?;
-    let protocol = [header[12], header[13]];
+    let protocol = frame::protocol(&header);
 
     let (packets, len) = (packet.wire_packets(), packet.len() - start as u32);
     // The kernel takes nothing away that leaves less than an IPv4 header.
@@ -323,7 +323,7 @@ pub(crate) fn in_frame<C: Context>(
     outer_tos: u8,
 ) -> Result<(Header, Mark), Fate> {
     let header: Header = packet.read(start).ok_or(Fate::RxMalformed)?;
-    let protocol = [header[12], header[13]];
+    let protocol = frame::protocol(&header);
     match congestion(packet, start + EthHdr::LEN, protocol, outer_tos) {
         Ok(mark) => Ok((header, mark)),
         Err(Fate::RxEcn) => Err(Fate::RxEcn),
@@ -417,7 +417,7 @@ pub(crate) struct Outer {
     pub(crate) tos: u8,
     identification: u16,
     /// Whether it has a sequence number, and then which.
-    stamped: bool,
+    pub(crate) stamped: bool,
     stamp: Stamp,
 }
 

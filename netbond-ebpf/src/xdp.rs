@@ -16,7 +16,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use netbond_common::{
-    abi::{BOND_ETHERNET, BOND_XDP_ONWARD, Bond, DRIVER_LAN, DRIVER_UNDERLAY, Driver, PathStats},
+    abi::{
+        BOND_ETHERNET, BOND_NUMBERED, BOND_XDP_ONWARD, Bond, DRIVER_LAN, DRIVER_UNDERLAY, Driver,
+        PathStats,
+    },
     fate::Fate,
     frame, gre, ipv4,
     names::feature,
@@ -25,6 +28,7 @@ use netbond_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
+    clamp::is_clamped,
     end::End,
     features::{Features as _, Modes},
     ingress::{Mark, Outer, congestion, frame_header, in_frame, outer_v4, outer_v6},
@@ -90,7 +94,10 @@ fn receive(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     let path_id = maps::path_id(&outer.key).ok_or(Left)?;
     let id = maps::bond_of(path_id);
     let bond = maps::bond(id).ok_or(Left)?;
-    if bond.xdp_mtu == 0 {
+    // What has a number may be a copy, or have to wait for its turn.
+    let numbered =
+        Modes::has(feature::NUMBERED) && outer.stamped && bond.flags & BOND_NUMBERED != 0;
+    if bond.xdp_mtu == 0 || numbered {
         return Err(Left);
     }
     let stats = maps::path_stats(path_id).ok_or(Left)?;
@@ -99,6 +106,19 @@ fn receive(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     } else {
         take(packet, len, id, &outer, bond, stats)
     }
+}
+
+/// An IP packet in what was received.
+#[derive(Clone, Copy)]
+struct Inside {
+    /// Where it begins.
+    start: usize,
+    /// Its EtherType, big-endian.
+    protocol: [u8; 2],
+    /// Bytes from there on.
+    room: u32,
+    /// Bytes of its own frame's header, where the bond carries frames: they count as well.
+    header: u32,
 }
 
 /// Takes an IP packet out of its outer headers, in a frame of `len` bytes.
@@ -114,65 +134,22 @@ fn take(
     let start = EthHdr::LEN + outer.len;
     let mark = congestion(packet, start, outer.protocol, outer.tos)?;
     let len = len - start as u32;
-    if len > bond.xdp_mtu {
+    if len > bond.xdp_mtu || is_clamped(packet, start, bond, outer.protocol) {
         return Err(Left);
     }
-    if bond.xdp & BOND_XDP_ONWARD != 0
-        && let Ok(notes) = find_way(packet, start, outer, bond, len)
-    {
-        return pass_on(packet, id, outer, mark, len, notes, stats);
+    let inside = Inside {
+        start,
+        protocol: outer.protocol,
+        room: len,
+        header: 0,
+    };
+    if let Ok(notes) = find_way(packet, inside, bond) {
+        return pass_on(packet, inside, id, mark, notes, stats);
     }
     packet.cut(outer.len)?;
     let header = frame_header(bond.mac, outer.protocol);
     let done = packet.write(0, &header).and_then(|()| mark.apply(packet));
     Ok(deliver(done, id, len, stats))
-}
-
-/// Notes the way of a received packet at `start`, in `len` bytes, to the driver of a LAN.
-#[inline(always)]
-fn find_way(
-    packet: &Packet<XdpContext>,
-    start: usize,
-    outer: &Outer,
-    bond: &Bond,
-    len: u32,
-) -> Result<&'static mut Notes, Left> {
-    let notes = maps::notes().ok_or(Left)?;
-    onward::read(packet, start, outer.protocol, len, bond.ifindex, notes)?;
-    let device = onward::find(packet, &mut notes.route)?;
-    let driver = maps::driver(device).ok_or(Left)?;
-    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes.route.neighbour()) {
-        return Err(Left);
-    }
-    Ok(notes)
-}
-
-/// Takes a packet, with `room` bytes behind the outer headers, out of them and has a LAN's driver send it.
-#[inline(always)]
-fn pass_on(
-    packet: &Packet<XdpContext>,
-    id: u32,
-    outer: &Outer,
-    mark: Mark,
-    room: u32,
-    notes: &Notes,
-    stats: &mut PathStats,
-) -> Result<u32, Left> {
-    let len = notes.onward.len;
-    packet.cut(outer.len)?;
-    let done = packet
-        .trim(room - len)
-        .and_then(|()| packet.write(0, &notes.route.header(outer.protocol)))
-        .and_then(|()| mark.apply(packet))
-        .and_then(|()| onward::hop(packet, EthHdr::LEN, outer.protocol));
-    if done.is_err() || maps::redirect_to_port(notes.route.ifindex) != XDP_REDIRECT {
-        maps::count_fate(id, Fate::RxNoDecap, 1);
-        return Ok(XDP_DROP);
-    }
-    stats.rx_packets += 1;
-    stats.rx_bytes += u64::from(len);
-    stats.rx_onward += 1;
-    Ok(XDP_REDIRECT)
 }
 
 /// Takes out a whole frame.
@@ -193,9 +170,76 @@ fn take_frame(
     if outer.protocol != gre::ETHERNET || len < LEAST || len > bond.xdp_mtu + HEADER {
         return Err(Left);
     }
-    let (_, mark): (_, Mark) = in_frame(packet, start, outer.tos)?;
+    let (header, mark) = in_frame(packet, start, outer.tos)?;
+    let inside = Inside {
+        start: start + frame::HEADER_LEN,
+        protocol: frame::protocol(&header),
+        room: len - HEADER,
+        header: HEADER,
+    };
+    if is_clamped(packet, inside.start, bond, inside.protocol) {
+        return Err(Left);
+    }
+    if frame::is_to(&header, bond.mac)
+        && let Ok(notes) = find_way(packet, inside, bond)
+    {
+        return pass_on(packet, inside, id, mark, notes, stats);
+    }
     packet.cut(start)?;
     Ok(deliver(mark.apply(packet), id, len, stats))
+}
+
+/// Notes the way of a received packet to the driver of a LAN.
+#[inline(always)]
+fn find_way(
+    packet: &Packet<XdpContext>,
+    inside: Inside,
+    bond: &Bond,
+) -> Result<&'static mut Notes, Left> {
+    if bond.xdp & BOND_XDP_ONWARD == 0 {
+        return Err(Left);
+    }
+    let Inside {
+        start,
+        protocol,
+        room,
+        ..
+    } = inside;
+    let notes = maps::notes().ok_or(Left)?;
+    onward::read(packet, start, protocol, room, bond.ifindex, notes)?;
+    let device = onward::find(packet, &mut notes.route)?;
+    let driver = maps::driver(device).ok_or(Left)?;
+    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes.route.neighbour()) {
+        return Err(Left);
+    }
+    Ok(notes)
+}
+
+/// Takes a packet out of all that is in front of it and has a LAN's driver send it.
+#[inline(always)]
+fn pass_on(
+    packet: &Packet<XdpContext>,
+    inside: Inside,
+    id: u32,
+    mark: Mark,
+    notes: &Notes,
+    stats: &mut PathStats,
+) -> Result<u32, Left> {
+    let (len, protocol) = (notes.onward.len, inside.protocol);
+    packet.cut(inside.start - EthHdr::LEN)?;
+    let done = packet
+        .trim(inside.room - len)
+        .and_then(|()| packet.write(0, &notes.route.header(protocol)))
+        .and_then(|()| mark.apply(packet))
+        .and_then(|()| onward::hop(packet, EthHdr::LEN, protocol));
+    if done.is_err() || maps::redirect_to_port(notes.route.ifindex) != XDP_REDIRECT {
+        maps::count_fate(id, Fate::RxNoDecap, 1);
+        return Ok(XDP_DROP);
+    }
+    stats.rx_packets += 1;
+    stats.rx_bytes += u64::from(len + inside.header);
+    stats.rx_onward += 1;
+    Ok(XDP_REDIRECT)
 }
 
 /// Counts a packet of `len` bytes and hands it to its bond's device. It is not what came any more: what

@@ -171,28 +171,36 @@ fn what_stays_with_tc_says_why() {
     })
     .unwrap();
     wait_program(b, true);
-    // A bond whose packets are numbered. To insist is refused, and changes nothing.
-    let numbered = "mode = \"duplicate\"";
+    // Of a bond whose packets are numbered they are left to tc one by one.
     for router in [a, b] {
-        reconfigure(router, &config(router, numbered, "xdp = \"auto\""));
+        reconfigure(router, &config(router, NUMBERED, "xdp = \"native\""));
     }
     for router in [a, b] {
-        wait_xdp(router, "bond numbers its packets");
+        wait_xdp(router, "native");
         wait_proven(router);
     }
     ping(a, B);
-    let insisting = config(b, numbered, "xdp = \"native\"");
-    reload(
-        b,
-        &insisting,
-        "is not for a bond whose packets are numbered",
-    );
+    // A bond whose packets are copied. To insist is refused, and changes nothing.
+    let copied = "mode = \"duplicate\"";
+    for router in [a, b] {
+        reconfigure(router, &config(router, copied, "xdp = \"auto\""));
+    }
+    for router in [a, b] {
+        wait_xdp(router, "copies need tc");
+        wait_proven(router);
+    }
+    ping(a, B);
+    let insisting = config(b, copied, "xdp = \"native\"");
+    reload(b, &insisting, "is not for a bond of mode \"duplicate\"");
     for router in [a, b] {
         reconfigure(router, &config(router, "", "xdp = \"off\""));
         wait_xdp(router, "off");
         wait_program(router, false);
     }
 }
+
+/// Voice is copied, and so each packet of the bond has a number.
+const NUMBERED: &str = "[[bond.class]]\nname = \"voice\"\ndscp = \"ef\"\nmode = \"duplicate\"";
 
 /// Somebody else's program stays where it is: to insist is refused, and with "auto" tc goes on.
 #[test]

@@ -10,86 +10,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::ethernet::{PACE, PATHS, config, up};
-use common::{
-    SOON, assert_exact, path, ping, reconfigure, reload, status, wait_proven, wait_state,
-    wait_unused,
+use common::ethernet::{PACE, config};
+use common::lan::{
+    HOSTS, NATIVE, NUMBERED, in_all, onward, up_native, up_native_with, up_with_lans, wait_lan,
+    wait_send, with_lan,
 };
-use netbond_lab::{Lab, Router, Signal, traffic, wait_for};
-
-const NATIVE: &str = "xdp = \"native\"";
-/// Addresses of the hosts, behind A and behind B.
-const HOSTS: [[&str; 2]; 2] = [["10.70.1.1", "fd70:1::1"], ["10.70.2.1", "fd70:2::1"]];
-
-/// A router's configuration with a line for the bond, one for each path, and one for its LAN.
-fn with_lan(router: &Router, bond: &str, path: &str, lan: &str) -> String {
-    format!(
-        "{}[[lan]]\nname = \"l0\"\n{lan}\n",
-        config(router, bond, path)
-    )
-}
-
-/// A and B with a LAN each, and a host on it: the middle routers of the topology, which have nothing else to do.
-fn up_with_lans(name: &str) -> Lab {
-    let lab = up(name, "", NATIVE);
-    for (router, host, own, far) in [("A", "M1", 1, 2), ("B", "M2", 2, 1)] {
-        let (router, host) = (lab.router(router), lab.router(host));
-        router
-            .ip(&format!(
-                "link add l0 type veth peer name l0 netns {}\n\
-                 addr add 10.70.{own}.254/24 dev l0\naddr add fd70:{own}::254/64 dev l0 nodad\n\
-                 link set l0 up\n\
-                 route add 10.70.{far}.0/24 dev nb0\nroute add fd70:{far}::/64 dev nb0\n",
-                host.netns()
-            ))
-            .unwrap();
-        host.ip(&format!(
-            "addr add 10.70.{own}.1/24 dev l0\naddr add fd70:{own}::1/64 dev l0 nodad\n\
-             link set l0 up\n\
-             route add 10.70.{far}.0/24 via 10.70.{own}.254\n\
-             route add fd70:{far}::/64 via fd70:{own}::254\n"
-        ))
-        .unwrap();
-        for end in [router, host] {
-            end.make_wire("l0").unwrap();
-        }
-    }
-    lab
-}
-
-/// The same, forwarded by drivers.
-fn up_native(name: &str) -> Lab {
-    let lab = up_with_lans(name);
-    for router in [lab.router("A"), lab.router("B")] {
-        reconfigure(router, &with_lan(router, "", NATIVE, NATIVE));
-        wait_lan(router, "native");
-    }
-    lab
-}
-
-/// Waits until the LAN is forwarded as this word of the status says.
-fn wait_lan(router: &Router, word: &str) {
-    wait_for(&format!("lan: {word} in {}", router.name()), SOON, || {
-        let now = status(router)["lans"][0]["xdp"].clone();
-        anyhow::ensure!(now == word, "{now}");
-        Ok(Some(()))
-    })
-    .unwrap();
-}
-
-/// Packets of each path that the kernel saw nothing of: sent, received.
-fn onward(router: &Router) -> [[u64; 2]; 2] {
-    PATHS.map(|name| {
-        let path = path(router, name);
-        ["tx_onward", "rx_onward"].map(|field| path[field].as_u64().unwrap())
-    })
-}
-
-/// Sums of both paths: sent, received.
-fn in_all(router: &Router) -> [u64; 2] {
-    let [a, b] = onward(router);
-    [a[0] + b[0], a[1] + b[1]]
-}
+use common::{
+    SOON, assert_exact, ping, reconfigure, reload, status, wait_proven, wait_state, wait_unused,
+};
+use netbond_lab::{Signal, traffic, wait_for};
 
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
@@ -177,6 +106,7 @@ fn no_switch_costs_a_packet() {
             ("", NATIVE, "xdp = \"off\"", "off"),
             ("", NATIVE, NATIVE, "native"),
             ("mode = \"flow\"", NATIVE, NATIVE, "native"),
+            (NUMBERED, NATIVE, NATIVE, "native"),
             ("", "", NATIVE, "native"),
             ("", NATIVE, NATIVE, "native"),
         ] {
@@ -266,14 +196,12 @@ fn every_mode_sends_past_the_kernel() {
         "mode = \"flowlet\"",
         "mode = \"active-backup\"",
         "mode = \"adaptive\"\nin_order = false",
+        "mss_clamp = true",
+        NUMBERED,
         "mode = \"weighted\"\n[[bond.class]]\nname = \"voice\"\ndscp = \"ef\"\nmode = \"flow\"",
     ] {
         reconfigure(a, &with_lan(a, bond, NATIVE, NATIVE));
-        wait_for(bond, SOON, || {
-            let now = status(a)["bonds"][0]["xdp_send"].clone();
-            Ok((now == "native").then_some(()))
-        })
-        .unwrap();
+        wait_send(a, "native");
         wait_proven(a);
         let before = in_all(a);
         for address in HOSTS[1] {
@@ -285,11 +213,54 @@ fn every_mode_sends_past_the_kernel() {
     }
 }
 
+/// A bond that carries frames sends and receives those of its own address past the kernel, with TCP clamped or not;
+/// what a bridge has to do with is the bridge's.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn frames_are_forwarded_past_the_kernel() {
+    let frames = "encap = \"gretap\"\nmss_clamp = true";
+    let lab = up_native_with("lan-frames", frames);
+    let [a, b, near, far] = ["A", "B", "M1", "M2"].map(|name| lab.router(name));
+    for router in [a, b] {
+        wait_send(router, "native");
+    }
+    for address in HOSTS[1] {
+        ping(near, address);
+    }
+    let before = [in_all(a), in_all(b)];
+    for address in HOSTS[1] {
+        let counts = traffic::ping(near, address, 200, Duration::from_millis(2)).unwrap();
+        assert_eq!((counts.sent, counts.lost), (200, 0), "{address}");
+    }
+    // Once a second each is the kernel's, for each neighbour on the way.
+    for (router, before) in [a, b].into_iter().zip(before) {
+        let [sent, received] = in_all(router);
+        let (sent, received) = (sent - before[0], received - before[1]);
+        assert!(sent >= 300, "{}: {sent} sent", router.name());
+        assert!(received >= 300, "{}: {received} received", router.name());
+    }
+    let tcp = traffic::tcp(far, near, HOSTS[0][0], Duration::from_secs(1)).unwrap();
+    assert!(tcp.mbit_per_s > 10.0, "{tcp:?}");
+    // Bridged, its address is the bridge's matter.
+    a.ip("link add br0 type bridge\nlink set br0 up\nlink set nb0 master br0\n")
+        .unwrap();
+    wait_send(a, "device is a port of another one");
+    let before = in_all(a);
+    a.ip("addr flush dev nb0\naddr add 10.67.0.1/24 dev br0\n\
+          route replace 10.70.2.0/24 via 10.67.0.2 dev br0\n")
+        .unwrap();
+    b.ip("neigh flush dev nb0\n").unwrap();
+    ping(near, HOSTS[1][0]);
+    assert_eq!(in_all(a), before, "by the bridge");
+    a.ip("link del br0\n").unwrap();
+    wait_send(a, "native");
+}
+
 /// What stays with the kernel says why, and works.
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
 fn what_stays_with_the_kernel_says_why() {
-    let lab = up_with_lans("lan-why");
+    let lab = up_with_lans("lan-why", "");
     let [a, b, near] = ["A", "B", "M1"].map(|name| lab.router(name));
     let reach = || {
         for address in HOSTS[1] {
@@ -347,8 +318,7 @@ fn what_stays_with_the_kernel_says_why() {
             "[[bond.class]]\nname = \"marked\"\nmark = 1\nmode = \"flow\"",
             "classes by mark need tc",
         ),
-        ("mode = \"duplicate\"", "bond numbers its packets"),
-        ("encap = \"gretap\"", "bond carries Ethernet frames"),
+        ("mode = \"duplicate\"", "copies need tc"),
     ] {
         let auto = "xdp = \"auto\"";
         let paths = if bond.contains("duplicate") {
@@ -357,11 +327,7 @@ fn what_stays_with_the_kernel_says_why() {
             NATIVE
         };
         reconfigure(b, &with_lan(b, bond, paths, NATIVE));
-        wait_for(word, SOON, || {
-            let now = status(b)["bonds"][0]["xdp_send"].clone();
-            Ok((now == word).then_some(()))
-        })
-        .unwrap();
+        wait_send(b, word);
     }
     reconfigure(b, &with_lan(b, "", NATIVE, NATIVE));
     wait_proven(b);

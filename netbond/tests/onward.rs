@@ -19,9 +19,9 @@ use common::{
 use netbond::tables::Raw;
 use netbond_common::{
     abi::{
-        BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, Class, DRIVER_LAN, DRIVER_UNDERLAY, Driver,
-        FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BONDS, PATH_IPV6, PATH_KEY, PATH_LAST_RESORT,
-        PATH_USABLE, Path, PathStats, SHARES_EQUAL,
+        BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED, BOND_XDP_ONWARD, BOND_XDP_SEND, Bond, Class,
+        DRIVER_LAN, DRIVER_UNDERLAY, Driver, FLOW_BUCKETS, Lane, MAX_BOND_CLASSES, MAX_BONDS,
+        PATH_IPV6, PATH_KEY, PATH_LAST_RESORT, PATH_USABLE, Path, PathStats, SHARES_EQUAL,
     },
     class::Rule,
     fate::Fate,
@@ -36,6 +36,8 @@ const WAN: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// A host of the LAN, and the next hop to the peer.
 const HOST: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 1, 2];
+/// Who has packets of a bond that carries frames.
+const FAR: [u8; 6] = [2, 0, 0, 0, 1, 4];
 /// MTUs of the LAN and of the bond.
 const LAN_MTU: usize = 1300;
 const MTU: usize = 1400;
@@ -66,13 +68,16 @@ impl Router {
     fn with_features(key: Option<u32>, features: u32) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for (name, address) in [("lan", LAN), ("wan", WAN)] {
-            let address = address.map(|byte| format!("{byte:02x}")).join(":");
+            let address = written(address);
             ip(&format!(
                 "link add {name} address {address} type veth peer name {name}-far"
             ));
             ip(&format!("link set {name}-far up"));
         }
-        ip("link add nb0 type veth peer name nb0x");
+        let address = written(common::MAC);
+        ip(&format!(
+            "link add nb0 address {address} type veth peer name nb0x"
+        ));
         ip("link set nb0 arp off");
         ip("link set nb0x up");
         for name in ["lan", "wan", "nb0"] {
@@ -155,8 +160,24 @@ impl Router {
         self.kernel.tables.path_stats(path_id(slot)).unwrap()
     }
 
+    /// Has the bond carry frames, to a neighbour that is known where this says so.
+    fn carry_frames(&mut self, neighbour_known: bool) {
+        self.change(|bond| bond.flags |= BOND_ETHERNET);
+        if neighbour_known {
+            for address in ["198.51.100.1", "2001:db8::2"] {
+                ip(&neighbour("nb0", address, FAR));
+            }
+        }
+    }
+
     /// As the controller writes it; the second path is preferred to the first.
     fn choose_by(&mut self, way: &Way) {
+        self.kernel.set_order(way.flags, 2);
+        let settled_until = if way.settled { u32::MAX } else { 0 };
+        self.kernel.set_equal_shares(2, settled_until);
+        if way.is_framed() {
+            self.carry_frames(true);
+        }
         let lane = |mode: Mode| {
             Raw(Lane {
                 mode: mode as u32,
@@ -209,8 +230,12 @@ impl Router {
     }
 }
 
+fn written(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 fn neighbour(device: &str, address: &str, mac: [u8; 6]) -> String {
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = written(mac);
     format!("neigh add {address} lladdr {mac} dev {device} nud permanent")
 }
 
@@ -341,6 +366,52 @@ fn received_packets_go_on_as_by_the_kernel() {
         }
         assert_eq!(router.kernel.fates(), []);
     }
+}
+
+/// The same out of frames, but those that are for somebody else behind a bond device.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn received_frames_go_on_as_by_the_kernel() {
+    let mut router = Router::new(None);
+    router.carry_frames(false);
+    let framed = |to: [u8; 6]| changed(back(576), |frame| frame[..6].copy_from_slice(&to));
+    let received = |inner: &[u8]| {
+        let wrap = Wrap {
+            gre_protocol: 0x6558,
+            ..Wrap::on(0)
+        };
+        changed(wrap.frame(&[&[0; 14], inner].concat()), |frame| {
+            frame[..6].copy_from_slice(&WAN);
+        })
+    };
+    let (inner, wan) = (framed(common::MAC), router.wan);
+    let ran = router.kernel.xdp_on(&received(&inner), wan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+    let want = changed(one_hop_less(inner.clone()), |frame| {
+        frame[..6].copy_from_slice(&HOST);
+        frame[6..12].copy_from_slice(&LAN);
+    });
+    assert_eq!(ran.frame, want);
+    let one = PathStats {
+        rx_packets: 1,
+        rx_bytes: inner.len() as u64,
+        rx_onward: 1,
+        ..PathStats::zeroed()
+    };
+    assert_eq!(router.stats(0), one);
+    for (what, inner) in [
+        ("for another host", framed(FAR)),
+        ("for all", framed([0xff; 6])),
+        ("a tag", {
+            let (header, rest) = inner.split_at(12);
+            [header, &[0x81, 0, 0, 5], rest].concat()
+        }),
+    ] {
+        let ran = router.kernel.xdp_on(&received(&inner), wan);
+        assert_eq!((ran.action, ran.frame), (XDP_REDIRECT, inner), "{what}");
+        assert_eq!(router.stats(0).rx_onward, 1, "{what}");
+    }
+    assert_eq!(router.kernel.fates(), []);
 }
 
 /// To the LAN: the inner packet of the tests the other way round.
@@ -543,11 +614,45 @@ const CLASS: u32 = BOND * MAX_BOND_CLASSES;
 /// Of an underlay, bytes.
 const LEAST_MTU: usize = 1280;
 
-/// How a bond chooses paths.
+/// How a bond chooses paths, and what it makes of packets.
 struct Way {
     mode: Mode,
     /// Of packets with the DSCP of `ipv6_frame`, where there is a class of them.
     class: Option<Mode>,
+    /// `BOND_*`.
+    flags: u8,
+    /// Whether flows keep their paths, so that their packets have no numbers.
+    settled: bool,
+}
+
+impl Way {
+    const fn by(mode: Mode) -> Self {
+        Self {
+            mode,
+            class: None,
+            flags: 0,
+            settled: false,
+        }
+    }
+
+    const fn flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
+    const fn is_framed(&self) -> bool {
+        self.flags & BOND_ETHERNET != 0
+    }
+
+    /// The `feature` bits that it needs, besides paths over IPv6.
+    fn features(&self) -> u32 {
+        let modes = [Some(self.mode), self.class].into_iter().flatten();
+        let modes = modes.fold(feature::IPV6, |all, mode| all | feature::of(mode));
+        let numbered = self.flags & BOND_NUMBERED != 0;
+        let only_if = |is: bool, feature| if is { feature } else { 0 };
+        modes
+            | only_if(self.class.is_some(), feature::CLASSES)
+            | only_if(numbered, feature::NUMBERED)
+    }
 }
 
 /// Whatever chooses the path: a driver finds the one that tc finds, calls it the same, and counts the same.
@@ -562,33 +667,51 @@ fn packets_take_the_path_that_they_take_by_tc() {
         Mode::ActiveBackup,
         Mode::Adaptive,
     ];
-    let plain = plain.map(|mode| Way { mode, class: None });
-    let classed = [Mode::ActiveBackup, Mode::Flow].map(|class| Way {
-        mode: Mode::RoundRobin,
-        class: Some(class),
-    });
-    for way in plain.into_iter().chain(classed) {
-        let modes = [Some(way.mode), way.class].into_iter().flatten();
-        let features = modes.fold(feature::IPV6, |all, mode| all | feature::of(mode));
-        let classes = if way.class.is_some() {
-            feature::CLASSES
-        } else {
-            0
-        };
-        takes_the_same(features | classes, &way);
+    for mode in plain {
+        takes_the_same(&Way::by(mode));
+    }
+    for class in [Mode::ActiveBackup, Mode::Flow] {
+        takes_the_same(&Way {
+            class: Some(class),
+            ..Way::by(Mode::RoundRobin)
+        });
     }
 }
 
+/// What leaves has the numbers that it would have by tc, and packets that are left to that take none.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn packets_are_numbered_as_by_tc() {
+    let ordered = BOND_NUMBERED | BOND_IN_ORDER;
+    for mode in [Mode::RoundRobin, Mode::Flow, Mode::Adaptive] {
+        takes_the_same(&Way::by(mode).flags(ordered));
+    }
+    takes_the_same(&Way {
+        settled: true,
+        ..Way::by(Mode::Adaptive).flags(ordered)
+    });
+}
+
+/// A bond that carries frames has its packets in those that the kernel would make for it.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn packets_leave_in_frames_as_by_the_kernel_and_tc() {
+    for mode in [Mode::RoundRobin, Mode::Flow] {
+        takes_the_same(&Way::by(mode).flags(BOND_ETHERNET));
+    }
+    takes_the_same(&Way::by(Mode::Adaptive).flags(BOND_ETHERNET | BOND_NUMBERED));
+}
+
 /// Sends the same packets by tc and by a driver, each in a router of its own, and compares.
-fn takes_the_same(features: u32, way: &Way) {
+fn takes_the_same(way: &Way) {
     // Drivers' frames are of the namespace at hand, which is the second one's.
     let mut routers = [0, 1].map(|_| {
-        let mut router = Router::with_features(None, features);
+        let mut router = Router::with_features(None, way.features());
         router.choose_by(way);
         router
     });
     ip(&format!("link set wan mtu {LEAST_MTU}"));
-    let what = format!("{:?} {:?}", way.mode, way.class);
+    let what = format!("{:?} {:?} {:#x}", way.mode, way.class, way.flags);
     let mut taken = [0, 0];
     for usable in [[true, true], [false, true], [true, false], [false, false]] {
         for (slot, usable) in (0..).zip(usable) {
@@ -616,7 +739,7 @@ fn takes_the_same(features: u32, way: &Way) {
                 // One that is too long for the path is the kernel's, and so is its turn.
                 let long = sent(of_flow(LEAST_MTU));
                 by_driver.assert_left(&what, &long, by_driver.lan);
-                let tc = by_tc.kernel.egress(&one_hop_less(inner.clone()));
+                let tc = by_tc.kernel.egress(&into_bond(inner.clone(), way));
                 assert_eq!(tc.action, TC_ACT_REDIRECT, "{what}");
                 let ran = by_driver.kernel.xdp_on(&sent(inner), by_driver.lan);
                 assert_eq!(ran.action, XDP_REDIRECT, "{what}");
@@ -641,6 +764,94 @@ fn takes_the_same(features: u32, way: &Way) {
         "{what}: {taken:?}"
     );
     assert_eq!(routers[1].kernel.fates(), [], "{what}");
+}
+
+/// The frame in which the kernel hands a packet to the bond device.
+fn into_bond(inner: Vec<u8>, way: &Way) -> Vec<u8> {
+    let mut frame = one_hop_less(inner);
+    if way.is_framed() {
+        frame[..6].copy_from_slice(&FAR);
+        frame[6..12].copy_from_slice(&common::MAC);
+    }
+    frame
+}
+
+/// Who has a packet of a bond that carries frames is the kernel's to find out, and to look for now and then.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn frames_go_to_a_neighbour_that_is_known() {
+    let mut router = Router::new(None);
+    router.carry_frames(false);
+    let (lan, frame) = (router.lan, sent(ipv4_frame(200)));
+    router.assert_left("nobody knows", &frame, lan);
+    router.carry_frames(true);
+    let ran = router.kernel.xdp_on(&frame, lan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+    let inside = 14 + if ran.frame[12] == 0x08 { 24 } else { 44 };
+    assert_eq!(ran.frame[inside..inside + 6], FAR);
+    assert_eq!(ran.frame[inside + 6..inside + 12], common::MAC);
+    router.kernel.at_the_kernels_turn();
+    router.assert_left("the kernel's turn", &frame, lan);
+    router.kernel.never_the_kernels_turn();
+    ip("neigh del 198.51.100.1 dev nb0");
+    router.assert_left("nobody knows any more", &frame, lan);
+}
+
+/// Copies are tc's, and take no turn of what drivers send.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn copies_are_left() {
+    let way = Way {
+        class: Some(Mode::Duplicate),
+        ..Way::by(Mode::RoundRobin).flags(BOND_NUMBERED)
+    };
+    let mut router = Router::with_features(None, way.features());
+    router.choose_by(&way);
+    let lan = router.lan;
+    router.assert_left("a class of copies", &sent(ipv6_frame(200)), lan);
+    let ran = router.kernel.xdp_on(&sent(ipv4_frame(200)), lan);
+    assert_eq!(ran.action, XDP_REDIRECT);
+}
+
+/// What announces TCP's segments is clamped by tc, both ways; the rest of the connection is not held up.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn what_begins_a_connection_is_left_where_it_is_clamped() {
+    let mut router = Router::with_features(None, feature::MSS_CLAMP);
+    let (lan, wan) = (router.lan, router.wan);
+    for clamp_mtu in [0, 1300] {
+        router.change(|bond| bond.clamp_mtu = clamp_mtu);
+        for ipv6 in [false, true] {
+            let syn = tcp_frame(ipv6, true);
+            let frames = [(sent(syn.clone()), lan), (received(&syn, None), wan)];
+            for (frame, device) in frames {
+                if clamp_mtu == 0 {
+                    assert_eq!(router.kernel.xdp_on(&frame, device).action, XDP_REDIRECT);
+                } else {
+                    router.assert_left("SYN", &frame, device);
+                }
+            }
+            let data = tcp_frame(ipv6, false);
+            for (frame, device) in [(sent(data.clone()), lan), (received(&data, None), wan)] {
+                assert_eq!(router.kernel.xdp_on(&frame, device).action, XDP_REDIRECT);
+            }
+        }
+    }
+}
+
+/// TCP between the addresses of `ipv4_frame` and `ipv6_frame`.
+fn tcp_frame(ipv6: bool, syn: bool) -> Vec<u8> {
+    let frame = if ipv6 {
+        ipv6_frame(100)
+    } else {
+        ipv4_frame(100)
+    };
+    let (protocol, tcp) = if ipv6 { (20, 54) } else { (23, 34) };
+    changed(frame, |frame| {
+        frame[protocol] = 6;
+        // Of 20 bytes, and its flags.
+        frame[tcp + 12..tcp + 14].copy_from_slice(&[0x50, if syn { 0x02 } else { 0x10 }]);
+    })
 }
 
 /// How many mutated packets are tried, each way: `NETBOND_PACKETS` says otherwise.

@@ -14,7 +14,7 @@ use common::{
 };
 use netbond::tables::Raw;
 use netbond_common::{
-    abi::{BOND_ETHERNET, Bond, DRIVER_UNDERLAY, Driver},
+    abi::{BOND_ETHERNET, BOND_IN_ORDER, BOND_NUMBERED, Bond, DRIVER_UNDERLAY, Driver},
     fate::Fate,
     names::{feature, program},
     probe,
@@ -279,6 +279,24 @@ fn what_takes_the_kernel_is_left_to_it() {
     ] {
         assert_left(what, &frame, &mut kernel);
     }
+}
+
+/// What has a number has to wait for its turn, or may be a copy: tc finds out. The rest of the bond's need not.
+#[test]
+#[ignore = "needs CAP_BPF: cargo xtask test test-run"]
+fn what_has_a_number_is_left() {
+    let mut kernel = Kernel::with_features(&[1], None, feature::NUMBERED).with_xdp(MTU);
+    kernel.set_order(BOND_NUMBERED | BOND_IN_ORDER, 1);
+    let inner = ipv4_frame(200);
+    let numbered = Wrap {
+        gre_flags: 0x1000,
+        gre_fields: vec![0, 0, 0, 7],
+        ..Wrap::on(0)
+    };
+    assert_left("numbered", &numbered.frame(&inner), &mut kernel);
+    let ran = kernel.xdp(&Wrap::on(0).frame(&inner));
+    assert_eq!((ran.action, &ran.frame[14..]), (XDP_REDIRECT, &inner[14..]));
+    assert_eq!(received(&kernel), (1, 200));
 }
 
 /// Nothing is taken where the controller did not say so.

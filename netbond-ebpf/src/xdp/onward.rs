@@ -1,7 +1,7 @@
 //! Where a packet goes on, by the kernel's routes and neighbours.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH},
+    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT},
     programs::XdpContext,
 };
 use netbond_common::{
@@ -50,11 +50,22 @@ pub(super) fn read(
     Err(Left)
 }
 
-/// Finds the device that a packet leaves by, where it is one that needs no neighbour.
+/// Finds the device that a packet leaves by which came in, and whether its neighbour there is known.
 #[inline(always)]
-pub(super) fn find_device(packet: &Packet<XdpContext>, route: &mut Route) -> Result<u32, Left> {
-    ask(packet, route, BPF_FIB_LOOKUP_SKIP_NEIGH)
+pub(super) fn find_device(
+    packet: &Packet<XdpContext>,
+    route: &mut Route,
+) -> Result<(u32, bool), Left> {
+    match packet.find_route(route, 0) {
+        SUCCESS => Ok((route.ifindex, true)),
+        // The device is told all the same (since Linux 5.12).
+        NO_NEIGHBOUR => Ok((route.ifindex, false)),
+        _ => Err(Left),
+    }
 }
+
+const SUCCESS: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
+const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 
 /// Finds the device and the neighbour to which a packet goes that came in.
 #[inline(always)]
@@ -92,7 +103,7 @@ pub(super) fn next_hop(
 
 #[inline(always)]
 fn ask(packet: &Packet<XdpContext>, route: &mut Route, flags: u32) -> Result<u32, Left> {
-    if packet.find_route(route, flags) == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+    if packet.find_route(route, flags) == SUCCESS {
         Ok(route.ifindex)
     } else {
         Err(Left)

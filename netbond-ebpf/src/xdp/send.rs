@@ -12,10 +12,13 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use netbond_common::{
-    abi::{BOND_XDP_SEND, Bond},
+    abi::{BOND_ETHERNET, BOND_XDP_SEND, Bond},
     fate::Fate,
-    gre, ipv4, ipv6,
-    names::feature,
+    frame,
+    gre::{self, Layout},
+    inner::Inner,
+    ipv4, ipv6,
+    names::{Mode, feature},
     onward::Onward,
     select::{Choice, select},
     sequence::Stamp,
@@ -24,10 +27,14 @@ use network_types::eth::EthHdr;
 
 use super::{Left, onward};
 use crate::{
-    egress::{Way, chosen, find_lane, gre_header, in_lane, outward, outward_v6},
+    clamp::is_clamped,
+    egress::{
+        Way, chosen, find_lane, gre_header, gre_layout, in_lane, is_numbered, number, outward,
+        outward_v6,
+    },
     features::{Features as _, Modes, is_over_ipv6},
     maps,
-    packet::{Packet, Refused, random, wire_len},
+    packet::{Packet, Refused, wire_len},
 };
 
 /// Sends a packet that is routed into a bond, in a frame of `len` bytes; returns the kernel's action.
@@ -67,11 +74,20 @@ fn find_bond(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     let (protocol, device) = (packet.protocol(), packet.ifindex());
     let notes = maps::notes().ok_or(Left)?;
     onward::read(packet, EthHdr::LEN, protocol, room, device, notes)?;
-    let device = onward::find_device(packet, &mut notes.route)?;
+    let (device, known) = onward::find_device(packet, &mut notes.route)?;
     let id = maps::bond_id(device).ok_or(Left)?;
     let bond = maps::bond(id).ok_or(Left)?;
-    if bond.xdp & BOND_XDP_SEND == 0 {
+    if bond.xdp & BOND_XDP_SEND == 0 || is_clamped(packet, EthHdr::LEN, bond, protocol) {
         return Err(Left);
+    }
+    notes.framed = 0;
+    // IP packets need no neighbour.
+    if bond.flags & BOND_ETHERNET != 0 {
+        if !known || maps::is_kernels_turn(notes.route.neighbour()) {
+            return Err(Left);
+        }
+        notes.frame = notes.route.header(protocol);
+        notes.framed = 1;
     }
     Ok(id)
 }
@@ -98,6 +114,10 @@ fn choose(packet: &Packet<XdpContext>, id: u32) -> Option<Option<(u32, Choice)>>
     notes.turns = *turns;
     if Modes::has(feature::FLOWLET) {
         notes.flowlet = *maps::flowlet(id, notes.flow)?;
+    }
+    // Copies are made by tc.
+    if Modes::has(feature::DUPLICATE) && lane.mode == Mode::Duplicate as u32 {
+        return None;
     }
     let len = wire_len(EthHdr::LEN as u32 + notes.onward.len, 1);
     in_lane::<Modes>(id, bond, lane, len, notes)
@@ -136,59 +156,98 @@ fn encapsulate(packet: &Packet<XdpContext>, room: u32, id: u32, chosen: u32) -> 
     let bond = maps::bond(id).ok_or(Left)?;
     let way = Way::chosen(id, chosen)?;
     let way = if Modes::has(feature::ALL) {
-        way.of_class(notes)
+        way.noted::<Modes>(notes)
     } else {
         way
     };
     let Onward { inner, len, .. } = notes.onward;
-    let gre = gre_header(way.path, inner, false, Stamp::NONE);
-    let over_ipv6 = is_over_ipv6::<Modes>(way.path);
-    let outer_len = gre.len()
-        + if over_ipv6 {
-            ipv6::HEADER_LEN
-        } else {
-            ipv4::HEADER_LEN
-        };
-    let whole = len + outer_len as u32;
+    let framed = notes.framed != 0;
+    // Of the packet's own frame.
+    let header_len = if framed { frame::HEADER_LEN } else { 0 };
+    // Read once: the controller may change what the records say.
+    let load = Load {
+        inner: if framed { inner.in_frame(0) } else { inner },
+        len: len + header_len as u32,
+        over_ipv6: is_over_ipv6::<Modes>(way.path),
+        layout: gre_layout(way.path, is_numbered::<Modes>(&way, bond)),
+    };
+    let outer_len = load.outer_len();
+    let whole = load.len + outer_len as u32;
     let route = &mut notes.route;
-    let hop = onward::next_hop(packet, way.path_id, way.path, over_ipv6, whole, route)?;
-    packet.make_room(outer_len)?;
-    // It is not what came any more: what is not done ends here.
-    let protocol = if over_ipv6 { gre::IPV6 } else { gre::IPV4 };
+    let hop = onward::next_hop(packet, way.path_id, way.path, load.over_ipv6, whole, route)?;
+    packet.make_room(outer_len + header_len)?;
+    // It is not what came any more: what is not done ends here. Nor is there a way back for its number.
+    let at = EthHdr::LEN + outer_len;
     let done = packet
         .trim(room - len)
-        .and_then(|()| packet.write(0, &hop.header(protocol)))
-        .and_then(|()| put_outer(packet, bond, &way, notes.onward, over_ipv6, gre))
-        .and_then(|()| onward::hop(packet, EthHdr::LEN + outer_len, inner.protocol));
+        .and_then(|()| packet.write(0, &hop.header(load.outer_protocol())))
+        .and_then(|()| load.put_outer(packet, id, bond, &way))
+        .and_then(|()| match framed {
+            true => packet.write(at, &notes.frame),
+            false => Ok(()),
+        })
+        .and_then(|()| onward::hop(packet, at + header_len, inner.protocol));
     if done.is_err() || maps::redirect_to_port(hop.ifindex) != XDP_REDIRECT {
         maps::count_fate(id, Fate::TxNoRoom, 1);
         return Ok(XDP_DROP);
     }
     way.stats.tx_onward += 1;
-    way.count_class(1, len);
-    way.count(1, len);
+    way.count_class(1, load.len);
+    way.count(1, load.len);
     Ok(XDP_REDIRECT)
 }
 
-/// Writes the outer headers.
-#[inline(always)]
-fn put_outer(
-    packet: &Packet<XdpContext>,
-    bond: &Bond,
-    way: &Way,
-    Onward { inner, len, .. }: Onward,
+/// What a path carries: an IP packet, or a frame around it.
+struct Load {
+    inner: Inner,
+    /// Bytes of it.
+    len: u32,
+    /// Whether the path's outer addresses are IPv6.
     over_ipv6: bool,
-    gre: gre::Header,
-) -> Result<(), Refused> {
-    if over_ipv6 {
-        let outward = outward_v6(way, bond, inner, len, false, Stamp::NONE);
-        return packet.write_v6(&outward, way.path, gre);
+    /// What is in its GRE header.
+    layout: Layout,
+}
+
+impl Load {
+    /// Bytes of the outer headers.
+    #[inline(always)]
+    const fn outer_len(&self) -> usize {
+        self.layout.header_len()
+            + if self.over_ipv6 {
+                ipv6::HEADER_LEN
+            } else {
+                ipv4::HEADER_LEN
+            }
     }
-    let identification = if inner.dont_fragment {
-        0
-    } else {
-        random() as u16
-    };
-    let outward = outward(way.path, bond, inner, len, identification);
-    packet.overwrite(EthHdr::LEN, &outward, gre)
+
+    /// EtherType of the outer headers, big-endian.
+    #[inline(always)]
+    const fn outer_protocol(&self) -> [u8; 2] {
+        if self.over_ipv6 { gre::IPV6 } else { gre::IPV4 }
+    }
+
+    /// Writes the outer headers, with the packet's number where it is to have one.
+    #[inline(always)]
+    fn put_outer(
+        &self,
+        packet: &Packet<XdpContext>,
+        id: u32,
+        bond: &Bond,
+        way: &Way,
+    ) -> Result<(), Refused> {
+        let Self { inner, len, .. } = *self;
+        let stamped = self.layout.sequence;
+        let stamp = if stamped {
+            number(way, id, 1).ok_or(Refused)?
+        } else {
+            Stamp::NONE
+        };
+        let gre = gre_header(way.path, inner, self.layout, stamp);
+        if self.over_ipv6 {
+            let outward = outward_v6(way, bond, inner, len, stamped, stamp);
+            return packet.write_v6(&outward, way.path, gre);
+        }
+        let outward = outward(way.path, bond, inner, len, stamped, stamp);
+        packet.overwrite(EthHdr::LEN, &outward, gre)
+    }
 }

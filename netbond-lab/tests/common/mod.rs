@@ -8,6 +8,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod ethernet;
+pub(crate) mod lan;
 pub(crate) mod terminal;
 
 use std::fs::File;

@@ -393,8 +393,6 @@ fn bond_table(mut bond: Section<'_>, asks_ospf: bool, seen: &mut Seen) -> Result
         peer,
     );
     let mut in_use = InUse::new(&bond, mode, &classes);
-    in_use.numbers |= matches!(in_order, Ok(Some(_)));
-    in_use.clamps = matches!(mss_clamp, Ok(Some(true)));
     let weights = weights(&mut bond, asks_ospf, probing, mode, &mut in_use);
     let flowlet_gap_ms = flowlet_gap(&mut bond, probing, &in_use);
     let copies = copies(&mut bond, &in_use);
@@ -477,10 +475,8 @@ struct InUse {
     flowlets: bool,
     measured: bool,
     copies: bool,
-    /// Packets are numbered.
-    numbers: bool,
-    /// TCP's segments are clamped.
-    clamps: bool,
+    /// All packets are copied.
+    duplicates: bool,
 }
 
 impl InUse {
@@ -500,8 +496,7 @@ impl InUse {
             turns: any(|mode| matches!(mode, Mode::Weighted | Mode::Flowlet | Mode::Adaptive)),
             measured: !unknown && any(|mode| mode == Mode::Adaptive),
             copies: any(|mode| mode == Mode::Duplicate),
-            numbers: !unknown && any(|mode| mode == Mode::Duplicate),
-            clamps: false,
+            duplicates: !unknown && own == Mode::Duplicate,
         }
     }
 }
@@ -874,17 +869,11 @@ fn path_table(
         integer(priority, 0, MAX_PRIORITY)
     });
     let xdp = xdp(&mut path);
-    if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.clamps {
+    if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.duplicates {
         path.report(
             path.line_of("xdp"),
-            "xdp \"native\" is not for a bond with mss_clamp: write xdp = \"auto\" or \"off\", or remove mss_clamp",
-        );
-    }
-    if matches!(xdp, Ok(Some(XdpMode::Native))) && in_use.numbers {
-        path.report(
-            path.line_of("xdp"),
-            "xdp \"native\" is not for a bond whose packets are numbered, as with in_order and the modes \
-             \"adaptive\" and \"duplicate\": write xdp = \"auto\" or \"off\", or change the bond",
+            "xdp \"native\" is not for a bond of mode \"duplicate\", whose copies are made and told apart by tc: \
+             write xdp = \"auto\" or \"off\", or change the mode",
         );
     }
     if matches!(weight, Ok(Some(_))) && !in_use.weights {

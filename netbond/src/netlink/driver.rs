@@ -17,6 +17,15 @@ const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
 
+/// A device that packets are routed from and to: neither where there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Routed {
+    /// Up, with a carrier.
+    pub up: bool,
+    /// Whether what it receives is another one's, a bridge's say.
+    pub is_port: bool,
+}
+
 impl Netlink {
     /// Whether a device's driver sends frames that others received, as it is set up now; `None` where the kernel
     /// does not tell (before Linux 6.3).
@@ -90,9 +99,23 @@ impl Netlink {
     pub fn port_of(&mut self, ifindex: u32) -> anyhow::Result<Option<String>> {
         let details = link::by_index(&mut self.requests, ifindex);
         let port_of = details.context("cannot look up a device")?;
-        let port_of = port_of.map(|details| details.port_of);
-        // A VRF is a matter of routes.
-        Ok(port_of.filter(|kind| !kind.is_empty() && kind != "vrf"))
+        Ok(port_of
+            .filter(link::LinkDetails::is_port)
+            .map(|details| details.port_of))
+    }
+
+    /// How a device stands that packets are routed from and to.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub fn routed(&mut self, ifindex: u32) -> anyhow::Result<Routed> {
+        let details = link::by_index(&mut self.requests, ifindex);
+        let details = details.context("cannot look up a device")?;
+        Ok(details.map_or_else(Routed::default, |details| Routed {
+            up: details.link.up,
+            is_port: details.is_port(),
+        }))
     }
 
     /// Whether tags of frames for VLAN devices over this one are not to be seen in its driver.

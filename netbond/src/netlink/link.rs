@@ -27,6 +27,13 @@ pub(super) struct LinkDetails {
     pub(super) arp: bool,
 }
 
+impl LinkDetails {
+    /// Whether what it receives is another device's. A VRF is a matter of routes.
+    pub(super) fn is_port(&self) -> bool {
+        !self.port_of.is_empty() && self.port_of != "vrf"
+    }
+}
+
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct DeviceAddress {

@@ -23,5 +23,6 @@ mod socket;
 pub mod wireguard;
 
 pub use device::{BondDevice, BondSpec, Netlink};
+pub use driver::Routed;
 pub use monitor::{Monitor, MonitorOptions};
 pub use route::RouteQuery;

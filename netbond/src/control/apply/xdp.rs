@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use netbond_common::{
     abi::{self, Bond, DRIVER_LAN, DRIVER_UNDERLAY, MAX_BOND_PATHS},
-    names::Xdp,
+    names::{Mode, Xdp},
 };
 use nix::net::if_::if_indextoname;
 
@@ -506,15 +506,9 @@ impl Applier {
     }
 }
 
-/// Why a bond's packets are received by tc alone, whatever drivers could do.
+/// Why all of a bond's packets are tc's, whatever drivers could do.
 fn needs_tc(bond: &config::Bond) -> Option<Xdp> {
-    if bond.is_numbered() {
-        Some(Xdp::Numbered)
-    } else if bond.mss_clamp {
-        Some(Xdp::Clamped)
-    } else {
-        None
-    }
+    (bond.mode == Mode::Duplicate).then_some(Xdp::Copies)
 }
 
 /// Who asks for XDP.

@@ -12,9 +12,10 @@ use netbond_common::{
 
 use super::{Applier, Driver, Wanted, needs_tc, planned};
 use crate::{
-    config::{self, Encap, XdpMode},
+    config::{self, XdpMode},
     control::apply::set_if_new,
     journal::About,
+    netlink::Routed,
     tables::{field, value},
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Lans {
     all: Vec<Lan>,
     /// Devices whose drivers send what others received, by ifindex.
     ports: BTreeSet<u32>,
+    /// Bonds whose devices are ports of bridges and the like.
+    bridged: BTreeSet<u32>,
 }
 
 struct Lan {
@@ -313,9 +316,15 @@ impl Applier {
         let allowed = self.live.get(&id).map_or(0, |live| allowed(&live.config));
         let mut open = self.drivers.lans.any_is_open() && allowed != 0;
         if open {
-            // What is down forwards nothing, whatever the routes say.
-            let device = self.netlink.link_by_index(record.ifindex)?;
-            open = device.is_some_and(|device| device.up);
+            // What is down forwards nothing, whatever the routes say; and what a port receives is a bridge's.
+            let Routed { up, is_port } = self.netlink.routed(record.ifindex)?;
+            open = up && !is_port;
+            let bridged = &mut self.drivers.lans.bridged;
+            if is_port {
+                bridged.insert(id);
+            } else {
+                bridged.remove(&id);
+            }
         }
         let state = self.xdp_send_of(id);
         let mut xdp = 0;
@@ -348,8 +357,8 @@ impl Applier {
         if let Some(reason) = needs_tc(&live.config) {
             return reason;
         }
-        if live.config.encap == Encap::Gretap {
-            return Xdp::Frames;
+        if lans.bridged.contains(&id) {
+            return Xdp::Port;
         }
         if !is_chosen_in_drivers(&live.config) {
             return Xdp::ByMark;
@@ -383,7 +392,7 @@ impl Applier {
 
 /// What drivers may do with a bond's packets, as far as the configuration goes: `BOND_XDP_*`.
 pub(in crate::control::apply) fn allowed(bond: &config::Bond) -> u32 {
-    if needs_tc(bond).is_some() || bond.encap == Encap::Gretap {
+    if needs_tc(bond).is_some() {
         0
     } else if is_chosen_in_drivers(bond) {
         BOND_XDP_ONWARD | BOND_XDP_SEND
