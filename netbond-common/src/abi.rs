@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{class::Rule, fate::Fate, ipv6};
 
 /// The version of every layout in this module; [`Meta`] carries it.
-pub const ABI_VERSION: u32 = 12;
+pub const ABI_VERSION: u32 = 13;
 
 /// How many bonds the maps hold.
 pub const MAX_BONDS: u32 = 1024;

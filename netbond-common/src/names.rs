@@ -42,6 +42,7 @@ pub mod map {
     pub const BOND_PEERS: &str = "BOND_PEERS";
     pub const PORTS: &str = "PORTS";
     pub const HOPS: &str = "HOPS";
+    pub const ANSWERS: &str = "ANSWERS";
     pub const LEFT: &str = "LEFT";
     pub const LAN_INFO: &str = "LAN_INFO";
 }
@@ -286,8 +287,8 @@ named! {
         Refused = 6, "driver refused the program";
         /// The driver would hide the tags of frames that are for VLAN devices.
         Vlans = 7, "VLAN devices and rx-vlan-offload";
-        /// Packets of the bond are copied, by tc alone.
-        Copies = 8, "copies need tc";
+        /// All packets of the bond are numbered, and no LAN has its driver send some.
+        Numbered = 8, "bond numbers its packets";
         /// The bond device takes frames from a driver only with GRO on.
         NoGro = 9, "GRO is off on the bond device";
         /// A veth, whose other end leaves checksums to others, unless the user insists.
@@ -304,6 +305,8 @@ named! {
         NoLan = 17, "no LAN is forwarded by XDP";
         /// What a device receives is another one's, a bridge's say.
         Port = 18, "device is a port of another one";
+        /// Packets of the bond are copied, by tc alone.
+        Copies = 19, "copies need tc";
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the kernel is asked for the way of a packet, and answers: `bpf_fib_lookup`.
 
+use bytemuck::{Pod, Zeroable};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
@@ -119,21 +120,77 @@ impl Route {
         (self.ifindex ^ path.ifindex) as u64 | elsewhere == 0
     }
 
-    /// The route's MTU, of an answer.
+    /// The way that was found.
     #[inline(always)]
     #[must_use]
-    pub const fn mtu(&self) -> u32 {
-        self.len as u32
+    pub const fn way(&self) -> Way {
+        Way {
+            ifindex: self.ifindex,
+            mtu: self.len as u32,
+            addresses: self.addresses,
+        }
     }
 
-    /// The frame's header on the way that was found; `protocol` is its EtherType, big-endian.
+    /// What is asked, but for the length: the kernel answers alike what is alike in this.
+    #[inline(always)]
+    const fn question(&self) -> [u64; QUESTION] {
+        let [[a, b], [c, d]] = self.ports;
+        let [e, f, g, h] = self.class;
+        let [i, j, k, l] = self.ifindex.to_ne_bytes();
+        [
+            u64::from_ne_bytes([self.family, self.transport, a, b, c, d, 0, 0]),
+            u64::from_ne_bytes([i, j, k, l, e, f, g, h]),
+            self.source[0],
+            self.source[1],
+            self.destination[0],
+            self.destination[1],
+        ]
+    }
+
+    /// The place of the question's [`Answer`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        // Of the golden ratio, 64 bits: what differs in any bit differs in the upper ones.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [a, b, c, d, e, f] = self.question();
+        let mixed = (a ^ c.rotate_left(13) ^ e.rotate_left(29)).wrapping_mul(SPREAD)
+            ^ b
+            ^ d
+            ^ f.rotate_left(17);
+        (mixed.wrapping_mul(SPREAD) >> (u64::BITS - ANSWERS.ilog2())) as u32
+    }
+}
+
+/// The way on that the kernel found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Way {
+    /// ifindex of the device.
+    pub ifindex: u32,
+    /// What the route takes, bytes.
+    mtu: u32,
+    /// Source and destination of the frame.
+    addresses: [[u8; 6]; 2],
+}
+
+impl Way {
+    /// Whether it takes a packet of so many bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes(&self, len: u32) -> bool {
+        len <= self.mtu
+    }
+
+    /// The frame's header; `protocol` is its EtherType, big-endian.
     #[inline(always)]
     #[must_use]
     pub const fn header(&self, protocol: [u8; 2]) -> Header {
-        header(self.addresses, protocol)
+        let [from, to] = self.addresses;
+        frame::header(to, from, protocol)
     }
 
-    /// The last byte of the address of the neighbour that was found.
+    /// The last byte of the neighbour's address.
     #[inline(always)]
     #[must_use]
     pub const fn neighbour(&self) -> u8 {
@@ -141,27 +198,27 @@ impl Route {
     }
 }
 
-/// For how long a [`Hop`] holds, ns, by a clock whose ticks are up to 10 ms.
-const HOP_HOLDS: u64 = 5_000_000;
-/// How many a CPU knows: a power of two.
+/// For how long a [`Hop`] or an [`Answer`] holds, ns, by a clock whose ticks are up to 10 ms.
+const HOLDS: u64 = 5_000_000;
+/// How many next hops a CPU knows: a power of two.
 pub const HOPS: u32 = 256;
+/// How many answers: likewise.
+pub const ANSWERS: u32 = 1024;
+/// Words of a question.
+const QUESTION: usize = 6;
 
 /// The next hop of a path, as a CPU last found it: an entry of `HOPS`, by the path's id modulo [`HOPS`]. Of
 /// programs alone: to ask the kernel for each packet takes several hundred instructions.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Hop {
     /// Until when it holds, CLOCK_MONOTONIC, ns.
     until_ns: u64,
     /// The path's remote address: another one has another next hop.
     remote: [u64; 2],
     path: u32,
-    /// ifindex of the device.
-    pub ifindex: u32,
-    /// What the route takes, bytes.
-    mtu: u32,
-    /// Source and destination of the frame.
-    addresses: [[u8; 6]; 2],
+    /// With outer headers included in lengths.
+    pub way: Way,
 }
 const _: () = assert!(size_of::<Hop>() == 48);
 
@@ -171,40 +228,69 @@ impl Hop {
     #[must_use]
     pub fn holds(&self, id: u32, path: &Path, ifindex: u32, now: u64) -> bool {
         self.path == id
-            && self.ifindex == ifindex
+            && self.way.ifindex == ifindex
             && is_alike(self.remote, words(&path.remote))
             && now < self.until_ns
-    }
-
-    /// Whether it takes a packet of so many bytes, outer headers included.
-    #[inline(always)]
-    #[must_use]
-    pub const fn takes(&self, len: u32) -> bool {
-        len <= self.mtu
     }
 
     /// Notes what was found for a path.
     #[inline(always)]
     pub fn note(&mut self, id: u32, path: &Path, route: &Route, now: u64) {
-        self.until_ns = now + HOP_HOLDS;
+        self.until_ns = now + HOLDS;
         self.remote = words(&path.remote);
         self.path = id;
-        self.ifindex = route.ifindex;
-        self.mtu = route.mtu();
-        self.addresses = route.addresses;
-    }
-
-    /// The header of a frame to it; `protocol` is its EtherType, big-endian.
-    #[inline(always)]
-    #[must_use]
-    pub const fn header(&self, protocol: [u8; 2]) -> Header {
-        header(self.addresses, protocol)
+        self.way = route.way();
     }
 }
 
-#[inline(always)]
-const fn header([from, to]: [[u8; 6]; 2], protocol: [u8; 2]) -> Header {
-    frame::header(to, from, protocol)
+/// Where packets go on that came in, as the kernel last told a CPU: an entry of `ANSWERS`, by [`Route::place`]. Of
+/// programs alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Answer {
+    /// Until when it holds, CLOCK_MONOTONIC, ns.
+    until_ns: u64,
+    question: [u64; QUESTION],
+    /// 1 where the neighbour is known.
+    known: u32,
+    pub way: Way,
+}
+const _: () = assert!(size_of::<Answer>() == 80);
+
+impl Answer {
+    /// Whether it answers what is asked. The kernel tells an MTU only with a neighbour: without one it is the length of
+    /// what was asked for.
+    #[inline(always)]
+    #[must_use]
+    pub fn holds(&self, route: &Route, now: u64) -> bool {
+        let [a, b, c, d, e, f] = route.question();
+        let [u, v, w, x, y, z] = self.question;
+        (a ^ u) | (b ^ v) | (c ^ w) | (d ^ x) | (e ^ y) | (f ^ z) == 0
+            && now < self.until_ns
+            && self.way.takes(u32::from(route.len))
+    }
+
+    /// Notes what is asked, which is not answered yet: the kernel answers in the question's place.
+    #[inline(always)]
+    pub fn ask(&mut self, route: &Route) {
+        self.until_ns = 0;
+        self.question = route.question();
+    }
+
+    /// Notes what it answered.
+    #[inline(always)]
+    pub fn note(&mut self, route: &Route, known: bool, now: u64) {
+        self.until_ns = now + HOLDS;
+        self.known = u32::from(known);
+        self.way = route.way();
+    }
+
+    /// Whether the neighbour is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.known != 0
+    }
 }
 
 /// An IPv4 address where an IPv6 one has room.

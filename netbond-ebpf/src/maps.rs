@@ -20,7 +20,7 @@ use netbond_common::{
     },
     fate::Fate,
     notes::Notes,
-    route::{self, Hop},
+    route::{self, Answer, Hop},
     sequence::{STRANDS as BOND_STRANDS, Skew, Stamp, Strand},
     siphash::Key,
 };
@@ -42,6 +42,8 @@ static BOND_PEERS: DevMap = DevMap::with_max_entries(MAX_BONDS, 0);
 static LEFT: PerCpuArray<u64> = PerCpuArray::with_max_entries(256, 0);
 #[map]
 static HOPS: PerCpuArray<Hop> = PerCpuArray::with_max_entries(route::HOPS, 0);
+#[map]
+static ANSWERS: PerCpuArray<Answer> = PerCpuArray::with_max_entries(route::ANSWERS, 0);
 // Devices whose drivers send what others received, by ifindex.
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
@@ -147,6 +149,14 @@ pub(crate) fn hop(path: u32) -> Option<&'static mut Hop> {
     let hop = HOPS.get_ptr_mut(path % route::HOPS)?;
     // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
     Some(unsafe { &mut *hop })
+}
+
+/// Where packets go on, as the kernel last told this CPU of a question with this place.
+#[inline(always)]
+pub(crate) fn answer(place: u32) -> Option<&'static mut Answer> {
+    let answer = ANSWERS.get_ptr_mut(place)?;
+    // SAFETY: per CPU, and this program is the only one on this CPU that touches it.
+    Some(unsafe { &mut *answer })
 }
 
 /// Whether the driver of a device sends frames that another one received.

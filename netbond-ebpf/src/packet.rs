@@ -789,7 +789,7 @@ impl Packet {
             return Err(Refused);
         }
         let protocol = if over_ipv6 { gre::IPV6 } else { gre::IPV4 };
-        self.write(0, &route.header(protocol))
+        self.write(0, &route.way().header(protocol))
     }
 
     /// Addresses the frame to no group: the kernel finds the next hop of no other, though it replaces

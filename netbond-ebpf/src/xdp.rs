@@ -23,7 +23,7 @@ use netbond_common::{
     fate::Fate,
     frame, gre, ipv4,
     names::feature,
-    notes::Notes,
+    route::Way,
 };
 use network_types::eth::EthHdr;
 
@@ -143,8 +143,8 @@ fn take(
         room: len,
         header: 0,
     };
-    if let Ok(notes) = find_way(packet, inside, bond) {
-        return pass_on(packet, inside, id, mark, notes, stats);
+    if let Ok(way) = find_way(packet, inside, bond) {
+        return pass_on(packet, inside, id, mark, way, stats);
     }
     packet.cut(outer.len)?;
     let header = frame_header(bond.mac, outer.protocol);
@@ -181,21 +181,21 @@ fn take_frame(
         return Err(Left);
     }
     if frame::is_to(&header, bond.mac)
-        && let Ok(notes) = find_way(packet, inside, bond)
+        && let Ok(way) = find_way(packet, inside, bond)
     {
-        return pass_on(packet, inside, id, mark, notes, stats);
+        return pass_on(packet, inside, id, mark, way, stats);
     }
     packet.cut(start)?;
     Ok(deliver(mark.apply(packet), id, len, stats))
 }
 
-/// Notes the way of a received packet to the driver of a LAN.
+/// The way of a received packet to the driver of a LAN, and the packet's bytes.
 #[inline(always)]
 fn find_way(
     packet: &Packet<XdpContext>,
     inside: Inside,
     bond: &Bond,
-) -> Result<&'static mut Notes, Left> {
+) -> Result<(&'static Way, u32), Left> {
     if bond.xdp & BOND_XDP_ONWARD == 0 {
         return Err(Left);
     }
@@ -207,12 +207,12 @@ fn find_way(
     } = inside;
     let notes = maps::notes().ok_or(Left)?;
     onward::read(packet, start, protocol, room, bond.ifindex, notes)?;
-    let device = onward::find(packet, &mut notes.route)?;
-    let driver = maps::driver(device).ok_or(Left)?;
-    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(notes.route.neighbour()) {
+    let way = onward::find(packet, &mut notes.route)?;
+    let driver = maps::driver(way.ifindex).ok_or(Left)?;
+    if driver.roles & DRIVER_LAN == 0 || maps::is_kernels_turn(way.neighbour()) {
         return Err(Left);
     }
-    Ok(notes)
+    Ok((way, notes.onward.len))
 }
 
 /// Takes a packet out of all that is in front of it and has a LAN's driver send it.
@@ -222,22 +222,22 @@ fn pass_on(
     inside: Inside,
     id: u32,
     mark: Mark,
-    notes: &Notes,
+    (way, len): (&Way, u32),
     stats: &mut PathStats,
 ) -> Result<u32, Left> {
-    let (len, protocol) = (notes.onward.len, inside.protocol);
+    let protocol = inside.protocol;
     packet.cut(inside.start - EthHdr::LEN)?;
     let done = packet
         .trim(inside.room - len)
-        .and_then(|()| packet.write(0, &notes.route.header(protocol)))
+        .and_then(|()| packet.write(0, &way.header(protocol)))
         .and_then(|()| mark.apply(packet))
         .and_then(|()| onward::hop(packet, EthHdr::LEN, protocol));
-    if done.is_err() || maps::redirect_to_port(notes.route.ifindex) != XDP_REDIRECT {
+    if done.is_err() || maps::redirect_to_port(way.ifindex) != XDP_REDIRECT {
         maps::count_fate(id, Fate::RxNoDecap, 1);
         return Ok(XDP_DROP);
     }
     stats.rx_packets += 1;
-    stats.rx_bytes += u64::from(len + inside.header);
+    stats.rx_bytes += u64::from(inside.room + inside.header);
     stats.rx_onward += 1;
     Ok(XDP_REDIRECT)
 }

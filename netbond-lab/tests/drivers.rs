@@ -11,6 +11,7 @@ mod common;
 use std::time::Duration;
 
 use common::ethernet::{DEVICES, PACE, config, has_program, up, wait_program, wait_xdp};
+use common::lan::NUMBERED;
 use common::{A, B, SOON, assert_exact, ping, reconfigure, reload, status, wait_proven};
 use netbond_lab::{Router, Signal, traffic, wait_for};
 use serde_json::Value;
@@ -171,13 +172,20 @@ fn what_stays_with_tc_says_why() {
     })
     .unwrap();
     wait_program(b, true);
-    // Of a bond whose packets are numbered they are left to tc one by one.
+    // Of a bond whose packets are numbered they are left to tc one by one, where somebody insists.
     for router in [a, b] {
         reconfigure(router, &config(router, NUMBERED, "xdp = \"native\""));
     }
     for router in [a, b] {
         wait_xdp(router, "native");
         wait_proven(router);
+    }
+    ping(a, B);
+    // Where nobody insists and no LAN asks, nothing would come of that.
+    for router in [a, b] {
+        reconfigure(router, &config(router, NUMBERED, "xdp = \"auto\""));
+        wait_xdp(router, "bond numbers its packets");
+        wait_program(router, false);
     }
     ping(a, B);
     // A bond whose packets are copied. To insist is refused, and changes nothing.
@@ -198,9 +206,6 @@ fn what_stays_with_tc_says_why() {
         wait_program(router, false);
     }
 }
-
-/// Voice is copied, and so each packet of the bond has a number.
-const NUMBERED: &str = "[[bond.class]]\nname = \"voice\"\ndscp = \"ef\"\nmode = \"duplicate\"";
 
 /// Somebody else's program stays where it is: to insist is refused, and with "auto" tc goes on.
 #[test]

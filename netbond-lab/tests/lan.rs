@@ -256,6 +256,26 @@ fn frames_are_forwarded_past_the_kernel() {
     wait_send(a, "native");
 }
 
+/// A configuration that is refused leaves no program of its own in the drivers.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_refused_reload_leaves_drivers_their_program() {
+    let lab = up_native_with("lan-refused", NUMBERED);
+    let [a, near] = ["A", "M1"].map(|name| lab.router(name));
+    let programs = || {
+        ["l0", "e0", "e1"].map(|device| {
+            let shown = a.run(&["ip", "-j", "link", "show", "dev", device]).unwrap();
+            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            shown[0]["xdp"]["prog"]["id"].as_u64().unwrap()
+        })
+    };
+    let before = programs();
+    let other = with_lan(a, "", NATIVE, NATIVE) + "[[lan]]\nname = \"lo\"\nxdp = \"native\"\n";
+    reload(a, &other, "[[lan]] \"lo\" has xdp = \"native\"");
+    assert_eq!(programs(), before);
+    ping(near, HOSTS[1][0]);
+}
+
 /// What stays with the kernel says why, and works.
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]

@@ -36,7 +36,7 @@ use crate::{pins::Pins, tables::check_abi};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETBOND_OBJECT"));
 
 /// Every map of the object.
-pub const MAPS: [&str; 36] = [
+pub const MAPS: [&str; 37] = [
     map::META,
     map::BOND_BY_IFINDEX,
     map::BONDS,
@@ -72,6 +72,7 @@ pub const MAPS: [&str; 36] = [
     map::BOND_PEERS,
     map::PORTS,
     map::HOPS,
+    map::ANSWERS,
     map::LEFT,
 ];
 

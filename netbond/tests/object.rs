@@ -19,7 +19,7 @@ use netbond_common::{
     },
     names::{map, program},
     notes::Notes,
-    route::{HOPS, Hop},
+    route::{ANSWERS, Answer, HOPS, Hop},
     sequence::{STRANDS, Skew, Strand},
     siphash::Key,
 };
@@ -118,6 +118,7 @@ fn maps_have_the_layouts_of_this_build() {
         (map::BOND_PEERS, (4, 8, MAX_BONDS)),
         (map::PORTS, (4, 8, MAX_PORTS)),
         (map::HOPS, (4, size_of::<Hop>(), HOPS)),
+        (map::ANSWERS, (4, size_of::<Answer>(), ANSWERS)),
         (map::LEFT, (4, 8, 256)),
         (map::LAN_INFO, (4, size_of::<LanInfo>(), MAX_LANS)),
     ]

@@ -9,6 +9,7 @@
 mod common;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use bytemuck::Zeroable as _;
 use common::random::Random;
@@ -581,14 +582,18 @@ fn nothing_is_forwarded_unasked() {
     router.kernel.set_flags(1, 0);
 
     ip("neigh del 10.65.0.6 dev wan");
+    router.kernel.forget_ways();
     router.assert_left("no neighbour", &out, lan);
     ip(&neighbour("wan", "10.65.0.6", GATEWAY));
     sysctl("ipv4/conf/lan/forwarding", "0");
+    router.kernel.forget_ways();
     router.assert_left("no forwarding", &out, lan);
     sysctl("ipv4/conf/lan/forwarding", "1");
     sysctl("ipv4/conf/nb0/forwarding", "0");
+    router.kernel.forget_ways();
     assert!(!onward(&mut router));
     sysctl("ipv4/conf/nb0/forwarding", "1");
+    router.kernel.forget_ways();
     assert!(onward(&mut router));
     assert_eq!(router.kernel.xdp_on(&out, lan).action, XDP_REDIRECT);
     assert_eq!(router.kernel.fates(), []);
@@ -785,6 +790,7 @@ fn frames_go_to_a_neighbour_that_is_known() {
     let (lan, frame) = (router.lan, sent(ipv4_frame(200)));
     router.assert_left("nobody knows", &frame, lan);
     router.carry_frames(true);
+    router.kernel.forget_ways();
     let ran = router.kernel.xdp_on(&frame, lan);
     assert_eq!(ran.action, XDP_REDIRECT);
     let inside = 14 + if ran.frame[12] == 0x08 { 24 } else { 44 };
@@ -794,6 +800,7 @@ fn frames_go_to_a_neighbour_that_is_known() {
     router.assert_left("the kernel's turn", &frame, lan);
     router.kernel.never_the_kernels_turn();
     ip("neigh del 198.51.100.1 dev nb0");
+    router.kernel.forget_ways();
     router.assert_left("nobody knows any more", &frame, lan);
 }
 
@@ -1000,6 +1007,39 @@ fn another_remote_has_another_next_hop() {
     router.kernel.set_path(0, &Path { remote, ..path });
     let ran = router.kernel.xdp_on(&frame, lan);
     assert_eq!((ran.action, &ran.frame[..6]), (XDP_REDIRECT, &OTHER[..]));
+}
+
+/// What the kernel told of one packet is for those of which it would have been asked the same, and no longer ones than it
+/// takes; and not for long.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn an_answer_is_for_the_same_question() {
+    const OTHER: [u8; 6] = [2, 0, 0, 0, 1, 3];
+    let mut router = Router::new(None);
+    ip("route add 192.0.2.128/25 dev lan mtu lock 1000");
+    ip(&neighbour("lan", "192.0.2.129", OTHER));
+    let to = |last: u8, len: usize| {
+        let inner = changed(back(len), |frame| frame[33] = last);
+        received(&inner, None)
+    };
+    let wan = router.wan;
+    for round in 0..3 {
+        for (last, mac) in [(1, HOST), (129, OTHER)] {
+            let ran = router.kernel.xdp_on(&to(last, 500), wan);
+            assert_eq!(ran.action, XDP_REDIRECT, "{round} {last}");
+            assert_eq!(ran.frame[..6], mac, "{round} {last}");
+        }
+    }
+    let before = router.stats(0).rx_onward;
+    let ran = router.kernel.xdp_on(&to(129, 1001), wan);
+    assert_eq!(ran.frame[..6], common::MAC, "too long: to the bond device");
+    assert_eq!(router.stats(0).rx_onward, before);
+    // Somebody else has the address from now on: 5 ms, and a tick of the clock, is what it takes.
+    ip(&neighbour("lan", "192.0.2.129", HOST).replacen("add", "replace", 1));
+    let end = Instant::now() + Duration::from_secs(10);
+    while router.kernel.xdp_on(&to(129, 500), wan).frame[..6] != HOST {
+        assert!(Instant::now() < end, "never asked again");
+    }
 }
 
 /// Now and then the kernel forwards a packet itself, so that it finds out where its neighbours are.

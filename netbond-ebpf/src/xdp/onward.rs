@@ -9,7 +9,7 @@ use netbond_common::{
     gre,
     notes::Notes,
     onward::{Onward, checksum_after_hop},
-    route::{Hop, Route},
+    route::{self, Answer, Route},
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -50,27 +50,42 @@ pub(super) fn read(
     Err(Left)
 }
 
-/// Finds the device that a packet leaves by which came in, and whether its neighbour there is known.
+/// Finds the way on of a packet that came in; maybe without its neighbour.
 #[inline(always)]
 pub(super) fn find_device(
     packet: &Packet<XdpContext>,
     route: &mut Route,
-) -> Result<(u32, bool), Left> {
-    match packet.find_route(route, 0) {
-        SUCCESS => Ok((route.ifindex, true)),
-        // The device is told all the same (since Linux 5.12).
-        NO_NEIGHBOUR => Ok((route.ifindex, false)),
-        _ => Err(Left),
+) -> Result<&'static Answer, Left> {
+    let answer = maps::answer(route.place()).ok_or(Left)?;
+    let now = monotonic_coarse();
+    if !answer.holds(route, now) {
+        answer.ask(route);
+        let known = match packet.find_route(route, 0) {
+            SUCCESS => true,
+            // The device is told all the same (since Linux 5.12).
+            NO_NEIGHBOUR => false,
+            _ => return Err(Left),
+        };
+        answer.note(route, known, now);
     }
+    Ok(answer)
 }
 
 const SUCCESS: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
 const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 
-/// Finds the device and the neighbour to which a packet goes that came in.
+/// Finds the way on of a packet that came in, to a neighbour that is known.
 #[inline(always)]
-pub(super) fn find(packet: &Packet<XdpContext>, route: &mut Route) -> Result<u32, Left> {
-    ask(packet, route, 0)
+pub(super) fn find(
+    packet: &Packet<XdpContext>,
+    route: &mut Route,
+) -> Result<&'static route::Way, Left> {
+    let answer = find_device(packet, route)?;
+    if answer.is_known() {
+        Ok(&answer.way)
+    } else {
+        Err(Left)
+    }
 }
 
 /// The next hop of a path's packet of `len` bytes, outer headers included.
@@ -82,7 +97,7 @@ pub(super) fn next_hop(
     over_ipv6: bool,
     len: u32,
     route: &mut Route,
-) -> Result<&'static mut Hop, Left> {
+) -> Result<&'static route::Way, Left> {
     let hop = maps::hop(path_id).ok_or(Left)?;
     let (now, device) = (monotonic_coarse(), path.ifindex);
     if !hop.holds(path_id, path, device, now) {
@@ -92,19 +107,14 @@ pub(super) fn next_hop(
         route.ask_path(path, device, over_ipv6, len);
         // With IPv6 another device may be the answer, whatever was asked; and where OSPF's route is gone, another
         // router.
-        ask(packet, route, BPF_FIB_LOOKUP_OUTPUT)?;
-        if !route.is_of(path) || maps::is_kernels_turn(route.neighbour()) {
+        let found = packet.find_route(route, BPF_FIB_LOOKUP_OUTPUT) == SUCCESS;
+        if !found || !route.is_of(path) || maps::is_kernels_turn(route.way().neighbour()) {
             return Err(Left);
         }
         hop.note(path_id, path, route, now);
     }
-    if hop.takes(len) { Ok(hop) } else { Err(Left) }
-}
-
-#[inline(always)]
-fn ask(packet: &Packet<XdpContext>, route: &mut Route, flags: u32) -> Result<u32, Left> {
-    if packet.find_route(route, flags) == SUCCESS {
-        Ok(route.ifindex)
+    if hop.way.takes(len) {
+        Ok(&hop.way)
     } else {
         Err(Left)
     }

@@ -74,8 +74,8 @@ fn find_bond(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     let (protocol, device) = (packet.protocol(), packet.ifindex());
     let notes = maps::notes().ok_or(Left)?;
     onward::read(packet, EthHdr::LEN, protocol, room, device, notes)?;
-    let (device, known) = onward::find_device(packet, &mut notes.route)?;
-    let id = maps::bond_id(device).ok_or(Left)?;
+    let answer = onward::find_device(packet, &mut notes.route)?;
+    let id = maps::bond_id(answer.way.ifindex).ok_or(Left)?;
     let bond = maps::bond(id).ok_or(Left)?;
     if bond.xdp & BOND_XDP_SEND == 0 || is_clamped(packet, EthHdr::LEN, bond, protocol) {
         return Err(Left);
@@ -83,10 +83,10 @@ fn find_bond(packet: &Packet<XdpContext>, len: u32) -> Result<u32, Left> {
     notes.framed = 0;
     // IP packets need no neighbour.
     if bond.flags & BOND_ETHERNET != 0 {
-        if !known || maps::is_kernels_turn(notes.route.neighbour()) {
+        if !answer.is_known() || maps::is_kernels_turn(answer.way.neighbour()) {
             return Err(Left);
         }
-        notes.frame = notes.route.header(protocol);
+        notes.frame = answer.way.header(protocol);
         notes.framed = 1;
     }
     Ok(id)

@@ -212,7 +212,9 @@ fn entries(tables: &Tables, name: &str) -> Result<Vec<Entry>> {
         map::LIVE => array(&tables.live, live),
         // A queue, of which a look would take the entries away; what nobody is to know; what programs
         // note of a packet.
-        map::SAMPLES | map::SECRET | map::NOTES | map::HOPS | map::LEFT => Vec::new(),
+        map::SAMPLES | map::SECRET | map::NOTES | map::HOPS | map::ANSWERS | map::LEFT => {
+            Vec::new()
+        }
         map::PROBE_INFO => array(&tables.probe_info, probe_info),
         map::EVENTS => array(&tables.events, event),
         map::TICKETS => per_cpu(

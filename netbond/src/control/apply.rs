@@ -169,6 +169,7 @@ impl Applier {
             (Err(_), Some(before)) => {
                 self.programs.restore(before);
                 self.put_programs();
+                self.swap_in_drivers();
             }
             (Ok(_), Some(_)) => self.put_switched(),
             (Ok(_) | Err(_), None) => {}
@@ -277,6 +278,8 @@ impl Applier {
             }
             done_one();
         }
+        // As on the bond devices, before the maps ask more of it.
+        self.swap_in_drivers();
         for ((bond, _, device), ids) in prepared.into_iter().zip(&ids) {
             self.enter(bond, ids, device).await?;
         }

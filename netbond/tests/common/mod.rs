@@ -39,7 +39,8 @@ use netbond_common::{
     },
     fate::Fate,
     ipv4,
-    names::{Mode, program},
+    names::{Mode, map, program},
+    route::{Answer, Hop},
     sequence::Strand,
     turns, wheel,
 };
@@ -354,6 +355,22 @@ impl Kernel {
     /// Has it leave the next packet to the kernel.
     pub(crate) fn at_the_kernels_turn(&mut self) {
         self.set_left(0);
+    }
+
+    /// Has it ask the kernel for each way again, as it does 5 ms later by itself.
+    pub(crate) fn forget_ways(&mut self) {
+        self.clear::<Hop>(map::HOPS);
+        self.clear::<Answer>(map::ANSWERS);
+    }
+
+    fn clear<V: bytemuck::Pod>(&mut self, name: &str) {
+        let map = self.ebpf.map_mut(name).unwrap();
+        let mut entries: PerCpuArray<_, Raw<V>> = PerCpuArray::try_from(map).unwrap();
+        for index in 0..entries.len() {
+            let count = entries.get(&index, 0).unwrap().len();
+            let all = vec![Raw(V::zeroed()); count].try_into().unwrap();
+            entries.set(index, all, 0).unwrap();
+        }
     }
 
     /// When packets were last left to the kernel, ns.

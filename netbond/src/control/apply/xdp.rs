@@ -83,6 +83,18 @@ impl Drivers {
         self.without_gro.remove(&bond);
     }
 
+    /// Why what comes on a path is tc's, whatever its driver could do.
+    fn leaves_to_tc(&self, bond: &config::Bond, path: &config::Path) -> Option<Xdp> {
+        match path.xdp {
+            XdpMode::Off => Some(Xdp::Off),
+            // Nothing would be taken there, nor be sent for a LAN.
+            XdpMode::Auto if is_all_numbered(bond) && !self.lans.asks() => {
+                Some(needs_tc(bond).unwrap_or(Xdp::Numbered))
+            }
+            XdpMode::Auto | XdpMode::Native => needs_tc(bond),
+        }
+    }
+
     /// The devices that have the program: ifindex and name.
     pub(super) fn with_program(&self) -> impl Iterator<Item = (u32, &str)> {
         let native = self
@@ -100,11 +112,10 @@ impl Applier {
         let Some(bond) = self.live.get(&id).map(|live| &live.config) else {
             return Xdp::Off;
         };
-        let configured = bond.paths.iter().find(|path| path.name == plan.name);
-        if configured.is_none_or(|path| path.xdp == XdpMode::Off) {
+        let Some(path) = bond.paths.iter().find(|path| path.name == plan.name) else {
             return Xdp::Off;
-        }
-        if let Some(reason) = needs_tc(bond) {
+        };
+        if let Some(reason) = self.drivers.leaves_to_tc(bond, path) {
             return reason;
         }
         let Some(device) = &plan.device else {
@@ -176,16 +187,15 @@ impl Applier {
             self.find_lans();
         }
         let mut wanted = self.drivers.lans.wanted();
-        for live in self
-            .live
-            .values()
-            .filter(|live| needs_tc(&live.config).is_none())
-        {
+        for live in self.live.values() {
             for (path, plan) in planned(live) {
                 let device = plan.device.as_ref().filter(|device| device.ethernet);
-                let Some(device) = device.filter(|_| path.xdp != XdpMode::Off) else {
+                let Some(device) = device else {
                     continue;
                 };
+                if self.drivers.leaves_to_tc(&live.config, path).is_some() {
+                    continue;
+                }
                 let wants = Wanted {
                     name: device.name.clone(),
                     by: by_path(path),
@@ -421,9 +431,9 @@ impl Applier {
             return self.follow_bond_lans(id);
         }
         let (device, mtu, name) = (live.device, live.mtu, live.config.name.clone());
-        let wants = live.config.asks_for_xdp() && needs_tc(&live.config).is_none();
+        let wants = |path: &config::Path| self.drivers.leaves_to_tc(&live.config, path).is_none();
         // What is not known yet stays as an earlier controller left it.
-        if wants && live.plan.is_none() {
+        if live.plan.is_none() && live.config.paths.iter().any(wants) {
             return Ok(());
         }
         let native = |plan: &PathPlan| {
@@ -431,8 +441,7 @@ impl Applier {
             let driver = device.and_then(|device| self.drivers.devices.get(&device.ifindex));
             driver.is_some_and(|driver| driver.state == Xdp::Native)
         };
-        let wants =
-            wants && planned(live).any(|(path, plan)| path.xdp != XdpMode::Off && native(plan));
+        let wants = planned(live).any(|(path, plan)| wants(path) && native(plan));
         let link = self.netlink.link_by_index(device.ifindex)?;
         if !wants {
             self.drivers.without_gro.remove(&id);
@@ -509,6 +518,11 @@ impl Applier {
 /// Why all of a bond's packets are tc's, whatever drivers could do.
 fn needs_tc(bond: &config::Bond) -> Option<Xdp> {
     (bond.mode == Mode::Duplicate).then_some(Xdp::Copies)
+}
+
+/// Whether all packets have numbers, which tc goes by; those of settled flows in mode "adaptive" have none.
+fn is_all_numbered(bond: &config::Bond) -> bool {
+    bond.is_numbered() && bond.mode != Mode::Adaptive
 }
 
 /// Who asks for XDP.

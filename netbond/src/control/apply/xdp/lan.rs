@@ -69,7 +69,7 @@ impl Lans {
     }
 
     /// Whether any of them is to be forwarded in its driver.
-    fn asks(&self) -> bool {
+    pub(super) fn asks(&self) -> bool {
         self.all.iter().any(|lan| lan.config.xdp != XdpMode::Off)
     }
 
@@ -315,20 +315,24 @@ impl Applier {
         };
         let allowed = self.live.get(&id).map_or(0, |live| allowed(&live.config));
         let mut open = self.drivers.lans.any_is_open() && allowed != 0;
+        let (mut is_bridged, mut is_addressed) = (false, false);
         if open {
             // What is down forwards nothing, whatever the routes say; and what a port receives is a bridge's.
-            let Routed { up, is_port } = self.netlink.routed(record.ifindex)?;
+            let Routed { up, is_port, mac } = self.netlink.routed(record.ifindex)?;
             open = up && !is_port;
-            let bridged = &mut self.drivers.lans.bridged;
-            if is_port {
-                bridged.insert(id);
-            } else {
-                bridged.remove(&id);
-            }
+            is_bridged = is_port;
+            // Somebody may have given it another address since.
+            is_addressed = mac == Some(record.mac);
+        }
+        let bridged = &mut self.drivers.lans.bridged;
+        if is_bridged {
+            bridged.insert(id);
+        } else {
+            bridged.remove(&id);
         }
         let state = self.xdp_send_of(id);
         let mut xdp = 0;
-        if open && record.xdp_mtu != 0 {
+        if open && is_addressed && record.xdp_mtu != 0 {
             xdp |= BOND_XDP_ONWARD;
         }
         if open && state == Xdp::Native {
