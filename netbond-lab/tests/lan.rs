@@ -1,11 +1,6 @@
 //! Hosts on LANs behind routers whose drivers forward (XDP): packets pass as by the kernel, though it sees none of
 //! them, and nothing that happens to program, controller or path costs one.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test fails as the test does"
-)]
-
 mod common;
 
 use std::time::Duration;
