@@ -314,3 +314,84 @@ const fn words(address: &[u8; 16]) -> [u64; 2] {
         u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The question of a TCP packet between two hosts.
+    fn question(source: u8, destination: u8, port: u16) -> Route {
+        Route {
+            family: AF_INET,
+            transport: 6,
+            ports: [port.to_be_bytes(), 443_u16.to_be_bytes()],
+            len: 1000,
+            ifindex: 7,
+            class: [0; 4],
+            source: [word([192, 0, 2, source]), 0],
+            destination: [word([198, 51, 100, destination]), 0],
+            tag: 0,
+            addresses: [[2; 6]; 2],
+        }
+    }
+
+    /// What lies side by side, ports or addresses, does not share places: half of all taken at random are 403.
+    #[test]
+    fn questions_are_spread() {
+        let places = |question: &dyn Fn(u16) -> Route| {
+            let places: BTreeSet<u32> = (0..512).map(|number| question(number).place()).collect();
+            assert!(places.iter().all(|&place| place < ANSWERS));
+            places.len()
+        };
+        let by_port = places(&|number| question(1, 1, 40_000 + number));
+        let by_hosts = places(&|number| question((number / 32) as u8, (number % 32) as u8, 40_000));
+        assert!(by_port > 350 && by_hosts > 350, "{by_port} {by_hosts}");
+    }
+
+    #[test]
+    fn an_answer_holds_for_its_question() {
+        let mut answer = Answer::zeroed();
+        let asked = question(1, 2, 3);
+        assert!(!answer.holds(&asked, 1), "nothing was asked");
+        answer.ask(&asked);
+        assert!(!answer.holds(&asked, 1), "nothing is answered");
+        // As the kernel answers: in the question's place.
+        let told = Route {
+            len: 1300,
+            ifindex: 9,
+            class: [1; 4],
+            destination: [word([192, 0, 2, 254]), 0],
+            ..asked
+        };
+        answer.note(&told, true, 1);
+        assert!(answer.holds(&asked, 1) && answer.is_known());
+        assert!(answer.holds(&Route { len: 1300, ..asked }, HOLDS));
+        assert!(!answer.holds(&Route { len: 1301, ..asked }, 1), "too long");
+        assert!(!answer.holds(&asked, HOLDS + 1), "too old");
+        for other in [
+            question(2, 2, 3),
+            question(1, 1, 3),
+            question(1, 2, 4),
+            Route {
+                ifindex: 9,
+                ..asked
+            },
+            Route {
+                class: [8, 0, 0, 0],
+                ..asked
+            },
+            Route {
+                transport: 17,
+                ..asked
+            },
+        ] {
+            assert!(!answer.holds(&other, 1), "{other:?}");
+        }
+        assert_eq!(
+            answer.way.header([8, 0]),
+            frame::header([2; 6], [2; 6], [8, 0])
+        );
+    }
+}

@@ -260,6 +260,17 @@ fn received(inner: &[u8], key: Option<u32>) -> Vec<u8> {
     frame
 }
 
+/// The same of a bond that carries frames.
+fn received_frame(inner: &[u8]) -> Vec<u8> {
+    let wrap = Wrap {
+        gre_protocol: 0x6558,
+        ..Wrap::on(0)
+    };
+    changed(wrap.frame(&[&[0; 14], inner].concat()), |frame| {
+        frame[..6].copy_from_slice(&WAN);
+    })
+}
+
 /// The packet as a router passes it on.
 fn one_hop_less(mut inner: Vec<u8>) -> Vec<u8> {
     if inner[14] >> 4 == 4 {
@@ -376,17 +387,8 @@ fn received_frames_go_on_as_by_the_kernel() {
     let mut router = Router::new(None);
     router.carry_frames(false);
     let framed = |to: [u8; 6]| changed(back(576), |frame| frame[..6].copy_from_slice(&to));
-    let received = |inner: &[u8]| {
-        let wrap = Wrap {
-            gre_protocol: 0x6558,
-            ..Wrap::on(0)
-        };
-        changed(wrap.frame(&[&[0; 14], inner].concat()), |frame| {
-            frame[..6].copy_from_slice(&WAN);
-        })
-    };
     let (inner, wan) = (framed(common::MAC), router.wan);
-    let ran = router.kernel.xdp_on(&received(&inner), wan);
+    let ran = router.kernel.xdp_on(&received_frame(&inner), wan);
     assert_eq!(ran.action, XDP_REDIRECT);
     let want = changed(one_hop_less(inner.clone()), |frame| {
         frame[..6].copy_from_slice(&HOST);
@@ -408,7 +410,7 @@ fn received_frames_go_on_as_by_the_kernel() {
             [header, &[0x81, 0, 0, 5], rest].concat()
         }),
     ] {
-        let ran = router.kernel.xdp_on(&received(&inner), wan);
+        let ran = router.kernel.xdp_on(&received_frame(&inner), wan);
         assert_eq!((ran.action, ran.frame), (XDP_REDIRECT, inner), "{what}");
         assert_eq!(router.stats(0).rx_onward, 1, "{what}");
     }
@@ -918,11 +920,33 @@ fn alike(mut a: Vec<u8>, mut b: Vec<u8>) -> bool {
 #[test]
 #[ignore = "needs root: cargo xtask test test-run"]
 fn mutated_packets_are_forwarded_whole_or_left() {
+    mutated_are_forwarded_whole_or_left(&mut Router::new(None), received);
+}
+
+/// The same in frames, of a bond that looks for TCP to clamp.
+#[test]
+#[ignore = "needs root: cargo xtask test test-run"]
+fn mutated_packets_in_frames_are_forwarded_whole_or_left() {
+    let mut router = Router::with_features(None, feature::IPV6 | feature::MSS_CLAMP);
+    router.carry_frames(true);
+    router.change(|bond| bond.clamp_mtu = MTU as u32);
+    mutated_are_forwarded_whole_or_left(&mut router, |inner, _| {
+        let mut inner = inner.to_vec();
+        inner[..6].copy_from_slice(&common::MAC);
+        received_frame(&inner)
+    });
+}
+
+fn mutated_are_forwarded_whole_or_left(
+    router: &mut Router,
+    received: impl Fn(&[u8], Option<u32>) -> Vec<u8>,
+) {
     let wanted = std::env::var("NETBOND_PACKETS").ok();
     let packets = wanted.map_or(MUTATED, |wanted| wanted.parse().unwrap());
     let mut random = Random(7);
-    let mut router = Router::new(None);
     let (lan, wan) = (router.lan, router.wan);
+    let is_framed = router.kernel.bond().flags & BOND_ETHERNET != 0;
+    let header_len = if is_framed { 14 } else { 0 };
     let mut taken = [0; 2];
     for _ in 0..packets {
         let len = 62 + random.below(300);
@@ -943,7 +967,7 @@ fn mutated_packets_are_forwarded_whole_or_left() {
         }
         assert_eq!((ran.action, counted), (XDP_REDIRECT, 1), "{frame:02x?}");
         let outer_len = if ran.frame[12] == 0x08 { 24 } else { 44 };
-        let left = ran.frame[14 + outer_len..].to_vec();
+        let left = ran.frame[14 + outer_len + header_len..].to_vec();
         assert!(alike(left, passed_on(&frame)), "{frame:02x?}");
         taken[0] += 1;
     }
