@@ -87,11 +87,11 @@ fn widened(mut topology: Topology, mtu: impl Fn(&mut LinkSpec) -> &mut u16) -> T
     topology
 }
 
-/// Over Ethernet, received in drivers: but by bonds whose packets are numbered, which would refuse it.
+/// Over Ethernet, received in drivers: but by bonds whose packets are copied, which would refuse it.
 fn in_drivers(topology: Topology, paths: &[usize]) -> Topology {
     let mut topology = topology.over_ethernet(paths);
-    let numbered = |bond: &&mut BondSpec| matches!(bond.mode.as_str(), "adaptive" | "duplicate");
-    for bond in topology.bonds.iter_mut().filter(|bond| !numbered(bond)) {
+    let copied = |bond: &&mut BondSpec| bond.mode == "duplicate";
+    for bond in topology.bonds.iter_mut().filter(|bond| !copied(bond)) {
         for &path in paths {
             bond.paths[path].lines.push("xdp = \"native\"".to_owned());
         }
