@@ -108,6 +108,26 @@ fn send_udp(router: &Router, address: &'static str, packets: usize) {
     .unwrap();
 }
 
+/// Received packets are for the bond device's Ethernet address, which is netbond's own: udev leaves those alone that a
+/// program gave (NET_ADDR_SET). Whoever gives it another one is followed.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_bond_device_may_have_another_address() {
+    let lab = up("bond-address");
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    let kind = b.run(&["cat", "/sys/class/net/nb0/addr_assign_type"]);
+    assert_eq!(kind.unwrap().trim(), "3");
+    b.ip("link set nb0 address 02:00:00:00:00:99\n").unwrap();
+    let told = "another Ethernet address: 02:00:00:00:00:99";
+    wait_for(told, SOON, || {
+        Ok(b.netbond_log().contains(told).then_some(()))
+    })
+    .unwrap();
+    for address in [B, B6] {
+        ping(a, address);
+    }
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test lab"]
 fn the_first_packet_of_either_side_arrives() {

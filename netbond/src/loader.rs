@@ -302,25 +302,21 @@ impl Programs {
             reason: names::Xdp::Refused,
             error,
         };
-        let pin = xdp_pin(&self.pins, ifindex);
-        let program = self.loaded.xdp().map_err(refused)?;
-        if let Ok(pinned) = PinnedLink::from_pin(&pin) {
-            let swapped = XdpLink::try_from(FdLink::from(pinned))
-                .map_err(anyhow::Error::from)
-                .and_then(|link| {
-                    let id = program.attach_to_link(link)?;
-                    // The pin holds the link; our own descriptor of it may go.
-                    let _: FdLink = program.take_link(id)?.try_into()?;
-                    Ok(())
-                });
-            if swapped.is_ok() {
-                return Ok(false);
-            }
-            // The pin outlived its device, or what somebody else took off it.
-            fs::remove_file(&pin)
-                .with_context(|| format!("removing {}", pin.display()))
-                .map_err(refused)?;
+        if self.swap_xdp(ifindex).map_err(refused)? {
+            return Ok(false);
         }
+        let pin = xdp_pin(&self.pins, ifindex);
+        // One that is there outlived its device, or what somebody else took off it.
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let error = anyhow::Error::from(error);
+                return Err(refused(
+                    error.context(format!("removing {}", pin.display())),
+                ));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let program = self.loaded.xdp().map_err(refused)?;
         let id = program
             .attach_to_if_index(ifindex, XdpMode::Driver)
             .map_err(|error| NoXdp::new(error, device))?;
@@ -331,6 +327,27 @@ impl Programs {
                 .with_context(|| format!("pinning {}", pin.display()))
         });
         pinned.map(|_| true).map_err(refused)
+    }
+
+    /// Swaps the program into a driver that has one of netbond's; tells whether it has.
+    ///
+    /// # Errors
+    ///
+    /// Where the object has no such program.
+    pub fn swap_xdp(&mut self, ifindex: u32) -> Result<bool> {
+        let program = self.loaded.xdp()?;
+        let Ok(pinned) = PinnedLink::from_pin(xdp_pin(&self.pins, ifindex)) else {
+            return Ok(false);
+        };
+        let swapped = XdpLink::try_from(FdLink::from(pinned))
+            .map_err(anyhow::Error::from)
+            .and_then(|link| {
+                let id = program.attach_to_link(link)?;
+                // The pin holds the link; our own descriptor of it may go.
+                let _: FdLink = program.take_link(id)?.try_into()?;
+                Ok(())
+            });
+        Ok(swapped.is_ok())
     }
 
     /// Takes the program out of a driver; fine where the device or the program is gone.

@@ -1058,11 +1058,20 @@ fn an_answer_is_for_the_same_question() {
     let ran = router.kernel.xdp_on(&to(129, 1001), wan);
     assert_eq!(ran.frame[..6], common::MAC, "too long: to the bond device");
     assert_eq!(router.stats(0).rx_onward, before);
-    // Somebody else has the address from now on: 5 ms, and a tick of the clock, is what it takes.
+    // Somebody else has the address from now on: it is believed for as long as it holds, and then asked again.
+    let ran = router.kernel.xdp_on(&to(129, 500), wan);
+    assert_eq!(ran.frame[..6], OTHER);
+    router.kernel.believe_ways();
     ip(&neighbour("lan", "192.0.2.129", HOST).replacen("add", "replace", 1));
+    let ran = router.kernel.xdp_on(&to(129, 500), wan);
+    assert_eq!(ran.frame[..6], OTHER, "as it was told");
+    router.kernel.forget_ways();
+    let ran = router.kernel.xdp_on(&to(129, 500), wan);
+    assert_eq!(ran.frame[..6], HOST, "asked again");
+    ip(&neighbour("lan", "192.0.2.129", OTHER).replacen("add", "replace", 1));
     let end = Instant::now() + Duration::from_secs(10);
-    while router.kernel.xdp_on(&to(129, 500), wan).frame[..6] != HOST {
-        assert!(Instant::now() < end, "never asked again");
+    while router.kernel.xdp_on(&to(129, 500), wan).frame[..6] != OTHER {
+        assert!(Instant::now() < end, "never asked again by itself");
     }
 }
 

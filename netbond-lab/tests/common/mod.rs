@@ -132,12 +132,11 @@ pub(crate) fn reconfigure(router: &Router, config: &str) {
 }
 
 /// Writes a configuration and waits for a word of the log on it. Where a lab's paths are received in drivers, those
-/// of bonds whose packets are numbered are not: to insist is refused.
+/// of bonds whose packets are copied are not: to insist is refused.
 pub(crate) fn reload(router: &Router, config: &str, word: &str) {
-    let numbered = ["mode = \"adaptive\"", "mode = \"duplicate\"", "in_order ="];
-    let numbered = numbered.iter().any(|part| config.contains(part));
+    let copied = config.contains("mode = \"duplicate\"");
     let underlay = std::env::var("NETBOND_LAB_UNDERLAY").unwrap_or_default();
-    let insists = numbered && !underlay.is_empty();
+    let insists = copied && !underlay.is_empty();
     let config = if insists {
         &config.replace("xdp = \"native\"", "xdp = \"auto\"")
     } else {

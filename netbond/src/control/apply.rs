@@ -26,7 +26,7 @@ use nix::net::if_::if_indextoname;
 
 use self::xdp::Drivers;
 use super::agreement;
-use super::event::Event;
+use super::event::{Event, Link};
 use super::plan::{BondPlan, MtuBound, PathPlan, Standing, Weighing, headers};
 use super::state::{Ids, Outcome};
 use crate::{
@@ -244,11 +244,11 @@ impl Applier {
         }
     }
 
-    /// Swaps the loaded program into the drivers that have one.
+    /// Swaps the loaded program into the drivers that have one, be it of an earlier controller.
     fn swap_in_drivers(&mut self) {
-        for (ifindex, name) in self.drivers.with_program() {
-            if let Err(no) = self.programs.attach_xdp(name, ifindex) {
-                self.journal.failed(About::ALL, &format!("{:#}", no.error));
+        for ifindex in self.drivers.with_program() {
+            if let Err(error) = self.programs.swap_xdp(ifindex) {
+                self.journal.failed(About::ALL, &format!("{error:#}"));
             }
         }
     }
@@ -862,6 +862,30 @@ impl Applier {
             },
         )
         .context("writing BONDS")
+    }
+
+    /// Follows the Ethernet address of a bond's device, to which received packets go.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be written.
+    pub fn readdress(&mut self, link: &Link) -> Result<()> {
+        let mut live = self.live.iter_mut();
+        let found = live.find(|(_, live)| live.device.ifindex == link.ifindex);
+        let (Some((&id, live)), Some(mac)) = (found, link.mac) else {
+            return Ok(());
+        };
+        if live.device.mac == mac {
+            return Ok(());
+        }
+        live.device.mac = mac;
+        let about = About::bond(&live.config.name);
+        let written = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let text = format!("somebody gave the bond device another Ethernet address: {written}");
+        self.journal.saw(about, &text);
+        let bonds = &mut self.tables.bonds;
+        let Raw(record) = bonds.get(&id, 0).context("reading BONDS")?;
+        set_if_new(bonds, id, Bond { mac, ..record }).context("writing BONDS")
     }
 
     /// Takes note that a device is gone.

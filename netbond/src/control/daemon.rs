@@ -242,10 +242,10 @@ impl Daemon {
                 self.record = None;
             }
         }
-        let gone = match &event {
-            Event::LinkGone { ifindex } => Some(*ifindex),
-            Event::Link(_)
-            | Event::Address { .. }
+        let (gone, changed) = match &event {
+            Event::LinkGone { ifindex } => (Some(*ifindex), None),
+            Event::Link(link) => (None, Some(link.clone())),
+            Event::Address { .. }
             | Event::AddressGone { .. }
             | Event::Route { .. }
             | Event::Ospf(_)
@@ -255,7 +255,7 @@ impl Daemon {
             | Event::Options { .. }
             | Event::Share { .. }
             | Event::Settled { .. }
-            | Event::Admin { .. } => None,
+            | Event::Admin { .. } => (None, None),
         };
         let handled = self.controller.handle(event);
         if !handled.look_at_mtu.is_empty() {
@@ -272,6 +272,9 @@ impl Daemon {
             } else {
                 self.applier.journal().saw(about, &note.text);
             }
+        }
+        if let Some(link) = changed {
+            self.applier.readdress(&link)?;
         }
         if let Some(ifindex) = gone {
             self.applier.link_gone(ifindex);

@@ -17,6 +17,7 @@ use super::link::{self, LinkDetails};
 use super::route::RouteQuery;
 use super::socket::RequestSocket;
 use crate::control::event::Link;
+use crate::random;
 
 /// Bytes of a device name without its NUL (IFNAMSIZ - 1).
 const NAME: usize = 15;
@@ -53,6 +54,18 @@ pub struct Netlink {
     pub(super) routes: RouteQuery,
     connection: JoinHandle<()>,
 }
+
+/// An Ethernet address for a device: locally administered, and nobody else's. To a device whose address the kernel
+/// made up udev gives another one a moment later (MACAddressPolicy of systemd.link), not to one with its user's.
+fn own_address() -> io::Result<[u8; 6]> {
+    let [first, rest @ ..] = random::bytes::<6>()?;
+    let [b, c, d, e, f] = rest;
+    Ok([first & !GROUP | LOCAL, b, c, d, e, f])
+}
+
+/// Bits of the first byte of an Ethernet address (IEEE 802, 8.4).
+const GROUP: u8 = 1 << 0;
+const LOCAL: u8 = 1 << 1;
 
 impl Netlink {
     /// Opens its sockets in the calling thread's network namespace.
@@ -129,9 +142,11 @@ impl Netlink {
             ),
         };
         if created {
+            let address = own_address().context("reading /dev/urandom")?;
+            let pair = LinkVeth::new(name, peer_name).address(address.to_vec());
             self.handle
                 .link()
-                .add(LinkVeth::new(name, peer_name).build())
+                .add(pair.build())
                 .execute()
                 .await
                 .map_err(explain)

@@ -24,8 +24,6 @@ pub struct Routed {
     pub up: bool,
     /// Whether what it receives is another one's, a bridge's say.
     pub is_port: bool,
-    /// Its Ethernet address.
-    pub mac: Option<[u8; 6]>,
 }
 
 impl Netlink {
@@ -117,7 +115,6 @@ impl Netlink {
         Ok(details.map_or_else(Routed::default, |details| Routed {
             up: details.link.up,
             is_port: details.is_port(),
-            mac: details.link.mac,
         }))
     }
 

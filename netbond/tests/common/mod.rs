@@ -363,6 +363,25 @@ impl Kernel {
         self.clear::<Answer>(map::ANSWERS);
     }
 
+    /// Has it believe what the kernel told so far for ever.
+    pub(crate) fn believe_ways(&mut self) {
+        let map = self.ebpf.map_mut(map::ANSWERS).unwrap();
+        let mut answers: PerCpuArray<_, Raw<Answer>> = PerCpuArray::try_from(map).unwrap();
+        for index in 0..answers.len() {
+            let mut all = answers.get(&index, 0).unwrap().to_vec();
+            for Raw(answer) in &mut all {
+                // The first field is the time until which it holds.
+                let (until_ns, _) = bytemuck::bytes_of_mut(answer)
+                    .split_first_chunk_mut()
+                    .unwrap();
+                if *until_ns != [0; 8] {
+                    *until_ns = u64::MAX.to_ne_bytes();
+                }
+            }
+            answers.set(index, all.try_into().unwrap(), 0).unwrap();
+        }
+    }
+
     fn clear<V: bytemuck::Pod>(&mut self, name: &str) {
         let map = self.ebpf.map_mut(name).unwrap();
         let mut entries: PerCpuArray<_, Raw<V>> = PerCpuArray::try_from(map).unwrap();

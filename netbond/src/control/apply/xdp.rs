@@ -95,13 +95,15 @@ impl Drivers {
         }
     }
 
-    /// The devices that have the program: ifindex and name.
-    pub(super) fn with_program(&self) -> impl Iterator<Item = (u32, &str)> {
+    /// The devices that have the program, and those that an earlier controller may have left it: ifindex.
+    pub(super) fn with_program(&self) -> impl Iterator<Item = u32> {
         let native = self
             .devices
             .iter()
             .filter(|(_, driver)| driver.state == Xdp::Native);
-        native.map(|(&ifindex, driver)| (ifindex, driver.name.as_str()))
+        native
+            .map(|(&ifindex, _)| ifindex)
+            .chain(self.left.iter().copied())
     }
 }
 
@@ -522,7 +524,7 @@ fn needs_tc(bond: &config::Bond) -> Option<Xdp> {
 
 /// Whether all packets have numbers, which tc goes by; those of settled flows in mode "adaptive" have none.
 fn is_all_numbered(bond: &config::Bond) -> bool {
-    bond.is_numbered() && bond.mode != Mode::Adaptive
+    bond.is_numbered() && bond.modes().all(|mode| mode != Mode::Adaptive)
 }
 
 /// Who asks for XDP.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// For how long a frame may be on its way to the driver that sends it, and a program may believe that it does
-/// ([`netbond_common::route::Hop`]), at the most.
+/// ([`netbond_common::route::Hop`], [`netbond_common::route::Answer`]), at the most.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 
 /// The LANs of the configuration.
@@ -315,14 +315,11 @@ impl Applier {
         };
         let allowed = self.live.get(&id).map_or(0, |live| allowed(&live.config));
         let mut open = self.drivers.lans.any_is_open() && allowed != 0;
-        let (mut is_bridged, mut is_addressed) = (false, false);
+        let mut is_bridged = false;
         if open {
             // What is down forwards nothing, whatever the routes say; and what a port receives is a bridge's.
-            let Routed { up, is_port, mac } = self.netlink.routed(record.ifindex)?;
-            open = up && !is_port;
-            is_bridged = is_port;
-            // Somebody may have given it another address since.
-            is_addressed = mac == Some(record.mac);
+            let Routed { up, is_port } = self.netlink.routed(record.ifindex)?;
+            (open, is_bridged) = (up && !is_port, is_port);
         }
         let bridged = &mut self.drivers.lans.bridged;
         if is_bridged {
@@ -332,7 +329,7 @@ impl Applier {
         }
         let state = self.xdp_send_of(id);
         let mut xdp = 0;
-        if open && is_addressed && record.xdp_mtu != 0 {
+        if open && record.xdp_mtu != 0 {
             xdp |= BOND_XDP_ONWARD;
         }
         if open && state == Xdp::Native {
