@@ -8,8 +8,8 @@ use common::lan::{HOSTS, NATIVE, in_all, up_native, wait_send, with_lan};
 use common::{ping, reconfigure, status, wait_proven};
 use netbond_lab::traffic;
 
-/// What a driver encapsulates in place of tc has the numbers that the other end goes by: nothing is lost or copied by
-/// them, and packets do wait for their turn.
+/// What a driver encapsulates in place of tc has the numbers that the other end goes by: it counts each packet once, and
+/// none as lost or as a copy.
 #[test]
 #[ignore = "needs fq: cargo xtask test vm"]
 fn drivers_number_what_the_other_end_puts_in_order() {
