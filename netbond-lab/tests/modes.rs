@@ -10,9 +10,10 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use common::{
-    A, B, SOON, assert_no_loss, assert_told_apart, contended, counters, path, reconfigure, status,
-    wait_proven, wait_state,
+    A, B, SOON, assert_no_loss, assert_told_apart, contended, counters, inside, path, reconfigure,
+    reload, second_bond, status, wait_proven, wait_state,
 };
 use netbond_lab::{Lab, Router, Topology, traffic, wait_for};
 
@@ -94,6 +95,70 @@ fn a_change_of_mode_loses_no_packet() {
         assert!(counts.sent > 1000, "{counts:?}");
         assert_eq!(counts.lost, 0, "of {}", counts.sent);
     }
+}
+
+/// The program at a bond's egress.
+fn program(router: &Router, bond: &'static str) -> String {
+    let on_tcx = inside(router, || {
+        SchedClassifier::query_tcx(bond, TcAttachType::Egress)
+    });
+    // Linux 6.1 has filters instead.
+    let Ok((_, programs)) = on_tcx.join().unwrap() else {
+        return router
+            .run(&["tc", "filter", "show", "dev", bond, "egress"])
+            .unwrap();
+    };
+    let names = programs.iter().map(|program| program.name_as_str());
+    names.map(|name| name.unwrap()).collect()
+}
+
+/// What one bond asks for costs no other anything: each has the program that it needs itself, before and after
+/// reloads, refused ones too.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn each_bond_has_the_program_that_it_needs() {
+    let lab = up("mode-each", "round-robin");
+    let (a, b) = (lab.router("A"), lab.router("B"));
+    wait_proven(a);
+    let first = a.default_config().unwrap();
+    let second = |mode: &str| second_bond(&first).replace("mode = \"round-robin\"", mode);
+    let both = |modes: [&str; 2]| {
+        let [one, other] = modes.map(|mode| format!("mode = \"{mode}\""));
+        let first = first.replace("mode = \"round-robin\"", &one);
+        format!("{first}\n{}", second(&other))
+    };
+    let assert_programs = |wanted: [&str; 2]| {
+        for (bond, wanted) in ["nb0", "nb1"].into_iter().zip(wanted) {
+            let program = program(a, bond);
+            assert!(program.contains(wanted), "{bond}: {program}");
+        }
+    };
+    let stream = traffic::Numbered::start(a, b, B, PACE).unwrap();
+    reconfigure(a, &both(["round-robin", "flow"]));
+    assert_programs(["netbond_egress", "netbond_modes"]);
+    reconfigure(a, &both(["flow", "round-robin"]));
+    assert_programs(["netbond_modes", "netbond_egress"]);
+    // Refused once both bonds had their other programs.
+    let foreign = "link add name nb2 type veth peer name other";
+    a.ip(foreign).unwrap();
+    let third = second("mode = \"flow\"").replace("nb1", "nb2");
+    let third = third.replace("4294967295", "7").replace("68", "69");
+    let third = third.replace("keyed-", "third-");
+    let refused = format!("{}\n{third}", both(["round-robin", "flow"]));
+    reload(a, &refused, "device 'nb2' exists");
+    assert_programs(["netbond_modes", "netbond_egress"]);
+    reconfigure(a, &both(["round-robin", "round-robin"]));
+    assert_programs(["netbond_egress", "netbond_egress"]);
+    let events = a.run(&["netbond", "events"]).unwrap();
+    for told in [
+        "nb0: sent by netbond_modes from now on, as its modes and paths ask",
+        "nb1: sent by netbond_egress from now on, as its modes and paths ask",
+    ] {
+        assert!(events.contains(told), "{told}: {events}");
+    }
+    let counts = stream.stop_after(SystemTime::now()).unwrap().counts();
+    assert!(counts.sent > 100, "{counts:?}");
+    assert_eq!(counts.lost, 0, "of {}", counts.sent);
 }
 
 /// What both paths carried while something went on.

@@ -54,6 +54,8 @@ enum Bond {
     Fresh,
     /// In `gretap` encap.
     Frames,
+    /// Taking turns still, in the program of bonds that ask for all that there is.
+    Modes,
     /// Beside so many others.
     Beside(u32),
 }
@@ -65,7 +67,7 @@ impl Bond {
     /// How many bonds there are besides.
     const fn others(self) -> u32 {
         match self {
-            Self::Plain | Self::Fresh | Self::Frames => 0,
+            Self::Plain | Self::Fresh | Self::Frames | Self::Modes => 0,
             Self::Beside(others) => others,
         }
     }
@@ -101,6 +103,8 @@ fn rows() -> Vec<Row> {
         let (egress, ingress) = (program::EGRESS, program::INGRESS_L2);
         rows.push(row("egress", egress, inner.clone(), Bond::Plain));
         rows.push(row("fresh", egress, inner.clone(), Bond::Fresh));
+        let modes = program::EGRESS_MODES;
+        rows.push(row("modes", modes, inner.clone(), Bond::Modes));
         rows.push(row("ingress", ingress, received.clone(), Bond::Plain));
         rows.push(row("frame out", egress, inner, Bond::Frames));
         rows.push(row("frame in", ingress, framed.clone(), Bond::Frames));
@@ -166,6 +170,7 @@ fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
         flags: abi::BOND_ETHERNET,
         ..bond
     });
+    let mut all = Kernel::with_features(&[1, 1], None, feature::ALL).with_xdp(1500);
     let mut crowded = OTHERS.map(|others| {
         let mut kernel = Kernel::with_bond(&[1, 1], None);
         kernel.add_bonds(others);
@@ -180,6 +185,7 @@ fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
                 Bond::Plain => &mut kernel,
                 Bond::Fresh => &mut probed,
                 Bond::Frames => &mut framed,
+                Bond::Modes => &mut all,
                 Bond::Beside(others) => {
                     let found = crowded.iter_mut().find(|(count, _)| *count == others);
                     &mut found.context("no such bonds")?.1
@@ -209,7 +215,6 @@ fn measure(runs: usize, unit: &str, json: bool) -> Result<()> {
         }));
     }
     let mut verifier = Vec::new();
-    let mut all = Kernel::with_features(&[1, 1], None, feature::ALL).with_xdp(1500);
     for name in PROGRAMS {
         // What a bond of no special mode needs, and what takes all of them.
         let info = kernel.info(name).or_else(|_| all.info(name))?;

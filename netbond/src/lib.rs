@@ -16,6 +16,7 @@ pub mod discover;
 #[cfg(test)]
 mod documented;
 pub mod journal;
+mod link;
 pub mod loader;
 pub mod lock;
 mod log;

@@ -29,7 +29,7 @@ use netbond_common::{
 };
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
-use crate::{pins::Pins, tables::check_abi};
+use crate::{link, pins::Pins, tables::check_abi};
 
 /// The object: committed, so that a router needs no eBPF toolchain. NETBOND_OBJECT names another one
 /// to build in.
@@ -94,15 +94,15 @@ const FEATURES: &str = "FEATURES";
 /// Where on a device a program goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// Egress of a bond device.
-    Bond,
+    /// Egress of a bond device; `features` is what this bond asks for.
+    Bond { features: u32 },
     /// Egress of the other end of its veth pair.
     Release,
     /// Ingress of a path's device; `ethernet` where its frames start with an Ethernet header.
     Path { ethernet: bool },
 }
 
-/// The program at a bond's egress for these `feature` bits.
+/// The program at the egress of a bond that asks for these `feature` bits, whatever others ask for.
 #[must_use]
 pub const fn egress_program(features: u32) -> &'static str {
     if features == 0 {
@@ -133,7 +133,7 @@ impl Hook {
     /// The program for a configuration that asks for these `feature` bits.
     const fn program(self, features: u32) -> &'static str {
         match self {
-            Self::Bond => egress_program(features),
+            Self::Bond { features } => egress_program(features),
             Self::Release => program::RELEASE,
             Self::Path { ethernet } => ingress_program(features, ethernet),
         }
@@ -141,7 +141,7 @@ impl Hook {
 
     const fn attach_type(self) -> TcAttachType {
         match self {
-            Self::Bond | Self::Release => TcAttachType::Egress,
+            Self::Bond { .. } | Self::Release => TcAttachType::Egress,
             Self::Path { .. } => TcAttachType::Ingress,
         }
     }
@@ -149,7 +149,7 @@ impl Hook {
     /// Which side of the device it is.
     pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::Bond | Self::Release => "egress",
+            Self::Bond { .. } | Self::Release => "egress",
             Self::Path { .. } => INGRESS,
         }
     }
@@ -247,7 +247,9 @@ impl Programs {
                     left.insert(ifindex, (String::new(), Hook::Path { ethernet: false }));
                 }
                 Ok(_) => {}
-                Err(_) => fs::remove_file(pin.path())?,
+                Err(_) => {
+                    link::remove(&pin.path())?;
+                }
             }
         }
         Ok(left)
@@ -307,15 +309,7 @@ impl Programs {
         }
         let pin = xdp_pin(&self.pins, ifindex);
         // One that is there outlived its device, or what somebody else took off it.
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let error = anyhow::Error::from(error);
-                return Err(refused(
-                    error.context(format!("removing {}", pin.display())),
-                ));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        link::remove(&pin).map_err(refused)?;
         let program = self.loaded.xdp().map_err(refused)?;
         let id = program
             .attach_to_if_index(ifindex, XdpMode::Driver)
@@ -354,22 +348,16 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// Where a pin cannot be removed.
+    /// Where the kernel refuses, or a pin cannot be removed.
     pub fn detach_xdp(&mut self, ifindex: u32) -> Result<()> {
-        let pin = xdp_pin(&self.pins, ifindex);
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("removing {}", pin.display()))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        link::remove(&xdp_pin(&self.pins, ifindex)).map(|_| ())
     }
 
     /// Takes the program off the device's hook; fine where the device or the program is gone.
     ///
     /// # Errors
     ///
-    /// Where a pin cannot be removed.
+    /// Where the kernel refuses, or a pin cannot be removed.
     pub fn detach(&mut self, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
         detach(&self.pins, device, ifindex, hook)
     }
@@ -391,7 +379,7 @@ impl Programs {
                     if io_error.raw_os_error() == Some(libc::ENOLINK) => {}
                 Err(error) => return Err(error.into()),
             }
-            fs::remove_file(&pin)?;
+            link::remove(&pin)?;
         }
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options(device, hook.attach_type(), order)?;
@@ -505,15 +493,10 @@ pub fn loader(features: &u32) -> EbpfLoader<'_> {
 ///
 /// # Errors
 ///
-/// Where a pin cannot be removed.
+/// Where the kernel refuses, or a pin cannot be removed.
 pub fn detach(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
-    let pin = link_pin(pins, ifindex, hook);
-    match fs::remove_file(&pin) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("removing {}", pin.display())),
-    }
-    if !has_tcx() {
+    let was_there = link::remove(&link_pin(pins, ifindex, hook))?;
+    if !was_there && !has_tcx() {
         // Gone with its device, or never there: nothing to do in either case.
         let _ = filter(pins, device, hook).map(aya::programs::Link::detach);
     }
@@ -606,13 +589,15 @@ pub fn verified_instructions(ebpf: &mut Ebpf, features: u32) -> Result<Option<u3
     Ok(most)
 }
 
-fn programs(features: u32) -> [&'static str; 4] {
-    [
+/// All that [`Hook::program`] gives out.
+fn programs(features: u32) -> BTreeSet<&'static str> {
+    BTreeSet::from([
+        program::EGRESS,
         egress_program(features),
         ingress_program(features, false),
         ingress_program(features, true),
         program::RELEASE,
-    ]
+    ])
 }
 
 /// A program by its name.

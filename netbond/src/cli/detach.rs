@@ -9,6 +9,7 @@ use nix::net::if_::if_indextoname;
 
 use crate::{
     control::apply::delete_bond_device,
+    link,
     loader::{Hook, detach},
     lock::Lock,
     netlink::Netlink,
@@ -64,8 +65,7 @@ pub(super) fn run(pins: &Pins) -> Result<()> {
         {
             writeln!(out, "{}: program removed", device.to_string_lossy())?;
         }
-        fs::remove_file(pin.path())
-            .with_context(|| format!("removing {}", pin.path().display()))?;
+        link::remove(&pin.path())?;
     }
     detach_filters(pins)?;
     fs::remove_dir_all(pins.root())

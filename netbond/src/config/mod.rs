@@ -165,6 +165,23 @@ impl Bond {
         self.paths.iter().any(|path| path.remote.is_ipv6())
     }
 
+    /// What it asks of the programs: `feature` bits.
+    #[must_use]
+    pub fn features(&self) -> u32 {
+        let modes = self.modes().map(feature::of);
+        let more = [
+            (!self.classes.is_empty(), feature::CLASSES),
+            (self.is_numbered(), feature::NUMBERED),
+            (self.measures(), feature::MEASURED),
+            (self.is_over_ipv6(), feature::IPV6),
+            (self.mss_clamp, feature::MSS_CLAMP),
+        ];
+        let more = more
+            .into_iter()
+            .filter_map(|(asked, feature)| asked.then_some(feature));
+        modes.chain(more).fold(0, |all, feature| all | feature)
+    }
+
     /// Its own mode, and those of its classes.
     pub fn modes(&self) -> impl Iterator<Item = Mode> + '_ {
         let classes = self.classes.iter().map(|class| class.mode);
@@ -417,21 +434,8 @@ impl Config {
     /// What it asks of the programs: `feature` bits.
     #[must_use]
     pub fn features(&self) -> u32 {
-        let modes = self.bonds.iter().flat_map(Bond::modes);
-        let features = modes.fold(0, |features, mode| features | feature::of(mode));
-        let any = |of: fn(&Bond) -> bool, feature| {
-            if self.bonds.iter().any(of) {
-                feature
-            } else {
-                0
-            }
-        };
-        features
-            | any(|bond| !bond.classes.is_empty(), feature::CLASSES)
-            | any(Bond::is_numbered, feature::NUMBERED)
-            | any(Bond::measures, feature::MEASURED)
-            | any(Bond::is_over_ipv6, feature::IPV6)
-            | any(|bond| bond.mss_clamp, feature::MSS_CLAMP)
+        let bonds = self.bonds.iter();
+        bonds.fold(0, |features, bond| features | bond.features())
     }
 
     /// Reads a configuration file.

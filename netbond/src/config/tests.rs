@@ -732,6 +732,13 @@ fn outer_addresses_may_be_ipv6() {
     assert_eq!(path.local, "fd65::2".parse::<IpAddr>().unwrap());
     assert_eq!(path.remote, "fd65:1::6".parse::<IpAddr>().unwrap());
     assert_eq!(config.features(), feature::IPV6);
+    // Of two bonds each asks for its own.
+    let other = GOOD.replace("nb0", "nb1").replace("via-", "keyed-");
+    let other = other.replace("10.67.", "10.68.");
+    let config = parse(&format!("{text}{}", other.replace("key = 7", "key = 8"))).unwrap();
+    let asked: Vec<u32> = config.bonds.iter().map(Bond::features).collect();
+    assert_eq!(asked, [feature::IPV6, 0]);
+    assert_eq!(config.features(), feature::IPV6);
 }
 
 #[test]

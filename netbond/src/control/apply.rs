@@ -33,7 +33,7 @@ use crate::{
     clock::monotonic,
     config::{self, Config, Encap, Ttl},
     journal::{About, Change, Journal},
-    loader::{Hook, Programs},
+    loader::{Hook, Programs, egress_program},
     netlink::{BondDevice, BondSpec, Netlink},
     pins::Pins,
     random,
@@ -69,6 +69,8 @@ pub struct Applier {
     netlink: Netlink,
     journal: Journal,
     live: BTreeMap<u32, Live>,
+    /// By the bond's name the program at its egress.
+    egress: BTreeMap<String, &'static str>,
     /// Devices with the ingress program: ifindex to name.
     ingress: BTreeMap<u32, (String, Hook)>,
     /// Devices on which the kernel refused it.
@@ -126,6 +128,7 @@ impl Applier {
             netlink: Netlink::open()?,
             journal: Journal::open(pins)?,
             live: BTreeMap::new(),
+            egress: BTreeMap::new(),
             refused: BTreeSet::new(),
             lost: BTreeSet::new(),
             // Those that an earlier controller left: pruned where they are no path's any more.
@@ -171,8 +174,10 @@ impl Applier {
                 self.put_programs();
                 self.swap_in_drivers();
             }
+            // Bonds have the programs again that their own modes and paths ask for.
+            (Err(_), None) => self.put_programs(),
             (Ok(_), Some(_)) => self.put_switched(),
-            (Ok(_) | Err(_), None) => {}
+            (Ok(_), None) => {}
         }
         done
     }
@@ -202,16 +207,17 @@ impl Applier {
 
     /// Puts the loaded programs wherever one is, or somebody took it off.
     fn put_programs(&mut self) {
-        let bonds = self.live.values();
-        let mut all: Vec<(u32, String, Hook)> = bonds
-            .map(|live| (live.device.ifindex, live.config.name.clone(), Hook::Bond))
-            .collect();
-        let released = self.live.values();
-        let released = released.filter(|live| live.config.in_order.is_some());
-        all.extend(released.map(|live| {
-            let peer = live.config.peer_device();
-            (live.device.peer_ifindex, peer, Hook::Release)
-        }));
+        let mut all: Vec<(u32, String, Hook)> = Vec::new();
+        for (&id, live) in &self.live {
+            let bond = &live.config;
+            let features = bond_features(bond, id, &self.tables);
+            let hook = Hook::Bond { features };
+            all.push((live.device.ifindex, bond.name.clone(), hook));
+            if bond.in_order.is_some() {
+                let peer = bond.peer_device();
+                all.push((live.device.peer_ifindex, peer, Hook::Release));
+            }
+        }
         all.extend(
             self.ingress
                 .iter()
@@ -223,6 +229,9 @@ impl Applier {
             match self.programs.attach(&name, ifindex, hook) {
                 Ok(false) => {
                     self.refused.remove(&ifindex);
+                    if let Hook::Bond { features } = hook {
+                        self.note_egress(&name, features);
+                    }
                 }
                 Ok(true) => {
                     self.refused.remove(&ifindex);
@@ -241,6 +250,16 @@ impl Applier {
                     }
                 }
             }
+        }
+    }
+
+    /// Says so where a bond has another program than before.
+    fn note_egress(&mut self, bond: &str, features: u32) {
+        let program = egress_program(features);
+        let before = self.egress.insert(bond.to_owned(), program);
+        if before.is_some_and(|before| before != program) {
+            let text = format!("sent by {program} from now on, as its modes and paths ask");
+            self.journal.did(About::bond(bond), &text);
         }
     }
 
@@ -364,8 +383,10 @@ impl Applier {
 
     async fn equip(&mut self, bond: &config::Bond, id: u32, device: BondDevice) -> Result<()> {
         // The program goes first: a packet never finds a bond that is up without it.
-        self.programs
-            .attach(&bond.name, device.ifindex, Hook::Bond)?;
+        let features = bond_features(bond, id, &self.tables);
+        let hook = Hook::Bond { features };
+        self.programs.attach(&bond.name, device.ifindex, hook)?;
+        self.note_egress(&bond.name, features);
         if bond.in_order.is_some() {
             self.netlink.set_release(device, true).await?;
             let peer = bond.peer_device();
@@ -675,10 +696,12 @@ impl Applier {
             .context("writing BOND_INFO")?;
         // Index 0 empties a place.
         let _ = self.tables.bond_peers.set(id, 0, None, 0);
-        self.programs.detach(&name, info.ifindex, Hook::Bond)?;
+        let hook = Hook::Bond { features: 0 };
+        self.programs.detach(&name, info.ifindex, hook)?;
         self.remove_strands(id);
         delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
+        self.egress.remove(&name);
         self.uncopied.remove(&id);
         self.journal
             .did(About::bond(&name), "bond removed: no longer configured");
@@ -1425,10 +1448,21 @@ impl Applier {
 /// What the programs must know (`feature` bits): what a configuration asks for, and what the maps ask until they
 /// are written. One that knows nothing of IPv6 would send to nobody what is for a path over it.
 fn features(asked: u32, tables: &Tables) -> u32 {
-    let mut known = tables.bond_ids().flat_map(|bond| tables.path_ids(bond));
-    let over_ipv6 = known
+    let known = tables.bond_ids().map(|bond| asked_by_maps(bond, tables));
+    known.fold(asked, |all, features| all | features)
+}
+
+/// The same of one bond: the program at its egress is chosen by it.
+fn bond_features(bond: &config::Bond, id: u32, tables: &Tables) -> u32 {
+    bond.features() | asked_by_maps(id, tables)
+}
+
+/// What a bond's paths in the maps ask of the programs, `feature` bits.
+fn asked_by_maps(bond: u32, tables: &Tables) -> u32 {
+    let mut paths = tables.path_ids(bond);
+    let over_ipv6 = paths
         .any(|path| value(&tables.paths, path).is_some_and(|record| record.flags & PATH_IPV6 != 0));
-    asked | if over_ipv6 { feature::IPV6 } else { 0 }
+    if over_ipv6 { feature::IPV6 } else { 0 }
 }
 
 /// Deletes a bond's device, unless the index is another device's by now.
