@@ -235,6 +235,8 @@ enum Command {
         interval_us: u64,
         #[arg(long)]
         udp: bool,
+        #[arg(long, conflicts_with = "udp")]
+        count: Option<u64>,
     },
     /// Send them back (started by the lab itself)
     #[command(hide = true)]
@@ -512,12 +514,13 @@ fn execute(command: Command) -> Result<ExitCode> {
             address,
             interval_us,
             udp,
+            count,
         } => {
             let interval = Duration::from_micros(interval_us);
             if udp {
                 netbond_lab::stream::send_udp(address, interval)?;
             } else {
-                netbond_lab::stream::send(address, interval)?;
+                netbond_lab::stream::send(address, interval, count)?;
             }
         }
         Command::Reflect { address } => netbond_lab::stream::reflect(address)?,

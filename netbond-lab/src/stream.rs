@@ -3,7 +3,8 @@
 //!
 //! `ping` sends more slowly while nothing returns, which makes an outage look smaller than it is.
 //! This sender keeps its pace. It prints `sent NUMBER MICROSECONDS` (since the epoch) for each
-//! packet and `back NUMBER` for each answer, until it is killed. The packets are echo requests, or
+//! packet and `back NUMBER` for each answer, until it is killed, or as many as it was told are answered or late. The
+//! packets are echo requests, or
 //! UDP to a reflector, which sends each back once and prints `here NUMBER` whenever it comes: so it is known
 //! on which way one was lost.
 
@@ -25,6 +26,10 @@ const ANSWER_V4: u8 = 0;
 const REQUEST_V6: u8 = 128;
 const ANSWER_V6: u8 = 129;
 
+/// How long the last answers are waited for where packets are counted: a busy machine stands still for a second now
+/// and then.
+const LATE: Duration = Duration::from_secs(3);
+
 /// Length of an ICMP echo header, in bytes.
 const HEADER: usize = 8;
 
@@ -32,8 +37,8 @@ const HEADER: usize = 8;
 /// of a common ping.
 const LENGTH: usize = 64;
 
-/// Sends echo requests to `address`, one every `interval`, for ever.
-pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
+/// Sends echo requests to `address`, one every `interval`: so many, or for ever.
+pub fn send(address: IpAddr, interval: Duration, count: Option<u64>) -> Result<()> {
     let (family, protocol) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
@@ -48,7 +53,7 @@ pub fn send(address: IpAddr, interval: Duration) -> Result<()> {
     let v4 = address.is_ipv4();
     pace(
         &socket,
-        interval,
+        (interval, count),
         |number| request(number, v4),
         move |packet| answered(packet, v4),
     )
@@ -69,7 +74,7 @@ pub fn send_udp(address: IpAddr, interval: Duration) -> Result<()> {
         packet[..8].copy_from_slice(&number.to_be_bytes());
         packet
     };
-    pace(&socket, interval, packet, number)
+    pace(&socket, (interval, None), packet, number)
 }
 
 /// Sends back every numbered UDP packet that comes to `address`, for ever; one that comes again is not
@@ -100,10 +105,10 @@ fn number(packet: &[u8]) -> Option<u64> {
     number.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// Sends packet after packet on the schedule, and tells of what returns.
+/// Sends packet after packet on the schedule, and tells of what returns; ends once so many have.
 fn pace(
     socket: &UdpSocket,
-    interval: Duration,
+    (interval, count): (Duration, Option<u64>),
     packet: impl Fn(u64) -> [u8; LENGTH],
     answered: impl Fn(&[u8]) -> Option<u64> + Send + 'static,
 ) -> Result<()> {
@@ -112,18 +117,27 @@ fn pace(
         .name("answers".to_owned())
         .spawn(move || {
             let mut buffer = [0; 2048];
+            let mut back = HashSet::new();
             loop {
                 // An error (port or host unreachable) is not an answer.
                 let Ok(length) = receiver.recv(&mut buffer) else {
                     continue;
                 };
-                if let Some(number) = answered(&buffer[..length]) {
-                    say(format_args!("back {number}"));
+                let Some(number) = answered(&buffer[..length]) else {
+                    continue;
+                };
+                say(format_args!("back {number}"));
+                let Some(count) = count else {
+                    continue;
+                };
+                back.insert(number);
+                if back.len() as u64 == count {
+                    std::process::exit(0);
                 }
             }
         })?;
     let start = Instant::now();
-    for number in 1_u64.. {
+    for number in 1..=count.unwrap_or(u64::MAX) {
         let due = start + interval.mul_f64(number as f64);
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
@@ -131,6 +145,7 @@ fn pace(
         // Without a route it counts as lost.
         let _ = socket.send(&packet(number));
     }
+    thread::sleep(LATE);
     Ok(())
 }
 

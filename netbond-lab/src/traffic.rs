@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +18,7 @@ use crate::stream::PORT;
 use crate::wait::{PATIENCE, wait_for};
 
 /// Replies that take longer count as lost.
-const LATE: Duration = Duration::from_millis(500);
+const LATE: Duration = Duration::from_secs(2);
 
 /// How many packets were sent and how many never answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,10 +46,10 @@ impl Ping {
         })
     }
 
-    /// Stops sending and returns what happened to every request. Those sent in the last 0.5 s are
-    /// left out: they may still have been under way.
+    /// Waits for late answers, stops, and returns what happened to every request until now.
     pub fn stop(self) -> Result<PingLog> {
-        let end = SystemTime::now() - LATE;
+        let end = SystemTime::now();
+        thread::sleep(LATE);
         self.running.signal(Signal::SIGKILL)?;
         PingLog::read(&self.running.finish(PATIENCE)?.1, end)
     }
@@ -88,9 +88,8 @@ impl Numbered {
     /// Waits until whatever was sent before `end` is back or late, stops, and returns what happened to
     /// every packet until `end`.
     pub fn stop_after(self, end: SystemTime) -> Result<PingLog> {
-        wait_for("late packets", PATIENCE, || {
-            Ok((SystemTime::now() >= end + LATE).then_some(()))
-        })?;
+        let late = (end + LATE).duration_since(SystemTime::now());
+        thread::sleep(late.unwrap_or_default());
         let mut text = String::new();
         for program in [self.sender, self.reflector] {
             program.signal(Signal::SIGKILL)?;
@@ -283,28 +282,16 @@ impl PingLog {
     }
 }
 
-/// Sends `count` echo requests from `router` to `address`, one every `interval`.
+/// Sends `count` echo requests from `router` to `address`, one every `interval`. Answers may be seconds late, of which
+/// `ping` itself leaves no more than twice the longest round trip to the last ones.
 pub fn ping(router: &Router, address: &str, count: u32, interval: Duration) -> Result<Counts> {
-    let mut command = router.command("ping");
-    command.args(["-n", "-q", "-c", &count.to_string()]);
-    command.args(["-i", &format!("{:.3}", interval.as_secs_f64()), address]);
-    let text = Running::start(&mut command)?
-        .finish(interval * count + PATIENCE)?
-        .1;
-    let (sent, received) = text
-        .lines()
-        .find_map(|line| {
-            let (sent, rest) = line.split_once(" packets transmitted, ")?;
-            Some((
-                sent.parse().ok()?,
-                rest.split_whitespace().next()?.parse().ok()?,
-            ))
-        })
-        .with_context(|| format!("ping to {address} printed no summary: {}", text.trim()))?;
-    Ok(Counts {
-        sent,
-        lost: u64::saturating_sub(sent, received),
-    })
+    let mut command = router.command(binary::lab()?);
+    let interval_us = interval.as_micros().to_string();
+    command.args(["stream", address, &interval_us]);
+    command.args(["--count", &count.to_string()]);
+    let sender = Running::start(&mut command)?;
+    let text = sender.finish(interval * count + PATIENCE)?.1;
+    Ok(PingLog::read(&text, SystemTime::now())?.counts())
 }
 
 /// What TCP achieved, all streams together.
@@ -428,7 +415,7 @@ impl<T: Send + 'static> Running<T> {
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
         let output = child.stdout.take();
         Ok(Self {
-            output: output.map(|stdout| std::thread::spawn(move || read(stdout))),
+            output: output.map(|stdout| thread::spawn(move || read(stdout))),
             child,
         })
     }

@@ -62,7 +62,7 @@ fn ping_full(from: &Router, to: &str, size: u32) -> bool {
     let headers = if to.contains(':') { 48 } else { 28 };
     let payload = (size - headers).to_string();
     let ping = [
-        "ping", "-n", "-q", "-M", "do", "-c", "10", "-i", "0.05", "-s", &payload, to,
+        "ping", "-n", "-q", "-M", "do", "-c", "10", "-i", "0.05", "-W", "1", "-s", &payload, to,
     ];
     from.run(&ping)
         .is_ok_and(|text| text.contains(" 0% packet loss"))

@@ -9,7 +9,7 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{B, SOON, changed, path, status, wait_proven, wait_state};
+use common::{B, LATEST, SOON, changed, path, status, wait_proven, wait_state};
 use netbond_lab::{Lab, Ospf, Signal, Topology, traffic, wait_for};
 use serde_json::Value;
 
@@ -40,20 +40,13 @@ fn outage(lab: &Lab, fail: impl Fn(&Lab), heal: impl Fn(&Lab)) -> Duration {
     );
     // A second of traffic after it.
     wait_for("traffic on one path", SOON, || {
-        Ok((SystemTime::now() > failed + Duration::from_secs(2)).then_some(()))
+        Ok((SystemTime::now() > failed + LATEST + Duration::from_secs(1)).then_some(()))
     })
     .unwrap();
     let log = stream.stop().unwrap();
     let recovered = log.recovery_after(failed).expect("traffic goes on");
-    // The goal is 120 ms; a test machine has its moments.
-    assert!(
-        slowest < Duration::from_millis(600),
-        "noticed after {slowest:?}"
-    );
-    assert!(
-        recovered < Duration::from_millis(600),
-        "whole again after {recovered:?}"
-    );
+    assert!(slowest < LATEST, "noticed after {slowest:?}");
+    assert!(recovered < LATEST, "whole again after {recovered:?}");
     eprintln!("noticed after {slowest:?}, whole again after {recovered:?}");
     heal(lab);
     for router in [a, b] {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netbond_common::names::EventKind;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
@@ -23,8 +24,9 @@ use crate::{
     tables::{Tables, value},
 };
 
-/// How long a reload may take until nothing more is expected of it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a reload may take until nothing more is expected of it: a thousand bonds more take the kernel half a minute
+/// (see [`Programs::attach`](crate::loader::Programs::attach)).
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What tells the configuration file from the words of a command line; `None` where they do not run a
 /// controller.
@@ -99,6 +101,12 @@ impl Running {
     /// Where it is gone, or not ours to tell.
     pub fn reload(&self) -> Result<()> {
         kill(self.pid, Signal::SIGHUP).context("cannot tell the controller to reload")
+    }
+
+    /// Whether it has not ended since.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        kill(self.pid, None) != Err(Errno::ESRCH)
     }
 
     /// Its configuration file.

@@ -23,6 +23,10 @@ use serde_json::Value;
 /// Long enough for OSPF with the lab's timers on a busy machine.
 pub(crate) const SOON: Duration = netbond_lab::PATIENCE;
 
+/// Within this a dead path is noticed. The goal is 120 ms, and OSPF alone takes 40 s; a test machine stands still now
+/// and then.
+pub(crate) const LATEST: Duration = Duration::from_secs(2);
+
 /// The bond's addresses in A and B.
 pub(crate) const A: &str = "10.67.0.1";
 pub(crate) const B: &str = "10.67.0.2";

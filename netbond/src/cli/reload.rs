@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::events::line;
 use crate::{
@@ -25,6 +25,7 @@ pub(super) fn run(pins: &Pins, config_of: ConfigOf) -> Result<()> {
     running.reload()?;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
+        let lives = running.lives();
         for entry in reader.read() {
             match Reload::outcome(&entry) {
                 None => println!("{}", line(&entry)),
@@ -37,6 +38,7 @@ pub(super) fn run(pins: &Pins, config_of: ConfigOf) -> Result<()> {
                 }
             }
         }
+        ensure!(lives, "the controller has ended meanwhile: see its log");
         thread::sleep(LISTEN);
     }
     bail!(
