@@ -231,7 +231,7 @@ enum Command {
     /// Send numbered packets (started by the lab itself)
     #[command(hide = true)]
     Stream {
-        address: IpAddr,
+        address: String,
         interval_us: u64,
         #[arg(long)]
         udp: bool,
@@ -518,9 +518,9 @@ fn execute(command: Command) -> Result<ExitCode> {
         } => {
             let interval = Duration::from_micros(interval_us);
             if udp {
-                netbond_lab::stream::send_udp(address, interval)?;
+                netbond_lab::stream::send_udp(address.parse()?, interval)?;
             } else {
-                netbond_lab::stream::send(address, interval, count)?;
+                netbond_lab::stream::send(&address, interval, count)?;
             }
         }
         Command::Reflect { address } => netbond_lab::stream::reflect(address)?,

@@ -10,12 +10,13 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::id;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// UDP port of the reflector.
@@ -37,26 +38,36 @@ const HEADER: usize = 8;
 /// of a common ping.
 const LENGTH: usize = 64;
 
-/// Sends echo requests to `address`, one every `interval`: so many, or for ever.
-pub fn send(address: IpAddr, interval: Duration, count: Option<u64>) -> Result<()> {
-    let (family, protocol) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
-        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+/// Sends echo requests to `address` (`fe80::1%nb0` where it needs its device), one every `interval`: so many, or for
+/// ever.
+pub fn send(address: &str, interval: Duration, count: Option<u64>) -> Result<()> {
+    let to = socket_address(address)?;
+    let (family, protocol) = match to {
+        SocketAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
         .context("cannot open an ICMP socket")?;
     // Only its send and receive are used, which are the same for every connected socket.
     let socket = UdpSocket::from(raw);
     socket
-        .connect(SocketAddr::new(address, 0))
+        .connect(to)
         .with_context(|| format!("cannot reach {address}"))?;
-    let v4 = address.is_ipv4();
+    let v4 = to.is_ipv4();
     pace(
         &socket,
         (interval, count),
         |number| request(number, v4),
         move |packet| answered(packet, v4),
     )
+}
+
+fn socket_address(address: &str) -> Result<SocketAddr> {
+    let Some((address, device)) = address.split_once('%') else {
+        return Ok(SocketAddr::new(address.parse()?, 0));
+    };
+    let device = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
+    Ok(SocketAddrV6::new(address.parse()?, 0, 0, device).into())
 }
 
 /// Sends UDP packets to the reflector at `address`, one every `interval`, for ever.

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        LinkOrder, Program, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -420,12 +420,14 @@ impl Loaded {
         let mut ebpf = loader
             .load(OBJECT)
             .context("loading netbond's maps into the kernel")?;
-        load_programs(&mut ebpf, features)?;
+        load_programs(&mut ebpf, features, [])?;
         Ok(Self { ebpf, features })
     }
 
+    /// The program of a hook. Bonds need one of two, which take the verifier longest: loaded the first time that one
+    /// takes it.
     fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
-        classifier(&mut self.ebpf, hook.program(self.features))
+        loaded(&mut self.ebpf, hook.program(self.features))
     }
 
     /// The program for drivers, loaded the first time that one takes it.
@@ -561,43 +563,51 @@ fn link_pin(pins: &Pins, ifindex: u32, hook: Hook) -> PathBuf {
     pins.links().join(format!("{ifindex}-{}", hook.label()))
 }
 
-/// Loads the programs that these `feature` bits need, of an object whose maps are loaded.
+/// Loads programs of an object whose maps are loaded: those of the devices of paths for these `feature` bits, and for
+/// `bonds`, each of which asks for such bits of its own, those at their egress.
 ///
 /// # Errors
 ///
 /// With the verifier's own words where it refuses.
-pub fn load_programs(ebpf: &mut Ebpf, features: u32) -> Result<()> {
-    for name in programs(features) {
-        let program = classifier(ebpf, name)?;
-        again_if_disturbed(|| program.load())
-            .with_context(|| format!("the kernel refused the program {name}"))?;
+pub fn load_programs(
+    ebpf: &mut Ebpf,
+    features: u32,
+    bonds: impl IntoIterator<Item = u32>,
+) -> Result<()> {
+    let paths = [false, true].map(|ethernet| ingress_program(features, ethernet));
+    let names = paths.into_iter().chain([program::RELEASE]);
+    for name in names.chain(bonds.into_iter().map(egress_program)) {
+        loaded(ebpf, name)?;
     }
     Ok(())
 }
 
-/// How many instructions the kernel's verifier walked through for the one of [`load_programs`] that took it
+/// A program, loaded unless it is already.
+fn loaded<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
+    let program = classifier(ebpf, name)?;
+    if program.fd().is_err() {
+        again_if_disturbed(|| program.load())
+            .with_context(|| format!("the kernel refused the program {name}"))?;
+    }
+    Ok(program)
+}
+
+/// How many instructions the kernel's verifier walked through for the one of the loaded programs of tc that took it
 /// most; it refuses more than a million (`BPF_COMPLEXITY_LIMIT_INSNS`). `None` where it does not tell.
 ///
 /// # Errors
 ///
-/// Where a program is not loaded.
-pub fn verified_instructions(ebpf: &mut Ebpf, features: u32) -> Result<Option<u32>> {
+/// Where the kernel does not tell of a program.
+pub fn verified_instructions(ebpf: &Ebpf) -> Result<Option<u32>> {
     let mut most = None;
-    for name in programs(features) {
-        most = most.max(classifier(ebpf, name)?.info()?.verified_instruction_count());
+    for (_, program) in ebpf.programs() {
+        if let Program::SchedClassifier(program) = program
+            && program.fd().is_ok()
+        {
+            most = most.max(program.info()?.verified_instruction_count());
+        }
     }
     Ok(most)
-}
-
-/// All that [`Hook::program`] gives out.
-fn programs(features: u32) -> BTreeSet<&'static str> {
-    BTreeSet::from([
-        program::EGRESS,
-        egress_program(features),
-        ingress_program(features, false),
-        ingress_program(features, true),
-        program::RELEASE,
-    ])
 }
 
 /// A program by its name.

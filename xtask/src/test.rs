@@ -260,6 +260,7 @@ fn start_vms(args: &Args) -> Result<vm_tests::Running> {
         full: args.full,
         only: args.only.clone(),
         underlay: args.underlay,
+        divided: args.layers.is_empty() && args.kernel.is_empty() && !args.full,
     })
 }
 

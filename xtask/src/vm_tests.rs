@@ -34,6 +34,8 @@ pub(crate) struct Choice {
     pub(crate) only: Vec<String>,
     /// Only those that hold on every underlay, over this one.
     pub(crate) underlay: Option<Underlay>,
+    /// Those that take longest on one kernel each.
+    pub(crate) divided: bool,
 }
 
 /// The tests under way, at the lowest priority: beside the lab on this machine they use the time in
@@ -182,6 +184,23 @@ fn beyond(kernel: Kernel) -> &'static [(&'static str, &'static str)] {
     }
 }
 
+/// The test programs that take longest, each with the kernel that has it where they are divided.
+const LONGEST: [(&str, Kernel); 2] = [
+    ("kernel_bench", Kernel::Newest),
+    ("kernel_mtu", Kernel::V6_1),
+];
+
+/// Why a test program is left out on a kernel, if it is.
+fn why_not(test: &Path, kernel: Kernel, choice: &Choice) -> Option<String> {
+    let beyond = beyond(kernel).iter().find(|(name, _)| is_of(test, name));
+    if let Some((name, why)) = beyond {
+        return Some(format!("{name}: left out on this kernel, as {why}"));
+    }
+    let (name, other) = LONGEST.iter().find(|(name, _)| is_of(test, name))?;
+    (choice.divided && *other != kernel)
+        .then(|| format!("{name}: left to kernel {} in a whole run", other.name()))
+}
+
 /// Runs each test program on a kernel, going on to the next after one that failed.
 fn script(tests: &[PathBuf], choice: &Choice, kernel: Kernel) -> String {
     let only: Vec<String> = choice.only.iter().map(|text| lab::quoted(text)).collect();
@@ -201,11 +220,8 @@ fn script(tests: &[PathBuf], choice: &Choice, kernel: Kernel) -> String {
         ));
     }
     for test in tests {
-        let beyond = beyond(kernel).iter().find(|(name, _)| is_of(test, name));
-        if let Some((name, why)) = beyond {
-            script.push_str(&format!(
-                "echo 'left out on this kernel, as {why}: {name}'\n"
-            ));
+        if let Some(why) = why_not(test, kernel, choice) {
+            script.push_str(&format!("echo {}\n", lab::quoted(&why)));
             continue;
         }
         let only = if choice.only.iter().any(|name| is_of(test, name)) {
@@ -295,6 +311,7 @@ mod unit {
             full: true,
             only: vec!["lan".to_owned(), "a_bond".to_owned()],
             underlay: None,
+            divided: false,
         };
         let tests = ["/t/lan-0a1b".into(), "/t/modes-2c3d".into()];
         let on_oldest = script(&tests, &choice, Kernel::V6_1);
@@ -315,12 +332,32 @@ mod unit {
     }
 
     #[test]
+    fn the_longest_are_on_one_kernel_of_a_whole_run() {
+        let tests = ["/t/kernel_bench-0a".into(), "/t/kernel_mtu-1b".into()];
+        let runs = |kernel, divided| {
+            let choice = Choice {
+                kernels: Vec::new(),
+                full: false,
+                only: Vec::new(),
+                underlay: None,
+                divided,
+            };
+            let script = script(&tests, &choice, kernel);
+            ["/t/kernel_bench", "/t/kernel_mtu"].map(|name| script.contains(name))
+        };
+        assert_eq!(runs(Kernel::V6_1, true), [false, true]);
+        assert_eq!(runs(Kernel::Newest, true), [true, false]);
+        assert_eq!(runs(Kernel::Newest, false), [true, true]);
+    }
+
+    #[test]
     fn one_failed_program_fails_the_script_which_runs_them_all() {
         let choice = Choice {
             kernels: Vec::new(),
             full: false,
             only: vec!["x".to_owned()],
             underlay: Some(Underlay::Ethernet),
+            divided: false,
         };
         let tests = ["/bin/false".into(), "/bin/true".into()];
         let script = script(&tests, &choice, Kernel::Newest);

@@ -139,14 +139,15 @@ fn programs(config: &Config) -> Result<String, Missing> {
         .load(OBJECT)
         .map_err(|error| refused(error.to_string()))?;
     let mut load = || {
-        load_programs(&mut ebpf, features)?;
+        let bonds = config.bonds.iter().map(Bond::features);
+        load_programs(&mut ebpf, features, bonds)?;
         if config.bonds.iter().any(Bond::asks_for_xdp) {
             load_xdp(xdp(&mut ebpf)?)?;
         }
         Ok(())
     };
     load().map_err(|error: anyhow::Error| refused(format!("{error:#}")))?;
-    let walked = match verified_instructions(&mut ebpf, features) {
+    let walked = match verified_instructions(&ebpf) {
         Ok(Some(instructions)) => format!(", which walked {instructions} instructions at the most"),
         // It is good to know, but no more.
         Ok(None) | Err(_) => String::new(),

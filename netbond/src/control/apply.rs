@@ -69,7 +69,7 @@ pub struct Applier {
     netlink: Netlink,
     journal: Journal,
     live: BTreeMap<u32, Live>,
-    /// By the bond's name the program at its egress.
+    /// By the bond's name the program at its egress, as last told.
     egress: BTreeMap<String, &'static str>,
     /// Devices with the ingress program: ifindex to name.
     ingress: BTreeMap<u32, (String, Hook)>,
@@ -174,10 +174,9 @@ impl Applier {
                 self.put_programs();
                 self.swap_in_drivers();
             }
-            // Bonds have the programs again that their own modes and paths ask for.
-            (Err(_), None) => self.put_programs(),
             (Ok(_), Some(_)) => self.put_switched(),
-            (Ok(_), None) => {}
+            // Bonds have had what their modes and paths ask for before and after.
+            (Ok(_) | Err(_), None) => self.put_programs(),
         }
         done
     }
@@ -312,7 +311,7 @@ impl Applier {
             self.remove_bond(id).await?;
             done_one();
         }
-        self.prune_ingress()?;
+        self.prune_ingress(done_one)?;
         self.enter_lans(&config.lans)?;
         self.follow_xdp()?;
         Ok(ids)
@@ -383,10 +382,11 @@ impl Applier {
 
     async fn equip(&mut self, bond: &config::Bond, id: u32, device: BondDevice) -> Result<()> {
         // The program goes first: a packet never finds a bond that is up without it.
-        let features = bond_features(bond, id, &self.tables);
+        // It knows what the maps ask for until they are written, too.
+        let before = self.live.get(&id).map_or(0, |live| live.config.features());
+        let features = before | bond_features(bond, id, &self.tables);
         let hook = Hook::Bond { features };
         self.programs.attach(&bond.name, device.ifindex, hook)?;
-        self.note_egress(&bond.name, features);
         if bond.in_order.is_some() {
             self.netlink.set_release(device, true).await?;
             let peer = bond.peer_device();
@@ -696,10 +696,11 @@ impl Applier {
             .context("writing BOND_INFO")?;
         // Index 0 empties a place.
         let _ = self.tables.bond_peers.set(id, 0, None, 0);
+        // Its program goes with it: to take that off first would have the kernel wait twice.
+        delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         let hook = Hook::Bond { features: 0 };
         self.programs.detach(&name, info.ifindex, hook)?;
         self.remove_strands(id);
-        delete_bond_device(&mut self.netlink, &name, info.ifindex).await?;
         self.live.remove(&id);
         self.egress.remove(&name);
         self.uncopied.remove(&id);
@@ -825,7 +826,7 @@ impl Applier {
             live.mtu = mtu;
             live.plan = Some(plan);
         }
-        self.prune_ingress()?;
+        self.prune_ingress(&mut || ())?;
         self.follow_xdp()
     }
 
@@ -1108,8 +1109,9 @@ impl Applier {
         }
     }
 
-    /// Takes the ingress program off devices that are no path's any more.
-    fn prune_ingress(&mut self) -> Result<()> {
+    /// Takes the ingress program off devices that are no path's any more. Calls `done_one` whenever one is done: the
+    /// kernel waits for each as it does where one is attached.
+    fn prune_ingress(&mut self, done_one: &mut dyn FnMut()) -> Result<()> {
         let plans = || self.live.values().map(|live| live.plan.as_ref());
         if plans().any(|plan| plan.is_none()) {
             return Ok(());
@@ -1130,6 +1132,7 @@ impl Applier {
                 self.programs.detach(&name, ifindex, hook)?;
                 let text = format!("no longer receiving on device {name}");
                 self.journal.did(About::ALL, &text);
+                done_one();
             }
         }
         Ok(())

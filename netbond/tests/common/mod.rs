@@ -109,7 +109,7 @@ impl Kernel {
         let mut ebpf = loader(&features)
             .load(OBJECT)
             .expect("loading the object (root or CAP_BPF needed)");
-        load_programs(&mut ebpf, features).unwrap();
+        load_programs(&mut ebpf, features, [features]).unwrap();
         let tables = Tables::new(|name| {
             ebpf.take_map(name)
                 .ok_or_else(|| anyhow::anyhow!("no map {name}"))
@@ -492,8 +492,8 @@ impl Kernel {
     }
 
     /// How many instructions the verifier walked through for the program that took it most.
-    pub(crate) fn verified(&mut self) -> u32 {
-        verified_instructions(&mut self.ebpf, self.features)
+    pub(crate) fn verified(&self) -> u32 {
+        verified_instructions(&self.ebpf)
             .unwrap()
             .expect("kernels from 5.16 on tell")
     }

@@ -63,10 +63,18 @@ struct Top {
     before: Option<Status>,
     /// With the number of the pin that it belongs to: another netbond's maps are others.
     journal: Option<(u64, Reader)>,
-    /// A change of the configuration whose outcome is awaited, and until when.
-    reload: Option<(Setting, Reload, Instant)>,
+    reload: Option<Pending>,
     pins: Pins,
     config_of: ConfigOf,
+}
+
+/// A change of the configuration whose outcome is awaited.
+struct Pending {
+    setting: Setting,
+    reload: Reload,
+    /// Who is to tell it.
+    running: Running,
+    deadline: Instant,
 }
 
 impl Top {
@@ -160,15 +168,17 @@ impl Top {
     /// Looks for new entries of the journal, and for the end of a reload; tells whether there is anything
     /// to show.
     fn listen(&mut self) -> bool {
+        let pending = self.reload.as_ref();
+        let lives = pending.is_some_and(|pending| pending.running.lives());
         let entries = self.entries();
         let mut news = !entries.is_empty();
-        if let Some((setting, reload, deadline)) = self.reload.take() {
+        if let Some(pending) = self.reload.take() {
             let outcome = entries.iter().find_map(Reload::outcome);
-            if outcome.is_none() && Instant::now() < deadline {
-                self.reload = Some((setting, reload, deadline));
+            if outcome.is_none() && lives && Instant::now() < pending.deadline {
+                self.reload = Some(pending);
             } else {
                 news = true;
-                self.reloaded(&setting, &reload, outcome);
+                self.reloaded(&pending.setting, &pending.reload, outcome);
             }
         }
         self.app.heard(entries);
@@ -209,11 +219,20 @@ impl Top {
                 // What was told before is about something else.
                 let told = self.entries();
                 self.app.heard(told);
-                match self.running().and_then(|running| running.change(&setting)) {
-                    Ok(reload) => {
+                let changed = self.running().and_then(|running| {
+                    let reload = running.change(&setting)?;
+                    Ok((running, reload))
+                });
+                match changed {
+                    Ok((running, reload)) => {
                         self.app
                             .say(true, format!("{}: reloading ...", setting.text()));
-                        self.reload = Some((setting, reload, Instant::now() + PATIENCE));
+                        self.reload = Some(Pending {
+                            setting,
+                            reload,
+                            running,
+                            deadline: Instant::now() + PATIENCE,
+                        });
                     }
                     Err(error) => {
                         let error = format!("{error:#}").replace('\n', "; ");
