@@ -19,6 +19,7 @@ use common::doctor::{
 };
 use common::{SOON, inside, reconfigure, wait_proven, wait_reason, wait_state};
 use netbond_lab::{Lab, Router, Signal, Topology, wait_for};
+use nix::sys::signal::kill;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
@@ -209,16 +210,18 @@ fn the_stack(a: &Router, b: &Router) {
         "tc qdisc add dev wg-a-m2 clsact 2>/dev/null; \
          tc filter add dev wg-a-m2 ingress prio 1 protocol ip bpf bytecode '1,6 0 0 0,'",
     );
-    // With links by removing the pin, else the filter.
+    // With links by removing the pin, else the filter. A controller that is awake puts it back within seconds.
+    let controller = a.netbond_pid().unwrap();
+    kill(controller, Signal::SIGSTOP).unwrap();
     shell(
         a,
         "rm -f /sys/fs/bpf/netbond/links/$(cat /sys/class/net/wg-a-m1/ifindex)-ingress; \
          tc filter del dev wg-a-m1 ingress 2>/dev/null; true",
     );
-    let report = check(a);
-    let gone = expect(&report, "problem", "program-missing", None);
+    let gone = wait_finding(a, "problem", "program-missing", None);
     assert_eq!(gone.device.as_deref(), Some("wg-a-m1"));
-    let other = expect(&report, "warning", "other-program", None);
+    kill(controller, Signal::SIGCONT).unwrap();
+    let other = wait_finding(a, "warning", "other-program", None);
     assert!(other.what.contains("bpf (tc filter"), "{other:#?}");
     assert_eq!(other.device.as_deref(), Some("wg-a-m2"));
     shell(a, "tc filter del dev wg-a-m2 ingress prio 1");
