@@ -184,10 +184,11 @@ fn beyond(kernel: Kernel) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The test programs that take longest, each with the kernel that has it where they are divided.
+/// The test programs that take longest, each with the kernel that has it where they are divided: so both are done at
+/// about the same time.
 const LONGEST: [(&str, Kernel); 2] = [
-    ("kernel_bench", Kernel::Newest),
-    ("kernel_mtu", Kernel::V6_1),
+    ("kernel_bench", Kernel::V6_1),
+    ("kernel_mtu", Kernel::Newest),
 ];
 
 /// Why a test program is left out on a kernel, if it is.
@@ -345,8 +346,8 @@ mod unit {
             let script = script(&tests, &choice, kernel);
             ["/t/kernel_bench", "/t/kernel_mtu"].map(|name| script.contains(name))
         };
-        assert_eq!(runs(Kernel::V6_1, true), [false, true]);
-        assert_eq!(runs(Kernel::Newest, true), [true, false]);
+        assert_eq!(runs(Kernel::V6_1, true), [true, false]);
+        assert_eq!(runs(Kernel::Newest, true), [false, true]);
         assert_eq!(runs(Kernel::Newest, false), [true, true]);
     }
 
