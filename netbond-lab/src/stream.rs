@@ -4,19 +4,17 @@
 //! `ping` sends more slowly while nothing returns, which makes an outage look smaller than it is.
 //! This sender keeps its pace. It prints `sent NUMBER MICROSECONDS` (since the epoch) for each
 //! packet and `back NUMBER` for each answer, until it is killed, or as many as it was told are answered or late. The
-//! packets are echo requests, or
-//! UDP to a reflector, which sends each back once and prints `here NUMBER` whenever it comes: so it is known
+//! packets are echo requests, or UDP to a reflector, which sends each back once and prints `here NUMBER` whenever it comes: so it is known
 //! on which way one was lost.
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::process::id;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// UDP port of the reflector.
@@ -27,9 +25,8 @@ const ANSWER_V4: u8 = 0;
 const REQUEST_V6: u8 = 128;
 const ANSWER_V6: u8 = 129;
 
-/// How long the last answers are waited for where packets are counted: a busy machine stands still for a second now
-/// and then.
-const LATE: Duration = Duration::from_secs(3);
+/// Answers that take longer count as lost: a busy machine stands still for a second now and then.
+pub(crate) const LATE: Duration = Duration::from_secs(2);
 
 /// Length of an ICMP echo header, in bytes.
 const HEADER: usize = 8;
@@ -41,7 +38,10 @@ const LENGTH: usize = 64;
 /// Sends echo requests to `address` (`fe80::1%nb0` where it needs its device), one every `interval`: so many, or for
 /// ever.
 pub fn send(address: &str, interval: Duration, count: Option<u64>) -> Result<()> {
-    let to = socket_address(address)?;
+    let mut found = (address, 0).to_socket_addrs()?;
+    let to = found
+        .next()
+        .with_context(|| format!("no address {address}"))?;
     let (family, protocol) = match to {
         SocketAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
         SocketAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
@@ -60,14 +60,6 @@ pub fn send(address: &str, interval: Duration, count: Option<u64>) -> Result<()>
         |number| request(number, v4),
         move |packet| answered(packet, v4),
     )
-}
-
-fn socket_address(address: &str) -> Result<SocketAddr> {
-    let Some((address, device)) = address.split_once('%') else {
-        return Ok(SocketAddr::new(address.parse()?, 0));
-    };
-    let device = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
-    Ok(SocketAddrV6::new(address.parse()?, 0, 0, device).into())
 }
 
 /// Sends UDP packets to the reflector at `address`, one every `interval`, for ever.

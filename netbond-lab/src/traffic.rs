@@ -14,11 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::binary;
 use crate::namespace::iproute2;
 use crate::router::Router;
-use crate::stream::PORT;
+use crate::stream::{LATE, PORT};
 use crate::wait::{PATIENCE, wait_for};
-
-/// Replies that take longer count as lost.
-const LATE: Duration = Duration::from_secs(2);
 
 /// How many packets were sent and how many never answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,10 +8,12 @@
 
 mod common;
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::{A, B, SOON, assert_exact, status, wait_proven};
-use netbond_lab::{Lab, Router, Signal, Topology, traffic};
+use netbond_lab::{Lab, Router, Signal, Topology, traffic, wait_for};
+use nix::sys::signal::kill;
 
 const PACE: Duration = Duration::from_millis(2);
 
@@ -77,4 +79,37 @@ fn no_life_of_a_controller_costs_a_packet() {
         }
     }
     assert_exact(streams);
+}
+
+/// Whoever asks for a reload is told where the controller ends before it answers.
+#[test]
+#[ignore = "needs root: cargo xtask test lab"]
+fn a_reload_ends_with_its_controller() {
+    let lab = Lab::up("reload-ends", &Topology::reference()).unwrap();
+    let a = lab.router("A");
+    let controller = a.netbond_pid().unwrap();
+    kill(controller, Signal::SIGSTOP).unwrap();
+    let asks = a
+        .command("netbond")
+        .arg("reload")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // SIGHUP is the first bit of those that wait for the process.
+    wait_for("the reload's signal", SOON, || {
+        let process = std::fs::read_to_string(format!("/proc/{controller}/status"))?;
+        let pending = process
+            .lines()
+            .find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = u64::from_str_radix(pending.unwrap().trim(), 16)?;
+        Ok((pending & 1 != 0).then_some(()))
+    })
+    .unwrap();
+    a.kill_netbond(Signal::SIGKILL).unwrap();
+    let output = asks.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && told.contains("the controller has ended meanwhile"),
+        "{told}"
+    );
 }

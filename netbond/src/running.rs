@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netbond_common::names::EventKind;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
@@ -24,7 +23,7 @@ use crate::{
     tables::{Tables, value},
 };
 
-/// How long a reload may take until nothing more is expected of it: a thousand bonds more take the kernel half a minute
+/// How long a reload may take until nothing more is expected of it: a thousand bonds more take the kernel 16 s and longer
 /// (see [`Programs::attach`](crate::loader::Programs::attach)).
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -101,12 +100,6 @@ impl Running {
     /// Where it is gone, or not ours to tell.
     pub fn reload(&self) -> Result<()> {
         kill(self.pid, Signal::SIGHUP).context("cannot tell the controller to reload")
-    }
-
-    /// Whether it has not ended since.
-    #[must_use]
-    pub fn lives(&self) -> bool {
-        kill(self.pid, None) != Err(Errno::ESRCH)
     }
 
     /// Its configuration file.

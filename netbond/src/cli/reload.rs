@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use super::events::line;
 use crate::{
     journal::Reader,
+    lock::Lock,
     pins::Pins,
     running::{ConfigOf, Outcome, PATIENCE, Reload, Running},
     tables::Tables,
@@ -25,7 +26,7 @@ pub(super) fn run(pins: &Pins, config_of: ConfigOf) -> Result<()> {
     running.reload()?;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        let lives = running.lives();
+        let lives = Lock::is_taken(pins);
         for entry in reader.read() {
             match Reload::outcome(&entry) {
                 None => println!("{}", line(&entry)),

@@ -23,6 +23,7 @@ use self::app::{Action, App};
 use crate::{
     config::Setting,
     journal::{Entry, Reader},
+    lock::Lock,
     pins::Pins,
     running::{ConfigOf, Outcome, PATIENCE, Reload, Running},
     status::{self, Status},
@@ -72,8 +73,6 @@ struct Top {
 struct Pending {
     setting: Setting,
     reload: Reload,
-    /// Who is to tell it.
-    running: Running,
     deadline: Instant,
 }
 
@@ -168,8 +167,7 @@ impl Top {
     /// Looks for new entries of the journal, and for the end of a reload; tells whether there is anything
     /// to show.
     fn listen(&mut self) -> bool {
-        let pending = self.reload.as_ref();
-        let lives = pending.is_some_and(|pending| pending.running.lives());
+        let lives = self.reload.is_none() || Lock::is_taken(&self.pins);
         let entries = self.entries();
         let mut news = !entries.is_empty();
         if let Some(pending) = self.reload.take() {
@@ -219,18 +217,13 @@ impl Top {
                 // What was told before is about something else.
                 let told = self.entries();
                 self.app.heard(told);
-                let changed = self.running().and_then(|running| {
-                    let reload = running.change(&setting)?;
-                    Ok((running, reload))
-                });
-                match changed {
-                    Ok((running, reload)) => {
+                match self.running().and_then(|running| running.change(&setting)) {
+                    Ok(reload) => {
                         self.app
                             .say(true, format!("{}: reloading ...", setting.text()));
                         self.reload = Some(Pending {
                             setting,
                             reload,
-                            running,
                             deadline: Instant::now() + PATIENCE,
                         });
                     }
